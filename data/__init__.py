@@ -1,0 +1,1 @@
+"""What the stages learn from: corpora, tokenizers, dialogue pairs."""

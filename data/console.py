@@ -1,0 +1,43 @@
+"""The terminal, and how a command ends: errors a user can cause are one line and exit code 2."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+console = Console(stderr=True, highlight=False)
+"""Progress, notices and tables go to stderr; what a program may read (JSON, samples) to stdout."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says, in one line, what is wrong and what to do."""
+
+
+def is_main_process() -> bool:
+    """True in the process that may print and write (the launcher sets RANK in every process)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command line; UserError and a full disk become `error: …` on one line and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror}{where}: free some space or choose another --run, then add --resume")
+    except KeyboardInterrupt:
+        if is_main_process():
+            console.print("interrupted; the same command with --resume continues")
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    if is_main_process():
+        print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""The base course: a GPT trained from scratch, evaluated and sampled."""

@@ -1,0 +1,1 @@
+"""Preferences: collect responses, rank them, train the model that ranks."""

@@ -1,0 +1,1 @@
+"""PPO against the ranking model, and the comparison of every stage."""

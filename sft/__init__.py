@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on prompt–response pairs, with trl's SFTTrainer."""
