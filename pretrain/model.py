@@ -1,0 +1,300 @@
+"""The GPT, in two families that share one body.
+
+gpt2    LayerNorm, learned positions, GELU or ReLU, biases, elementwise dropout: the course's model,
+        saved in transformers' GPT-2 layout (Radford et al., 2019).
+modern  RMSNorm, rotary positions, QK-norm, SwiGLU, no biases, tied embedding, locked dropout: saved in
+        transformers' Qwen3 layout (Su et al., arXiv 2104.09864; Shazeer, arXiv 2002.05202;
+        Dehghani et al., arXiv 2302.05442).
+
+Shapes: B sequences, T positions, S cached and new positions, C width, H heads, D = C/H, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.console import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """The shape of a GPT."""
+
+    family: Literal["gpt2", "modern"] = "modern"
+    vocab_size: int
+    """Rows of the embedding; at least the tokenizer's vocabulary."""
+    context_length: int
+    """Positions a prediction can look back on, in tokens."""
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    """Hidden width of the feed-forward layer."""
+    dropout: float = 0.0
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu_tanh"
+    """Feed-forward nonlinearity of the gpt2 family; modern always uses SwiGLU."""
+    tied: bool = True
+    """Whether the output projection is the embedding itself."""
+
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.context_length, self.width, self.layers, self.heads) < 1:
+            raise UserError("vocabulary, context, width, layers and heads must all be at least 1")
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not divisible by {self.heads} heads: change one of them")
+        if self.family == "modern" and (self.width // self.heads) % 2:
+            raise UserError(
+                f"rotary positions need an even head width, not {self.width}/{self.heads}: change width or heads"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once: 2 × layers × (B, H, S, D)."""
+
+    def __init__(self, config: GPTConfig, batch_size: int, length: int, like: Tensor) -> None:
+        shape = (batch_size, config.heads, length, config.width // config.heads)
+        self.keys = [like.new_empty(shape) for _ in range(config.layers)]
+        self.values = [like.new_empty(shape) for _ in range(config.layers)]
+        self.filled = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H, T, D) after what is filled; return everything so far, (B, H, S, D)."""
+        end = self.filled + keys.shape[2]
+        self.keys[layer][:, :, self.filled : end] = keys
+        self.values[layer][:, :, self.filled : end] = values
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+
+
+class Linear(nn.Linear):
+    """A linear layer whose float32 weights are cast to the dtype of the activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · gain, computed in float32 (Zhang & Sennrich, arXiv 1910.07467)."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = x.float()
+        scaled = scaled * torch.rsqrt(scaled.square().mean(-1, keepdim=True) + self.eps)
+        return (scaled * self.weight).to(x.dtype)
+
+
+class LockedDropout(nn.Module):
+    """Dropout with one mask for all positions of a sequence (Gal & Ghahramani, arXiv 1512.05287)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        mask = x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(1 - self.rate)
+        return x * (mask / (1 - self.rate))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (x_i, x_{i+D/2}) of (B, H, T, D) by the angles of `cos` and `sin` (B, 1, T, D/2)."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention (Vaswani et al., arXiv 1706.03762)."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads = layer, config.heads
+        self.modern = config.family == "modern"
+        head_width = config.width // config.heads
+        self.scale = 1 / math.sqrt(head_width)
+        bias = not self.modern
+        self.query = Linear(config.width, config.width, bias=bias)
+        self.key = Linear(config.width, config.width, bias=bias)
+        self.value = Linear(config.width, config.width, bias=bias)
+        self.out = Linear(config.width, config.width, bias=bias)
+        if self.modern:
+            self.query_norm, self.key_norm = RMSNorm(head_width), RMSNorm(head_width)
+        self.dropout = 0.0 if self.modern else config.dropout
+
+    def forward(
+        self, x: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:
+        batch, length, width = x.shape
+        split = (batch, length, self.heads, width // self.heads)
+        q, k, v = (
+            project(x).view(split).transpose(1, 2) for project in (self.query, self.key, self.value)
+        )
+        if self.modern:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        dropout = self.dropout if self.training else 0.0
+        if x.device.type == "cpu":
+            # Written out: on a CPU torch's fused kernel has a backward several times slower in bfloat16.
+            scores = (q * self.scale) @ k.transpose(-1, -2)
+            if bias is not None:
+                scores = scores + bias.to(scores.dtype)
+            mixed = F.dropout(scores.float().softmax(-1).to(x.dtype), dropout) @ v
+        else:
+            mask = None if bias is None else bias.to(q.dtype)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class FeedForward(nn.Module):
+    """Two layers with a nonlinearity (gpt2), or the gated SwiGLU (modern)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.modern = config.family == "modern"
+        if self.modern:
+            self.gate = Linear(config.width, config.feed_forward, bias=False)
+        self.up = Linear(config.width, config.feed_forward, bias=not self.modern)
+        self.down = Linear(config.feed_forward, config.width, bias=not self.modern)
+        self.activation = config.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.modern:
+            return self.down(F.silu(self.gate(x)) * self.up(x))
+        hidden = self.up(x)
+        if self.activation == "relu":
+            return self.down(F.relu(hidden))
+        return self.down(F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on a normalised copy and added to the residual stream."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        norm = RMSNorm if config.family == "modern" else LayerNorm
+        self.attention_norm, self.attention = norm(config.width), Attention(config, layer)
+        self.feed_forward_norm, self.feed_forward = norm(config.width), FeedForward(config)
+        self.dropout = LockedDropout(config.dropout) if config.family == "modern" else nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias, rotation, cache))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer. Weights are float32; `compute_dtype` is that of the activations."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.context_length = config.context_length
+        self.compute_dtype = torch.float32
+        modern = config.family == "modern"
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        if not modern:
+            self.positions = nn.Embedding(config.context_length, config.width)
+        self.dropout = LockedDropout(config.dropout) if modern else nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.width) if modern else LayerNorm(config.width)
+        if not config.tied:
+            self.head = Linear(config.width, config.vocab_size, bias=False)
+        if modern:
+            half = config.width // config.heads // 2
+            frequencies = 10_000.0 ** (-torch.arange(half, dtype=torch.float32) / half)
+            angles = torch.arange(config.context_length, dtype=torch.float32)[:, None] * frequencies
+            self.register_buffer("cos", angles.cos(), persistent=False)
+            self.register_buffer("sin", angles.sin(), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        if self.config.family == "modern":
+            nn.init.normal_(self.embedding.weight, std=0.05)
+            for name, parameter in self.named_parameters():
+                if name.endswith(("out.weight", "down.weight")):
+                    nn.init.zeros_(parameter)  # every block starts as the identity
+                elif parameter.ndim == 2 and not name.startswith("embedding"):
+                    nn.init.normal_(parameter, std=0.7 / math.sqrt(parameter.shape[1]))
+            return
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                residual = name.endswith(("out.weight", "down.weight"))
+                # GPT-2 scales what is added to the residual stream, so that depth does not widen it.
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of ids (B, T), or with `targets` (B, T) the mean cross-entropy in nats.
+
+        T may not exceed the context. Logits and loss are float32.
+        """
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        hidden = self._hidden(ids, positions, _causal_bias(ids.shape[1], ids.shape[1], ids.device), None)
+        logits = self._logits(hidden)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def start(self, batch_size: int, length: int) -> KVCache:
+        return KVCache(self.config, batch_size, length, self.embedding.weight.to(self.compute_dtype))
+
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: KVCache) -> Tensor:
+        """See `pretrain.sampling.CachedModel.step`."""
+        bias = torch.zeros(key_mask.shape, device=ids.device).masked_fill(~key_mask, -1e9)[:, None, None]
+        if ids.shape[1] > 1:
+            bias = bias + _causal_bias(ids.shape[1], key_mask.shape[1], ids.device)
+        hidden = self._hidden(ids, positions, bias, cache)
+        cache.filled += ids.shape[1]
+        return self._logits(hidden[:, -1])
+
+    def _hidden(self, ids: Tensor, positions: Tensor, bias: Tensor, cache: KVCache | None) -> Tensor:
+        x = self.embedding(ids)
+        rotation = None
+        if self.config.family == "modern":
+            rotation = (self.cos[positions][:, None], self.sin[positions][:, None])
+        else:
+            x = x + self.positions(positions)
+        x = self.dropout(x.to(self.compute_dtype))
+        for block in self.blocks:
+            x = block(x, bias, rotation, cache)
+        return self.norm(x)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        weight = self.embedding.weight if self.config.tied else self.head.weight
+        return F.linear(hidden, weight.to(hidden.dtype)).float()
+
+
+def _causal_bias(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(queries, keys): 0 where a query may look, -1e9 where the key lies in its future."""
+    future = torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
+    return torch.zeros(queries, keys, device=device).masked_fill(future, -1e9)

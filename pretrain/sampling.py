@@ -1,0 +1,137 @@
+"""Sampling many continuations at once from a key–value cache.
+
+One loop serves every model of the project: ours, and (through an adapter in `rlhf`) any transformers
+causal language model. Prompts are padded on the left, a row that has stopped leaves the batch, and no
+position is computed twice.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Cache(Protocol):
+    """Keys and values of the positions a model has seen, allocated once."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch; `rows` (n,) holds their indices, ascending."""
+
+
+class CachedModel(Protocol):
+    """What `generate` needs of a model."""
+
+    context_length: int
+    device: torch.device
+
+    def start(self, batch_size: int, length: int) -> Cache:
+        """An empty cache for `batch_size` rows of at most `length` positions."""
+
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: Cache) -> Tensor:
+        """Append `ids` (B, T) at `positions` (B, T) and return the last position's logits (B, V).
+
+        `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
+        """
+
+
+def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Set to -inf all logits (B, V) outside the `top_k` largest and outside the nucleus of mass `top_p`.
+
+    The nucleus (Holtzman et al., arXiv 1904.09751) is the smallest set of most probable tokens whose
+    probability reaches `top_p`; it always holds at least one token.
+    """
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest_kept = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
+    if top_p is not None and top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        mass_before = probabilities.cumsum(-1) - probabilities
+        outside = (mass_before >= top_p).scatter(-1, order, mass_before >= top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+def sample_tokens(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """One token id a row, (B,), from logits (B, V); temperature 0 takes the most probable."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    scaled = filter_logits(logits.float() / temperature, top_k, top_p)
+    # The exponential race: argmax of p/E with E ~ Exp(1) is a draw from p, and cheaper than multinomial.
+    race = torch.empty_like(scaled).exponential_(generator=generator)
+    return (scaled.softmax(-1) / race).argmax(-1)
+
+
+@torch.inference_mode()
+def generate(
+    model: CachedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop_ids: Collection[int] = (),
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """Sample a continuation of at most `max_new_tokens` ids for every prompt.
+
+    A continuation ends with its first id of `stop_ids`, which it includes. Prompts may differ in length;
+    an empty prompt is an error (ValueError). Where prompt and continuation outgrow the model's context,
+    the model goes on from the later half of what it has seen. The draws depend on `generator` and on the
+    batch, so equal calls give equal text.
+    """
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("a prompt must hold at least one token")
+    continuations: list[list[int]] = [[] for _ in prompts]
+    if not prompts or max_new_tokens <= 0:
+        return continuations
+    device = model.device
+    stops = torch.tensor(sorted(stop_ids), device=device)
+    active = torch.arange(len(prompts), device=device)
+    ids, key_mask = _pad_left([list(prompt)[-model.context_length :] for prompt in prompts], device)
+    room = min(model.context_length, ids.shape[1] + max_new_tokens)
+    history, fresh = ids, ids
+    cache = model.start(len(prompts), room)
+    drawn: list[Tensor] = []
+    drawn_rows: list[Tensor] = []
+    for _ in range(max_new_tokens):
+        if key_mask.shape[1] > room:
+            # The context is full: start again from its later half, as one prompt.
+            history, key_mask = history[:, -(room // 2) - 1 :], key_mask[:, -(room // 2) - 1 :]
+            fresh, cache = history, model.start(len(active), room)
+        positions = (key_mask.long().cumsum(1) - 1).clamp(min=0)[:, -fresh.shape[1] :]
+        logits = model.step(fresh, positions, key_mask, cache)
+        token = sample_tokens(logits, temperature, top_k, top_p, generator)
+        drawn.append(token)
+        drawn_rows.append(active)
+        going_on = ~torch.isin(token, stops)
+        if not going_on.all():
+            rows = going_on.nonzero().squeeze(1)
+            if rows.numel() == 0:
+                break
+            cache.keep(rows)
+            active, token = active[rows], token[rows]
+            history, key_mask = history[rows], key_mask[rows]
+        fresh = token[:, None]
+        history = torch.cat([history, fresh], dim=1)
+        key_mask = torch.cat([key_mask, key_mask.new_ones(len(active), 1)], dim=1)
+    for tokens, rows in zip(drawn, drawn_rows, strict=True):
+        for row, token_id in zip(rows.tolist(), tokens.tolist(), strict=True):
+            continuations[row].append(token_id)
+    return continuations
+
+
+def _pad_left(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids (B, T), padded on the left with 0, and the mask (B, T) that is False on the padding."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return ids, torch.arange(longest, device=device) >= longest - lengths[:, None]
