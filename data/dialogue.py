@@ -1,0 +1,110 @@
+"""A play as dialogue: speeches, prompt–reply pairs, and their tokens."""
+
+import itertools
+import random
+import re
+from typing import NamedTuple
+
+from data.tokenizers import Tokenizer
+
+LONGEST_HEADING = 40
+"""Characters of a speaker's heading, colon included; a longer first line that ends in a colon is prose."""
+
+FEWEST_TEST, FEWEST_DEV = 512, 128
+
+_SENTENCE_END = re.compile(r"""[.!?]+["'\u2019\u201d)\]]*(?=\s|$)""")
+
+
+class Speech(NamedTuple):
+    """`speaker` without its colon; `lines` joined by newlines, none at the end."""
+
+    speaker: str
+    lines: str
+
+    def __str__(self) -> str:
+        return f"{self.speaker}:\n{self.lines}"
+
+
+class Pair(NamedTuple):
+    """prompt: the previous speech, a blank line, `SPEAKER:\\n`; completion: what that speaker says."""
+
+    prompt: str
+    completion: str
+
+
+class HeldOut(NamedTuple):
+    """Pairs of the validation text. dev: choices may be tuned on it; test: only the comparison reads it."""
+
+    dev: list[Pair]
+    test: list[Pair]
+
+
+def speeches(text: str) -> list[Speech]:
+    """The speeches of a play, in order; what has no speaker's heading is left out."""
+    return [speech for speech in _chunks(text) if speech is not None]
+
+
+def dialogue_pairs(text: str) -> list[Pair]:
+    """Each speech as the reply to the one right before it.
+
+    A chunk between blank lines that is no speech (a stage direction, a title, the cut beginning of a split)
+    is skipped, and the speeches around it are not taken as cue and reply.
+    """
+    chunks = _chunks(text)
+    return [
+        Pair(prompt=f"{cue}\n\n{reply.speaker}:\n", completion=reply.lines)
+        for cue, reply in itertools.pairwise(chunks)
+        if cue is not None and reply is not None
+    ]
+
+
+def heldout_pairs(validation_text: str, seed: int = 0) -> HeldOut:
+    """Split the validation text's pairs into dev and test: every prompt once, on one side, in a seeded order.
+
+    Test takes 60 % of the prompts, and at least 512 where that leaves 128 for dev.
+    """
+    first: dict[str, Pair] = {}
+    for pair in dialogue_pairs(validation_text):
+        first.setdefault(pair.prompt, pair)
+    pairs = list(first.values())
+    random.Random(seed).shuffle(pairs)
+    n_test = round(0.6 * len(pairs))
+    if len(pairs) >= FEWEST_TEST + FEWEST_DEV:
+        n_test = max(n_test, FEWEST_TEST)
+    return HeldOut(dev=pairs[n_test:], test=pairs[:n_test])
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, prompt_length: int) -> list[int]:
+    """At most `prompt_length` token ids; a longer prompt loses its beginning, so the reply's cue stays."""
+    ids = tokenizer.encode(prompt)
+    return ids[max(0, len(ids) - prompt_length) :]
+
+
+def encode_completion(tokenizer: Tokenizer, completion: str, response_length: int) -> list[int] | None:
+    """Token ids and `<|endoftext|>`, at most `response_length` together.
+
+    A longer completion is cut at the last end of a sentence that fits: cut elsewhere, or left without its
+    end, it would teach not to stop. None where not even the first sentence fits.
+    """
+    ids = tokenizer.encode(completion)
+    if len(ids) < response_length:
+        return [*ids, tokenizer.eos_id]
+    for end in reversed([match.end() for match in _SENTENCE_END.finditer(completion)]):
+        ids = tokenizer.encode(completion[:end])
+        if len(ids) < response_length:
+            return [*ids, tokenizer.eos_id]
+    return None
+
+
+def _chunks(text: str) -> list[Speech | None]:
+    """What stands between blank lines: a speech, or None for anything else."""
+    return [_speech(chunk) for chunk in re.split(r"\n(?:[^\S\n]*\n)+", text.strip("\n")) if chunk.strip()]
+
+
+def _speech(chunk: str) -> Speech | None:
+    heading, _, lines = chunk.partition("\n")
+    heading, lines = heading.rstrip(), lines.rstrip()
+    speaker = heading.removesuffix(":")
+    if not heading.endswith(":") or len(heading) > LONGEST_HEADING or not speaker.strip() or not lines:
+        return None
+    return Speech(speaker, lines)

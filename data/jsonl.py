@@ -1,0 +1,102 @@
+"""JSON lines, the format of every file that passes between the stages or comes from the user."""
+
+import json
+import os
+import types
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from data.console import UserError
+
+Kind = type | tuple[type, ...] | types.GenericAlias
+"""A required type: `str`, `(int, float)`, or a list with its elements, `list[str]`, `list[list[int]]`."""
+
+
+def read_jsonl(path: str | Path, required: Mapping[str, Kind]) -> list[dict[str, Any]]:
+    """Read a UTF-8 file of one JSON object a line; blank lines are skipped, further keys are kept.
+
+    `required` maps each key that must be there to its type. Raises UserError, naming the file and the line,
+    for a missing or empty file, text that is not UTF-8, a broken line, a missing key, a wrong type.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from error
+    rows = []
+    # Split bytes at \n only: str.splitlines would also split at U+2028, which JSON allows inside a string.
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            rows.append(_parse(line, required, where=f"{path}, line {number}"))
+    if not rows:
+        raise UserError(f"{path}: is empty; it needs one JSON object a line")
+    return rows
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, UTF-8; the file is whole or absent. Raises OSError as any write does."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8"))
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write to a temporary sibling and rename it into place, so that no reader ever sees half a file."""
+    path = Path(path)
+    sibling = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with sibling.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk is found here and not after the rename
+        sibling.replace(path)
+    finally:
+        sibling.unlink(missing_ok=True)
+
+
+def _parse(line: bytes, required: Mapping[str, Kind], where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+        json.dumps(row, ensure_ascii=False).encode("utf-8")  # an escaped lone surrogate is no text either
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 at byte {error.start} of the line; convert the file") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: holds half a character (a lone surrogate escape); correct it") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error}); correct or remove the line") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: must be a JSON object, not {_json_name(row)}")
+    for key, kind in required.items():
+        if key not in row:
+            raise UserError(f'{where}: the key "{key}" is missing; needed: {", ".join(required)}')
+        if not _matches(row[key], kind):
+            raise UserError(f'{where}: "{key}" must be {_kind_name(kind)}, not {_json_name(row[key])}')
+    return row
+
+
+def _matches(value: object, kind: Any) -> bool:
+    if isinstance(kind, tuple):
+        return any(_matches(value, choice) for choice in kind)
+    if get_origin(kind) is list:
+        (element,) = get_args(kind)
+        return isinstance(value, list) and all(_matches(item, element) for item in value)
+    if isinstance(value, bool) and kind is not bool:  # to Python True is an int; in a file it is a mistake
+        return False
+    return isinstance(value, kind)
+
+
+def _kind_name(kind: Any) -> str:
+    if isinstance(kind, tuple):
+        return " or ".join(_kind_name(choice) for choice in kind)
+    if get_origin(kind) is list:
+        return f"a list, each of it {_kind_name(get_args(kind)[0])}"
+    names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", list: "a list"}
+    return names.get(kind, "an object" if kind is dict else getattr(kind, "__name__", str(kind)))
+
+
+def _json_name(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, list) and value:
+        return f"a list with {' and '.join(sorted({_kind_name(type(item)) for item in value}))}"
+    return _kind_name(type(value))
