@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tiktoken
+from tokenizers import Tokenizer as Trained
+from tokenizers import models, pre_tokenizers, trainers
 
 from data.console import UserError
 from data.jsonl import write_whole
@@ -169,9 +171,6 @@ def bpe_tokenizer(text: str, vocab_size: int) -> Tokenizer:
     smallest = 256 + len(SPECIALS)
     if vocab_size < smallest:
         raise UserError(f"vocab_size {vocab_size} is too small for BPE; give {smallest} or more")
-    from tokenizers import Tokenizer as Trained
-    from tokenizers import models, pre_tokenizers, trainers
-
     trained = Trained(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(
