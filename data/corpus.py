@@ -11,7 +11,6 @@ from rich.panel import Panel
 
 from data.console import UserError, console, is_main_process
 from data.jsonl import write_whole
-from data.pastiche import pastiche
 
 TINYSHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -99,6 +98,10 @@ def _corpus(name: str, text: str, notice: str | None = None, entropy: float | No
 
 
 def _pastiche_corpus(notice: str | None = None) -> Corpus:
+    from data.pastiche import pastiche  # its lexicon is read only by who needs it
+
+    from data.pastiche import pastiche  # the grammar is loaded only where it is the corpus
+
     made = pastiche()
     return _corpus("pastiche", made.text, notice, made.entropy_bits_per_char)
 
