@@ -12,9 +12,7 @@ from rich.panel import Panel
 from data.console import UserError, console, is_main_process
 from data.jsonl import write_whole
 
-TINYSHAKESPEARE_URL = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
+TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PATIENCE = {"auto": 4.0, "tinyshakespeare": 30.0}
 """Seconds to wait for the download: `auto` has something to fall back on, who asks by name may wait."""
@@ -99,8 +97,6 @@ def _corpus(name: str, text: str, notice: str | None = None, entropy: float | No
 
 def _pastiche_corpus(notice: str | None = None) -> Corpus:
     from data.pastiche import pastiche  # its lexicon is read only by who needs it
-
-    from data.pastiche import pastiche  # the grammar is loaded only where it is the corpus
 
     made = pastiche()
     return _corpus("pastiche", made.text, notice, made.entropy_bits_per_char)
