@@ -144,9 +144,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         batch, length, width = x.shape
         split = (batch, length, self.heads, width // self.heads)
-        q, k, v = (
-            project(x).view(split).transpose(1, 2) for project in (self.query, self.key, self.value)
-        )
+        q, k, v = (project(x).view(split).transpose(1, 2) for project in (self.query, self.key, self.value))
         if self.modern:
             q, k = self.query_norm(q), self.key_norm(k)
         if rotation is not None:

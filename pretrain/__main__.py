@@ -1,0 +1,14 @@
+"""python -m pretrain PRESET [--field value …]"""
+
+from data.console import run_command
+from pretrain.cli import preset_command
+from pretrain.config import PRESETS
+from pretrain.train import pretrain
+
+
+def main() -> None:
+    pretrain(*preset_command(PRESETS, __doc__))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,209 @@
+"""A GPT as a plain Hugging Face checkpoint, written and read without transformers.
+
+gpt2 → `GPT2LMHeadModel`, modern → `Qwen3ForCausalLM`. A later stage's checkpoint, saved by transformers
+from the same shapes, is read back by the same two tables.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.console import UserError
+from data.tokenizers import Tokenizer
+from pretrain.model import GPT, GPTConfig
+
+ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
+
+MODERN_NAMES = [
+    (r"^embedding\.weight$", r"model.embed_tokens.weight"),
+    (r"^norm\.weight$", r"model.norm.weight"),
+    (r"^head\.weight$", r"lm_head.weight"),
+    (r"^blocks\.(\d+)\.attention_norm\.", r"model.layers.\1.input_layernorm."),
+    (r"^blocks\.(\d+)\.feed_forward_norm\.", r"model.layers.\1.post_attention_layernorm."),
+    (r"^blocks\.(\d+)\.attention\.query_norm\.", r"model.layers.\1.self_attn.q_norm."),
+    (r"^blocks\.(\d+)\.attention\.key_norm\.", r"model.layers.\1.self_attn.k_norm."),
+    (r"^blocks\.(\d+)\.attention\.query\.", r"model.layers.\1.self_attn.q_proj."),
+    (r"^blocks\.(\d+)\.attention\.key\.", r"model.layers.\1.self_attn.k_proj."),
+    (r"^blocks\.(\d+)\.attention\.value\.", r"model.layers.\1.self_attn.v_proj."),
+    (r"^blocks\.(\d+)\.attention\.out\.", r"model.layers.\1.self_attn.o_proj."),
+    (r"^blocks\.(\d+)\.feed_forward\.(gate|up|down)\.", r"model.layers.\1.mlp.\2_proj."),
+]
+GPT2_NAMES = [
+    (r"^embedding\.weight$", r"transformer.wte.weight"),
+    (r"^positions\.weight$", r"transformer.wpe.weight"),
+    (r"^norm\.", r"transformer.ln_f."),
+    (r"^head\.weight$", r"lm_head.weight"),
+    (r"^blocks\.(\d+)\.attention_norm\.", r"transformer.h.\1.ln_1."),
+    (r"^blocks\.(\d+)\.feed_forward_norm\.", r"transformer.h.\1.ln_2."),
+    (r"^blocks\.(\d+)\.attention\.out\.", r"transformer.h.\1.attn.c_proj."),
+    (r"^blocks\.(\d+)\.feed_forward\.up\.", r"transformer.h.\1.mlp.c_fc."),
+    (r"^blocks\.(\d+)\.feed_forward\.down\.", r"transformer.h.\1.mlp.c_proj."),
+]
+
+
+def huggingface_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """`config.json` for transformers."""
+    shared = {
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+        "dtype": "float32",
+        "use_cache": True,
+    }
+    if config.family == "modern":
+        return shared | {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "hidden_size": config.width,
+            "intermediate_size": config.feed_forward,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "num_key_value_heads": config.heads,
+            "head_dim": config.width // config.heads,
+            "max_position_embeddings": config.context_length,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+            "rope_theta": 10_000.0,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+        }
+    return shared | {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "n_embd": config.width,
+        "n_inner": config.feed_forward,
+        "n_layer": config.layers,
+        "n_head": config.heads,
+        "n_positions": config.context_length,
+        "activation_function": ACTIVATIONS[config.activation],
+        "layer_norm_epsilon": 1e-5,
+        "attn_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+    }
+
+
+def gpt_config(config: dict[str, Any]) -> GPTConfig:
+    """Our configuration from a `config.json` of the two families (UserError for any other)."""
+    family = config.get("model_type")
+    if family == "qwen3":
+        return GPTConfig(
+            family="modern",
+            vocab_size=config["vocab_size"],
+            context_length=config["max_position_embeddings"],
+            width=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            feed_forward=config["intermediate_size"],
+            tied=config["tie_word_embeddings"],
+        )
+    if family == "gpt2":
+        names = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
+        return GPTConfig(
+            family="gpt2",
+            vocab_size=config["vocab_size"],
+            context_length=config["n_positions"],
+            width=config["n_embd"],
+            layers=config["n_layer"],
+            heads=config["n_head"],
+            feed_forward=config["n_inner"] or 4 * config["n_embd"],
+            dropout=config["resid_pdrop"],
+            activation=names[config["activation_function"]],  # type: ignore[arg-type]
+            tied=config.get("tie_word_embeddings", True),
+        )
+    raise UserError(f"model_type '{family}' is not one of ours (qwen3, gpt2): load it with transformers")
+
+
+def to_huggingface(model: GPT) -> dict[str, Tensor]:
+    """The model's weights under transformers' names, on the CPU."""
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    if model.config.family == "modern":
+        return {_rename(name, MODERN_NAMES): tensor.contiguous() for name, tensor in weights.items()}
+    renamed: dict[str, Tensor] = {}
+    for layer in range(model.config.layers):
+        # GPT-2 keeps query, key and value in one matrix.
+        for part in ("weight", "bias"):
+            projections = [weights.pop(f"blocks.{layer}.attention.{name}.{part}") for name in ("query", "key", "value")]
+            weights[f"transformer.h.{layer}.attn.c_attn.{part}"] = torch.cat(projections)
+    for name, tensor in weights.items():
+        theirs = _rename(name, GPT2_NAMES)
+        renamed[theirs] = (tensor.T if _is_conv1d(theirs) else tensor).contiguous()
+    return renamed
+
+
+def from_huggingface(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+    """The inverse of `to_huggingface`."""
+    model_names = GPT(config).state_dict().keys()
+    if config.family == "modern":
+        return {name: weights[_rename(name, MODERN_NAMES)].float() for name in model_names}
+    found: dict[str, Tensor] = {}
+    for name in model_names:
+        fused = re.match(r"^blocks\.(\d+)\.attention\.(query|key|value)\.(weight|bias)$", name)
+        if fused:
+            layer, projection, part = fused.groups()
+            whole = weights[f"transformer.h.{layer}.attn.c_attn.{part}"]
+            whole = whole.T if part == "weight" else whole
+            found[name] = whole.chunk(3)[("query", "key", "value").index(projection)].float()
+        else:
+            theirs = _rename(name, GPT2_NAMES)
+            found[name] = (weights[theirs].T if _is_conv1d(theirs) else weights[theirs]).float()
+    return found
+
+
+def save_model(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write config.json, generation_config.json and model.safetensors (put in place by a rename)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = huggingface_config(model.config, tokenizer)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    generation = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
+    save_weights(to_huggingface(model), folder / "model.safetensors")
+
+
+def save_weights(weights: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file that is whole or absent."""
+    temporary = path.with_name(path.name + ".new")
+    save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.replace(path)
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
+    """The language model of a stage folder, in evaluation mode.
+
+    Raises UserError when the folder holds no such checkpoint, or a broken one.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_text("utf-8"))
+        config = gpt_config(values)
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not a checkpoint: {Path(error.filename or 'a file').name} is missing") from None
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder} holds a broken checkpoint ({error}): make the stage again") from None
+    if "score.weight" in weights:
+        raise UserError(f"{folder} holds a reward model, which scores text and cannot write it")
+    model = GPT(config)
+    model.load_state_dict(from_huggingface(weights, config))
+    return model.to(device).eval()
+
+
+def _rename(name: str, table: list[tuple[str, str]]) -> str:
+    for pattern, replacement in table:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def _is_conv1d(name: str) -> bool:
+    """GPT-2's projections are stored transposed, as transformers' Conv1D."""
+    return bool(re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name))

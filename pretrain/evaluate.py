@@ -1,0 +1,104 @@
+"""Bits per character over a whole split, the same figure every time.
+
+python -m pretrain.evaluate --checkpoint runs/mine/pretrain
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+from data.console import UserError, run_command
+from data.corpus import load_corpus
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import load_model
+from pretrain.model import GPT
+from pretrain.stage import check_corpus, read_stage
+
+
+@torch.inference_mode()
+def total_nats(model: GPT, ids: Tensor, context: int, *, stride: int | None = None, batch_size: int = 64) -> float:
+    """−Σ log p of ids[1:], each predicted once from at most `context` tokens before it.
+
+    Windows of `context` tokens advance by `stride` (default: the whole context, non-overlapping windows).
+    With a smaller stride every token but the first window's is predicted from at least `context − stride`.
+    """
+    stride = stride or context
+    targets = len(ids) - 1
+    windows = []
+    done = 0
+    while done < targets:
+        end = min(targets, done + (context if done == 0 else stride))
+        windows.append((max(0, end - context), done, end))
+        done = end
+    total = 0.0
+    for first in range(0, len(windows), batch_size):
+        batch = windows[first : first + batch_size]
+        inputs = torch.zeros(len(batch), context, dtype=torch.long)
+        expected = torch.full((len(batch), context), -100)
+        for row, (start, done, end) in enumerate(batch):
+            inputs[row, : end - start] = ids[start:end]
+            expected[row, done - start : end - start] = ids[done + 1 : end + 1]
+        logits = model(inputs.to(model.device))
+        losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten().to(model.device), reduction="sum")
+        total += losses.double().item()
+    return total
+
+
+def evaluate_split(
+    model: GPT, tokenizer: Tokenizer, text: str, before: str, *, stride: int | None = None
+) -> dict[str, float | int]:
+    """`bits_per_char`, `nats_per_char`, `tokens` and `chars` of `text`, every token of it counted.
+
+    `before`, the text that precedes the split, gives the first token something to be predicted from.
+    """
+    ids = torch.tensor(tokenizer.encode(before[-200:])[-1:] + tokenizer.encode(text))
+    was_training = model.training
+    model.eval()
+    nats = total_nats(model, ids, model.context_length, stride=stride)
+    model.train(was_training)
+    per_char = nats / len(text)
+    return {
+        "bits_per_char": per_char / math.log(2),
+        "nats_per_char": per_char,
+        "tokens": len(ids) - 1,
+        "chars": len(text),
+    }
+
+
+@dataclass
+class EvaluateOptions:
+    """Print one JSON object with a checkpoint's loss over a whole split."""
+
+    checkpoint: Path
+    """A stage's folder: pretrain, sft or rlhf."""
+    split: Literal["validation", "train"] = "validation"
+    corpus: str | None = None
+    """Default: the corpus that the checkpoint's stage learned from."""
+    stride: int | None = None
+    """Tokens between windows; default the whole context (non-overlapping windows)."""
+
+
+def main() -> None:
+    options = tyro.cli(EvaluateOptions)
+    if options.stride is not None and options.stride < 1:
+        raise UserError(f"stride must be at least 1, not {options.stride}")
+    record = read_stage(options.checkpoint)
+    corpus = load_corpus(options.corpus or record.corpus["spec"])
+    if options.corpus is None:
+        check_corpus(corpus, record)
+    model, tokenizer = load_model(options.checkpoint), Tokenizer.load(options.checkpoint)
+    stride = min(options.stride, model.context_length) if options.stride else None
+    text, before = (corpus.validation, corpus.train) if options.split == "validation" else (corpus.train, "\n")
+    figures = evaluate_split(model, tokenizer, text, before, stride=stride)
+    print(json.dumps({**figures, "split": options.split}))
+
+
+if __name__ == "__main__":
+    run_command(main)

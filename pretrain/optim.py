@@ -1,0 +1,59 @@
+"""The optimizers: AdamW alone, or torch's Muon on the hidden matrices with AdamW on the rest."""
+
+import torch
+from torch import nn
+
+from pretrain.config import PretrainConfig
+
+
+def build_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of every parameter, each exactly once; groups keep their peak in `peak_lr`.
+
+    Weight decay falls on matrices only (norms, gains and biases have none). Muon (Jordan, 2024) takes the
+    matrices inside the blocks; embeddings and the head stay with AdamW, whose epsilon is tiny so that rare
+    tokens' rows move as far as common ones.
+    """
+    hidden, matrices, rest = [], [], []
+    for name, parameter in model.named_parameters():
+        if config.optimizer == "muon" and parameter.ndim == 2 and name.startswith("blocks."):
+            hidden.append(parameter)
+        elif parameter.ndim == 2:
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    muon = config.optimizer == "muon"
+    adamw = torch.optim.AdamW(
+        [
+            # Beside Muon, AdamW holds embeddings only, which are not decayed.
+            {"params": matrices, "weight_decay": 0.0 if muon else config.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, config.adam_beta2),
+        eps=1e-10 if muon else 1e-8,
+        fused=True,
+    )
+    optimizers: list[torch.optim.Optimizer] = [adamw]
+    if hidden:
+        optimizers.append(
+            torch.optim.Muon(
+                hidden,
+                lr=config.muon_learning_rate,
+                momentum=0.95,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="original",
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_schedule(optimizers: list[torch.optim.Optimizer], scale: float, progress: float) -> None:
+    """Learning rates at `scale` of their peaks; Muon's momentum rises from .85 to .95 in the first tenth."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+            if "momentum" in group:
+                group["momentum"] = 0.85 + 0.1 * min(1.0, progress / 0.1)

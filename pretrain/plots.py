@@ -1,0 +1,45 @@
+"""Curves as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def plot_curves(
+    path: Path,
+    curves: Mapping[str, Curve],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    floor: tuple[str, float] | None = None,
+) -> None:
+    """Draw named (x, y) curves into one PNG; `floor` adds a named horizontal line."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), dpi=120)
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, label=name, linewidth=1.6, marker="o" if len(x) < 12 else None, markersize=3)
+    if floor is not None:
+        axes.axhline(floor[1], color="grey", linestyle="--", linewidth=1, label=floor[0])
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.grid(alpha=0.25)
+    if len(curves) > 1 or floor is not None:
+        axes.legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """Running mean over the last `window` values."""
+    smoothed, total = [], 0.0
+    for index, value in enumerate(values):
+        total += value - (values[index - window] if index >= window else 0.0)
+        smoothed.append(total / min(index + 1, window))
+    return smoothed

@@ -1,0 +1,45 @@
+"""A progress bar that shows the figure that matters and the time left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import PartialState
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from data.console import console
+
+
+class Bar:
+    """Moves one bar; where nobody looks (a pipe, another process than the main one) it says nothing."""
+
+    def __init__(self, progress: Progress, task: int) -> None:  # rich's TaskID is an int
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: int = 1, figure: str | None = None) -> None:
+        self._progress.advance(self._task, steps)  # type: ignore[arg-type]
+        if figure is not None:
+            self._progress.update(self._task, figure=figure)  # type: ignore[arg-type]
+
+
+@contextmanager
+def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """A bar of `total` steps, `done` of them behind us; `Bar.advance` moves it and sets its figure."""
+    progress = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figure]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not PartialState().is_main_process or not console.is_terminal,
+    )
+    with progress:
+        yield Bar(progress, progress.add_task(name, total=total, completed=done, figure=""))

@@ -1,0 +1,99 @@
+"""Text from any stage's language model.
+
+python -m pretrain.sample --checkpoint runs/mine/rlhf --prompt $'ROMEO:\\n' --num-samples 3
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from data.console import UserError, run_command
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import load_model
+from pretrain.model import GPT
+from pretrain.sampling import generate
+from pretrain.stage import read_stage
+
+
+def sample_texts(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 1,
+) -> list[str]:
+    """A continuation of every prompt, without the prompt and without the token that ended it."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    continuations = generate(
+        model,
+        [tokenizer.encode(prompt) for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        stop_ids=[tokenizer.eos_id],
+        generator=generator,
+    )
+    return [tokenizer.decode(ids) for ids in continuations]
+
+
+@dataclass
+class SampleOptions:
+    """Write text from a checkpoint."""
+
+    checkpoint: Path
+    """A stage's folder: pretrain, sft or rlhf."""
+    prompt: str = "\n"
+    """What the text begins with."""
+    num_samples: int = 1
+    max_new_tokens: int = 200
+    """Longest continuation, in tokens; it ends earlier where the model ends it."""
+    temperature: float = 1.0
+    """Below 1 the model keeps to what is likely; 0 always takes the likeliest token."""
+    top_k: int | None = None
+    """Sample among the k likeliest tokens only."""
+    top_p: float | None = None
+    """Sample among the likeliest tokens of this total probability only."""
+    seed: int = 1
+    """Equal seeds give equal text."""
+
+
+def main() -> None:
+    options = tyro.cli(SampleOptions)
+    if not options.prompt:
+        raise UserError("--prompt is empty: give at least one character")
+    if options.num_samples < 1 or options.max_new_tokens < 1:
+        raise UserError("--num-samples and --max-new-tokens must be at least 1")
+    if options.temperature < 0:
+        raise UserError(f"--temperature must not be negative, but is {options.temperature}")
+    if options.top_k is not None and options.top_k < 1:
+        raise UserError(f"--top-k must be at least 1, not {options.top_k}")
+    if options.top_p is not None and not 0 < options.top_p <= 1:
+        raise UserError(f"--top-p must be in (0, 1], not {options.top_p}")
+    read_stage(options.checkpoint)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer = load_model(options.checkpoint, device), Tokenizer.load(options.checkpoint)
+    texts = sample_texts(
+        model,
+        tokenizer,
+        [options.prompt] * options.num_samples,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    for number, text in enumerate(texts):
+        if number:
+            print("\n" + "-" * 40 + "\n")
+        print(options.prompt + text)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,300 @@
+"""The pretraining loop."""
+
+import math
+import shutil
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from data.console import UserError
+from data.corpus import Corpus, load_corpus
+from data.tokenizers import Tokenizer, build_tokenizer
+from pretrain.checkpoint import save_model
+from pretrain.config import PretrainConfig, learning_rate_scale
+from pretrain.evaluate import evaluate_split
+from pretrain.model import GPT
+from pretrain.optim import build_optimizers, set_schedule
+from pretrain.plots import plot_curves
+from pretrain.progress import progress_bar
+from pretrain.sample import sample_texts
+from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The activations' dtype: float32, or bfloat16 where asked for or where the processor gains by it."""
+    if precision == "fp32":
+        return torch.float32
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else torch.float32
+
+
+class Windows:
+    """The training text as windows of `context` + 1 tokens, in a new order and phase every epoch.
+
+    Which windows a step sees depends on the seed and the step alone, so resuming needs no more than the
+    step, and any number of processes sees the same batch.
+    """
+
+    def __init__(self, ids: Tensor, context: int, batch_size: int, seed: int) -> None:
+        self.ids, self.context, self.batch_size, self.seed = ids, context, batch_size, seed
+        # The last window of every phase must fit: one window fewer than the text could hold.
+        self.per_epoch = (len(ids) - 1) // context - 1
+        self._epoch, self._starts = -1, torch.empty(0, dtype=torch.long)
+
+    def batch(self, step: int) -> Tensor:
+        """Windows (batch_size, context + 1) of a step."""
+        starts = [self._start(step * self.batch_size + row) for row in range(self.batch_size)]
+        return torch.stack([self.ids[start : start + self.context + 1] for start in starts])
+
+    def _start(self, index: int) -> int:
+        epoch, position = divmod(index, self.per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            phase = int(torch.randint(self.context, (), generator=generator))
+            self._starts = torch.randperm(self.per_epoch, generator=generator) * self.context + phase
+            self._epoch = epoch
+        return int(self._starts[position])
+
+
+def encode_corpus(corpus: Corpus, config: PretrainConfig) -> tuple[Tokenizer, Tensor]:
+    """The tokenizer and the training split's ids (N,); UserError where the text is too short."""
+    # Characters are an alphabet, not something learned: the course takes them from the whole text.
+    text = corpus.text if config.tokenizer == "char" else corpus.train
+    tokenizer = build_tokenizer(config.tokenizer, text, config.vocab_size)
+    ids = torch.tensor(tokenizer.encode(corpus.train), dtype=torch.long)
+    need = 2 * config.context_length + 1
+    if len(ids) < need or not corpus.validation:
+        raise UserError(
+            f"corpus '{corpus.name}' is too short: its training split has {len(ids)} tokens, "
+            f"context_length {config.context_length} needs at least {need}"
+        )
+    return tokenizer, ids
+
+
+@dataclass
+class Progress:
+    """Where the training stands; with the weights, the optimizers and the RNGs, all that resume needs."""
+
+    step: int = 0
+    best_nats_per_char: float = math.inf
+    best_step: int = 0
+    seconds: float = 0.0
+    """Of earlier processes, when resumed."""
+    loss_sum: float = 0.0
+    """Training loss in nats a token, summed over the steps since the last evaluation."""
+    loss_steps: int = 0
+
+
+class Pretraining:
+    """One run: the model, what it learns from, and how far it has come."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        config.validate()
+        self.config = config
+        self.accelerator = Accelerator()
+        self.micro, self.accumulation = config.micro_batches(self.accelerator.num_processes)
+        with self.accelerator.main_process_first():
+            self.corpus = load_corpus(config.corpus)
+        self.tokenizer, ids = encode_corpus(self.corpus, config)
+        self.windows = Windows(ids, config.context_length, config.batch_size, config.seed)
+        set_seed(config.seed)
+        self.model = GPT(config.model_config(self.tokenizer.vocab_size))
+        self.model.compute_dtype = compute_dtype(config.precision, self.accelerator.device)
+        prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, config))
+        self.parallel, self.optimizers = prepared[0], list(prepared[1:])
+        self.trained = torch.compile(self.parallel) if config.compile else self.parallel
+        set_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
+        self.progress = Progress()
+
+    def describe(self) -> str:
+        config, tokens = self.config, self.config.steps * self.config.batch_size * self.config.context_length
+        return (
+            f"{self.model.parameter_count() / 1e6:.2f} M parameters · {self.corpus.name} · {self.tokenizer.kind} "
+            f"vocabulary {self.tokenizer.vocab_size} · {config.steps} steps, "
+            f"{tokens / len(self.windows.ids):.1f} epochs · "
+            f"{str(self.model.compute_dtype).removeprefix('torch.')} on {self.accelerator.device}"
+        )
+
+    def train(self, folder: StageFolder) -> None:
+        """Train to the last step, from the saved state if the folder has one."""
+        if folder.resuming:
+            self._load(folder)
+        with progress_bar("pretrain", self.config.steps, self.progress.step) as bar:
+            while self.progress.step < self.config.steps:
+                self._step()
+                bar.advance()
+                ended = self.progress.step == self.config.steps
+                if ended or self.progress.step % self.config.eval_every == 0:
+                    loss = self._evaluate(folder)
+                    best = self.progress.best_nats_per_char / math.log(2)
+                    bar.advance(0, f"training loss {loss:.3f} · best {best:.4f} bits/char")
+                if not ended and self.progress.step % self.config.save_every == 0:
+                    self._save(folder)
+        self.progress.seconds += folder.seconds
+
+    def _step(self) -> None:
+        config, step = self.config, self.progress.step
+        scale = learning_rate_scale(step, config)
+        set_schedule([optimizer.optimizer for optimizer in self.optimizers], scale, step / config.steps)
+        share = self.micro * self.accumulation
+        first = self.accelerator.process_index * share
+        batch = self.windows.batch(step)[first : first + share].to(self.accelerator.device)
+        for number, part in enumerate(batch.split(self.micro)):
+            last = number == self.accumulation - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.parallel):
+                loss = self.trained(part[:, :-1], part[:, 1:]) / self.accumulation
+                self.accelerator.backward(loss)
+            self.progress.loss_sum += loss.item()
+        if config.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()  # of every optimizer, or Muon's gradients would accumulate
+        self.progress.step += 1
+        self.progress.loss_steps += 1
+
+    def _evaluate(self, folder: StageFolder) -> float:
+        """Validate on the whole split, keep the weights if they are the best so far; the training loss."""
+        progress = self.progress
+        train_loss = progress.loss_sum / max(1, progress.loss_steps)
+        progress.loss_sum, progress.loss_steps = 0.0, 0
+        if not self.accelerator.is_main_process:
+            return train_loss
+        figures = evaluate_split(self.model, self.tokenizer, self.corpus.validation, self.corpus.train)
+        nats = figures["nats_per_char"]
+        if not (math.isfinite(nats) and math.isfinite(train_loss)):
+            raise UserError(
+                f"the loss is no longer a number at step {progress.step}: lower the learning rate or set max_grad_norm"
+            )
+        if nats < progress.best_nats_per_char:
+            progress.best_nats_per_char, progress.best_step = nats, progress.step
+            save_model(self.model, self.tokenizer, folder.path)
+            self.tokenizer.save(folder.path, self.model.context_length)
+        folder.log(
+            step=progress.step,
+            train_nats_per_token=round(train_loss, 5),
+            bits_per_char=round(figures["bits_per_char"], 5),
+            nats_per_char=round(nats, 5),
+            learning_rate_scale=round(learning_rate_scale(progress.step, self.config), 5),
+            seconds=round(progress.seconds + folder.seconds, 2),
+            sample=self._sample(),
+        )
+        return train_loss
+
+    def _sample(self) -> str:
+        was_training = self.model.training
+        self.model.eval()
+        [text] = sample_texts(
+            self.model,
+            self.tokenizer,
+            ["\n"],
+            max_new_tokens=self.config.sample_tokens,
+            seed=self.config.seed,
+        )
+        self.model.train(was_training)
+        return text
+
+    def _save(self, folder: StageFolder) -> None:
+        """The state in `resume/`, put in its place by a rename."""
+        fresh = folder.path / "resume.new"
+        self.accelerator.save_state(str(fresh / "accelerate"))
+        if self.accelerator.is_main_process:
+            progress = asdict(self.progress) | {"seconds": self.progress.seconds + folder.seconds}
+            torch.save(progress, fresh / "progress.pt")
+            shutil.rmtree(folder.resume_path, ignore_errors=True)
+            fresh.rename(folder.resume_path)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, folder: StageFolder) -> None:
+        """Go back to the saved state; what was logged after it will be made again."""
+        if (folder.resume_path / "progress.pt").exists():
+            self.accelerator.load_state(str(folder.resume_path / "accelerate"))
+            self.progress = Progress(**torch.load(folder.resume_path / "progress.pt"))
+            folder.keep_metrics(lambda line: line["step"] <= self.progress.step)
+        else:
+            folder.keep_metrics(lambda line: False)
+
+
+def pretrain(config: PretrainConfig, preset: str) -> Path:
+    """Train a GPT from scratch and leave it in RUN/pretrain; returns that folder."""
+    run = Pretraining(config)
+    folder = open_stage("pretrain", config)
+    announce("pretrain", run.describe())
+    run.train(folder)
+    results: dict[str, Any] = {}
+    if run.accelerator.is_main_process:
+        metrics = folder.read_metrics()
+        best = min(metrics, key=lambda line: line["nats_per_char"])
+        results = {
+            "bits_per_char": best["bits_per_char"],
+            "nats_per_char": best["nats_per_char"],
+            "best_step": best["step"],
+            "entropy_bits_per_char": run.corpus.entropy_bits_per_char,
+            "parameters": run.model.parameter_count(),
+            "training_tokens": config.steps * config.batch_size * config.context_length,
+        }
+        write_plot(folder.path / "loss.png", metrics, run)
+        write_samples(folder.path / "samples.md", metrics)
+    record = StageRecord(
+        stage="pretrain",
+        preset=preset,
+        config=settings(config),
+        parent=None,
+        corpus=corpus_entry(run.corpus, config.corpus),
+        seed=config.seed,
+        results=results,
+        wall_seconds=run.progress.seconds - folder.seconds,
+    )
+    folder.finish(record)
+    if run.accelerator.is_main_process:
+        floor = run.corpus.entropy_bits_per_char
+        announce(
+            "pretrain",
+            f"{results['bits_per_char']:.4f} bits per character ({results['nats_per_char']:.4f} nats) on the whole "
+            f"validation split{f', where the grammar itself has {floor:.4f} bits' if floor else ''} · "
+            f"{record.wall_seconds:.0f} s → {folder.final}",
+        )
+    return folder.final
+
+
+def write_plot(path: Path, metrics: list[dict[str, Any]], run: Pretraining) -> None:
+    """Validation and training loss in bits per character over the steps."""
+    chars_per_token = len(run.corpus.train) / len(run.windows.ids)
+    steps = [line["step"] for line in metrics]
+    floor = run.corpus.entropy_bits_per_char
+    plot_curves(
+        path,
+        {
+            "training (dropout on)": (
+                steps,
+                [line["train_nats_per_token"] / math.log(2) / chars_per_token for line in metrics],
+            ),
+            "validation, whole split": (
+                steps,
+                [line["bits_per_char"] for line in metrics],
+            ),
+        },
+        xlabel="optimizer step",
+        ylabel="bits per character",
+        title=f"Pretraining on {run.corpus.name}",
+        floor=("entropy of the grammar", floor) if floor else None,
+    )
+
+
+def write_samples(path: Path, metrics: list[dict[str, Any]]) -> None:
+    """What the model wrote at each evaluation, latest first."""
+    parts = ["# Samples while training\n"]
+    for line in reversed(metrics):
+        parts.append(f"## Step {line['step']}, {line['bits_per_char']:.3f} bits per character\n")
+        parts.append("```text\n" + line["sample"].strip("\n").replace("```", "'''") + "\n```\n")
+    path.write_text("\n".join(parts), "utf-8")
