@@ -1,0 +1,74 @@
+"""How far the policy has moved from the reference: estimators of the KL divergence and its coefficient.
+
+For tokens drawn from the policy, the mean of each estimator is KL(policy ‖ reference) (Schulman,
+"Approximating KL divergence"): k1 is unbiased and noisy, k3 unbiased, never negative and quieter, k2 biased
+but a good measure of small steps. They are for rewards and for logs. None is used as a *loss*: through fixed
+samples the gradient of k1 is zero on average, and that of k3 is the gradient of KL(reference ‖ policy).
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+LOG_RATIO_LIMIT = 20.0
+"""Nats. exp(20) is far outside every clip range, and finite: one odd token cannot make a loss infinite."""
+
+
+def clamp_log_ratio(log_ratio: Tensor) -> Tensor:
+    """The log-ratio, any shape, clamped before it meets `exp`."""
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+def k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """log(p/q), same shape, in nats: unbiased, may be negative. The one that the reward is penalised with."""
+    return logprobs - reference_logprobs
+
+
+def k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """log(p/q)² / 2, same shape, in nats."""
+    return 0.5 * (logprobs - reference_logprobs).square()
+
+
+def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p), same shape, in nats: unbiased and never negative."""
+    log_ratio = clamp_log_ratio(reference_logprobs - logprobs)
+    return torch.expm1(log_ratio) - log_ratio
+
+
+class KLController(Protocol):
+    """Holds the coefficient of the KL penalty, `coef` (score per nat), and its state for a checkpoint."""
+
+    coef: float
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Take note of the mean KL of a rollout (nats per sequence) of `episodes` sequences."""
+
+
+class FixedKL:
+    """A coefficient that stays (Stiennon et al., arXiv 2009.01325)."""
+
+    def __init__(self, coef: float) -> None:
+        self.coef = coef
+
+    def update(self, kl: float, episodes: int) -> None:
+        """A fixed coefficient does not answer to the KL."""
+
+
+class AdaptiveKL:
+    """A coefficient that steers the KL to `target` nats per sequence (Ziegler et al., arXiv 1909.08593, 2.2).
+
+    Proportional control in log space: coef ← coef · (1 + clip(kl / target - 1, ±0.2) · episodes / horizon).
+    """
+
+    MAX_ERROR = 0.2
+
+    def __init__(self, coef: float, target: float, horizon: float) -> None:
+        self.coef = coef
+        self.target = target
+        self.horizon = horizon
+
+    def update(self, kl: float, episodes: int) -> None:
+        # Clipped, so that one wild rollout moves the coefficient no more than a steady error does.
+        error = min(max(kl / self.target - 1.0, -self.MAX_ERROR), self.MAX_ERROR)
+        self.coef *= 1.0 + error * episodes / self.horizon

@@ -1,0 +1,533 @@
+"""PPO for causal language models: one trainer whose loop can be read from top to bottom.
+
+    trainer = PPOTrainer("runs/mine/sft", "runs/mine/reward", prompts, PPOConfig(total_episodes=4096))
+    trainer.train()
+    trainer.save("aligned")
+
+One update samples a batch of responses, scores them, and takes `num_ppo_epochs` passes of clipped policy and
+value steps over them. References: InstructGPT (arXiv 2203.02155), Stiennon et al. (arXiv 2009.01325), Ziegler
+et al. (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031).
+"""
+
+import copy
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from data.console import UserError
+from pretrain.sampling import generate
+from rlhf import losses, training_state
+from rlhf.kl import AdaptiveKL, FixedKL, KLController, k1, k3
+from rlhf.models import (
+    FunctionReward,
+    ModelReward,
+    PolicyModel,
+    Reward,
+    RewardFunction,
+    ValueModel,
+    WeightedReward,
+    load_classifier,
+    load_policy,
+    value_backbone,
+    write_out_attention,
+)
+from rlhf.ppo_config import PPOConfig
+from rlhf.prompts import PromptOrder, decoder, encode_prompts
+from rlhf.rollout import HFCachedModel, context_length, pack, response_mask
+
+__all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
+
+ModelSource = str | Path | PreTrainedModel
+RewardSource = ModelSource | RewardFunction
+Metrics = dict[str, float]
+
+
+@dataclass
+class Rollout:
+    """This process's episodes of one batch. Tensors (B, R) are aligned with the response tokens."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    """Token ids, the stop token included."""
+    mask: Tensor
+    """(B, R) bool, True on the response's tokens."""
+    logprobs: Tensor
+    """(B, R), nats, of the policy that sampled."""
+    values: Tensor
+    """(B, R), before each token."""
+    rewards: Tensor
+    """(B, R), KL penalty and score."""
+    advantages: Tensor
+    returns: Tensor
+    scores: Tensor
+    """(B,), after clipping and the rule for responses that never stop."""
+    metrics: Metrics
+
+
+class PPOTrainer:
+    """Trains a policy to score well without moving far from a reference.
+
+    policy: folder, hub name or causal language model (trained in place).
+    reward: folder, hub name or sequence-classification model of one label; or a function
+        `(prompts, responses) -> scores` of texts; or a list of (reward, weight).
+    prompts: texts, lists of token ids, or a `datasets.Dataset` with a column "prompt".
+    tokenizer: of the policy; None loads it from the policy's folder. Token-id prompts with a reward model need none.
+    reference: where the KL is measured from; None: a copy of the policy as it is now.
+    value: sequence-classification model that the value starts from; None: the (first) reward model, or the
+        policy's own body when the reward is a function. Its head starts at zero either way.
+    eval_hook: called with the trainer every `config.eval_every` updates; its figures join the metrics.
+
+    `on_update` is a list of callbacks `(trainer, metrics)`, called after every update in every process.
+    """
+
+    def __init__(
+        self,
+        policy: ModelSource,
+        reward: RewardSource | Sequence[tuple[RewardSource, float]],
+        prompts: Any,
+        config: PPOConfig,
+        *,
+        tokenizer: Any = None,
+        reference: ModelSource | None = None,
+        value: ModelSource | None = None,
+        eval_hook: Callable[["PPOTrainer"], Metrics] | None = None,
+    ) -> None:
+        self.config = config
+        self.bf16 = _use_bf16(config)
+        self.accelerator = Accelerator(cpu=config.cpu, mixed_precision="bf16" if self.bf16 else "no")
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
+        config.check(self.accelerator.num_processes)
+        if self.device.type == "cpu":
+            torch.set_float32_matmul_precision("medium")  # oneDNN's kernels: faster, as exact without AMX
+
+        lm = load_policy(policy)
+        if tokenizer is None and not isinstance(policy, PreTrainedModel):
+            tokenizer = AutoTokenizer.from_pretrained(str(policy))
+        self.tokenizer = tokenizer
+        self.stop_ids = _stop_ids(config, tokenizer, lm)
+        pad_id = getattr(tokenizer, "pad_token_id", None)
+        self.pad_id: int = 0 if pad_id is None else pad_id
+        self.prompt_order = PromptOrder(
+            encode_prompts(prompts, tokenizer, config.prompt_length, lm.config.get_text_config().vocab_size),
+            config.seed,
+        )
+        # Copies are made before anything is trained or prepared.
+        reference_lm = copy.deepcopy(lm) if reference is None or reference is policy else load_policy(reference)
+        self.reward, first_reward_model = self._build_reward(reward, lm)
+        start = load_classifier(value, "value model") if value is not None else first_reward_model
+        self.value = ValueModel(value_backbone(lm if start is None else start))
+        for model in (lm, reference_lm, self.value.backbone):
+            self._adopt(model, lm)
+        self.policy = PolicyModel(lm.requires_grad_(True))
+        self.reference = PolicyModel(reference_lm.to(self.device)).requires_grad_(False)
+
+        betas = (config.adam_beta1, config.adam_beta2)
+        self.policy_optimizer: Any = torch.optim.Adam(
+            self.policy.parameters(), config.learning_rate, betas, config.adam_eps, fused=True
+        )
+        self.value_optimizer: Any = torch.optim.Adam(
+            self.value.parameters(), config.value_learning_rate, betas, config.adam_eps, fused=True
+        )
+        # `policy` and `value` stay the bare modules, moved to the device; gradients of the wrapped ones are
+        # averaged over the processes.
+        self.wrapped_policy, self.wrapped_value, self.policy_optimizer, self.value_optimizer = self.accelerator.prepare(
+            self.policy, self.value, self.policy_optimizer, self.value_optimizer
+        )
+        self.kl_controller: KLController = FixedKL(config.kl_coef)
+        if config.kl_target is not None:
+            self.kl_controller = AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
+
+        # Every process draws its own samples and its own minibatches.
+        seed = config.seed + 1_000_003 * self.accelerator.process_index
+        self.sampler = torch.Generator(self.device).manual_seed(seed)
+        self.shuffler = torch.Generator().manual_seed(seed + 1)
+        self.updates_done = 0
+        self.log_history: list[Metrics] = []
+        self.samples: list[dict[str, Any]] = []
+        self.eval_hook = eval_hook
+        self.on_update: list[Callable[[PPOTrainer, Metrics], None]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    # ---- the loop ----
+
+    def train(self, resume_from: str | Path | None = None) -> list[Metrics]:
+        """Run all updates that are left and return `log_history`; `resume_from`: a folder of `save_state`."""
+        if resume_from is not None:
+            self.load_state(resume_from)
+        while self.updates_done < self.config.num_updates:
+            self.step()
+        return self.log_history
+
+    def step(self) -> Metrics:
+        """One update: sample, score, learn, log. Raises UserError where the loss is no number."""
+        config = self.config
+        self._set_learning_rates()
+        rollout = self.rollout()
+        started = time.perf_counter()
+        metrics = {"episode": float((self.updates_done + 1) * config.batch_size), **rollout.metrics}
+        metrics |= self.update(rollout)
+        metrics["time/update"] = time.perf_counter() - started
+        # The controller answers to this rollout's KL; its answer counts from the next rollout on.
+        self.kl_controller.update(metrics["objective/kl"], config.batch_size)
+        self.updates_done += 1
+        if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
+            metrics |= self.eval_hook(self)
+        self.log_history.append(metrics)
+        for callback in self.on_update:
+            callback(self, metrics)
+        if config.save_every and self.updates_done % config.save_every == 0 and config.output_dir is not None:
+            self.save_state(Path(config.output_dir) / "resume")
+        return metrics
+
+    def _set_learning_rates(self) -> None:
+        """Linear from the first update's rate to `lr_floor` of it."""
+        config = self.config
+        factor = 1.0 - (1.0 - config.lr_floor) * self.updates_done / config.num_updates
+        for optimizer, rate in (
+            (self.policy_optimizer, config.learning_rate),
+            (self.value_optimizer, config.value_learning_rate),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+
+    # ---- experience ----
+
+    def rollout(self) -> Rollout:
+        """Sample this process's share of a batch and compute all that the update needs."""
+        config = self.config
+        clock = time.perf_counter()
+        share = config.batch_size // self.accelerator.num_processes
+        batch = self.prompt_order.take(config.batch_size)
+        prompts = batch[self.accelerator.process_index * share :][:share]
+        # The whole distribution at the training temperature: no top-k, no top-p, no minimum length, or the
+        # KL would be measured on another distribution than the one that was sampled.
+        with self.accelerator.autocast():
+            responses = generate(
+                HFCachedModel(self.policy.lm),
+                prompts,
+                max_new_tokens=config.response_length,
+                temperature=config.temperature,
+                stop_ids=self.stop_ids,
+                generator=self.sampler,
+            )
+        seconds = {"time/rollout": time.perf_counter() - clock}
+        clock = time.perf_counter()
+        with self.accelerator.autocast():
+            reward_scores = self.reward(prompts, responses)
+        if not reward_scores.isfinite().all():
+            raise UserError("the reward is not a finite number for some response: check the reward")
+        rollout = self.prepare_rollout(prompts, responses, reward_scores)
+        seconds["time/scoring"] = time.perf_counter() - clock
+        rollout.metrics |= seconds
+        return rollout
+
+    def prepare_rollout(self, prompts: list[list[int]], responses: list[list[int]], reward_scores: Tensor) -> Rollout:
+        """Everything about sampled responses: log-probabilities, values, KL, rewards, advantages, figures.
+
+        reward_scores: (B,), as the reward gives them. Every process calls it with its own episodes.
+        """
+        config = self.config
+        mask = response_mask(responses, self.device)
+        logprobs, entropies, reference_logprobs, values = self._evaluate(prompts, responses, mask)
+        # Stopped means: a stop token within the response, which then is its last.
+        stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=self.device)
+        scores = reward_scores
+        if config.score_clip is not None:
+            scores = scores.clamp(-config.score_clip, config.score_clip)
+        scores = losses.apply_missing_stop(scores, stopped, config.missing_eos_rule, config.missing_eos_penalty)
+
+        kl = k1(logprobs, reference_logprobs)
+        rewards = losses.token_rewards(scores, kl, mask, self.kl_controller.coef)
+        if config.whiten_rewards:
+            rewards = losses.whiten(rewards, mask, shift_mean=False, over_ranks=self._over_ranks)
+        advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.gae_lambda)
+        explained = losses.explained_variance(values, returns, mask, self._over_ranks)
+        if config.whiten_advantages:
+            advantages = losses.whiten(advantages, mask, over_ranks=self._over_ranks)
+
+        per_sequence = {
+            "objective/kl": kl.sum(1),
+            "objective/kl_k3": k3(logprobs, reference_logprobs).sum(1),
+            "objective/entropy": entropies.sum(1),
+            "objective/reward_scores": reward_scores,
+            "objective/scores": scores,
+            "objective/non_score_reward": -self.kl_controller.coef * kl.sum(1),
+            "objective/stopped": stopped.float(),
+            "objective/response_length": mask.sum(1).float(),
+        }
+        sums = torch.stack([values.sum() for values in per_sequence.values()])
+        means = (self._over_ranks(sums) / (len(prompts) * self.accelerator.num_processes)).tolist()
+        metrics = dict(zip(per_sequence, means, strict=True))
+        metrics["objective/rlhf_reward"] = metrics["objective/scores"] + metrics["objective/non_score_reward"]
+        metrics["objective/kl_coef"] = self.kl_controller.coef
+        metrics["val/explained_variance"] = explained.item()
+        self._keep_samples(prompts, responses, reward_scores, stopped)
+        return Rollout(prompts, responses, mask, logprobs, values, rewards, advantages, returns, scores, metrics)
+
+    @torch.no_grad()
+    def _evaluate(
+        self, prompts: list[list[int]], responses: list[list[int]], mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies, reference log-probabilities and values, each (B, R), 0 outside the mask.
+
+        By the same forward pass as in training, not from the sampler's cache: so the first ratio is 1.
+        """
+        results = [torch.zeros(mask.shape, device=self.device) for _ in range(4)]
+        for rows in self._micro_batches(prompts, responses, list(range(len(prompts)))):
+            batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.device)
+            inputs = (batch.ids, batch.attention_mask, batch.predicts)
+            with self.accelerator.autocast():
+                flat = (
+                    *self.policy(*inputs, self.config.temperature),
+                    self.reference(*inputs, self.config.temperature)[0],
+                    self.value(*inputs),
+                )
+            for result, tokens in zip(results, flat, strict=True):
+                result[rows] = _unflatten(tokens, mask[rows])
+        return results[0], results[1], results[2], results[3]
+
+    def _micro_batches(
+        self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]
+    ) -> Iterator[list[int]]:
+        """Cut `rows` into micro-batches of rows of like length, so that little padding is computed."""
+        config = self.config
+        size = config.micro_batch_size or config.mini_batch_size // self.accelerator.num_processes
+        by_length = sorted(rows, key=lambda i: len(prompts[i]) + len(responses[i]))
+        for start in range(0, len(by_length), size):
+            yield by_length[start : start + size]
+
+    # ---- learning ----
+
+    def update(self, rollout: Rollout) -> Metrics:
+        """All PPO epochs over one rollout; the means of what happened in them."""
+        config = self.config
+        share = config.mini_batch_size // self.accelerator.num_processes
+        totals: dict[str, float] = defaultdict(float)
+        steps = 0
+        first_ratio_error = 0.0
+        for epoch in range(config.num_ppo_epochs):
+            # Minibatches are random subsets, drawn anew each epoch; length orders rows only within one.
+            order = torch.randperm(len(rollout.prompts), generator=self.shuffler).tolist()
+            for start in range(0, len(order), share):
+                stats = self._backward(rollout, order[start : start + share])
+                if epoch == 0 and start == 0:
+                    first_ratio_error = stats["ratio_error"]
+                    self._check_first_ratio(first_ratio_error)
+                if steps and config.target_kl_stop is not None and stats["approxkl"] > config.target_kl_stop:
+                    # Before the step: the minibatch that shows the policy has gone too far is not learned from.
+                    return self._update_metrics(totals, steps, first_ratio_error)
+                stats |= self._optimizer_step(stats)
+                steps += 1
+                for name, figure in stats.items():
+                    totals[name] += figure
+        return self._update_metrics(totals, steps, first_ratio_error)
+
+    def _backward(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
+        """Gradients of one minibatch from zero, over all its micro-batches and processes; its figures.
+
+        Every loss is divided by the response tokens of the whole minibatch, everywhere: 1 x 64 rows, 4 x 16
+        with accumulation and 2 processes x 32 give the same gradient.
+        """
+        config = self.config
+        processes = self.accelerator.num_processes
+        tokens = self._over_ranks(rollout.mask[rows].sum().float())
+        self.policy_optimizer.zero_grad()
+        self.value_optimizer.zero_grad()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        ratio_error = torch.zeros((), device=self.device)
+        micro_batches = list(self._micro_batches(rollout.prompts, rollout.responses, rows))
+        for micro in micro_batches:
+            with ExitStack() as contexts:
+                if micro is not micro_batches[-1]:
+                    contexts.enter_context(self.accelerator.no_sync(self.wrapped_policy))
+                    contexts.enter_context(self.accelerator.no_sync(self.wrapped_value))
+                mask = rollout.mask[micro]
+                prompts, responses = [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro]
+                batch = pack(prompts, responses, self.pad_id, self.device)
+                inputs = (batch.ids, batch.attention_mask, batch.predicts)
+                with self.accelerator.autocast():
+                    logprobs, entropies = self.wrapped_policy(*inputs, config.temperature)
+                    values = self.wrapped_value(*inputs)
+                policy_loss, policy_stats = losses.policy_loss(
+                    _unflatten(logprobs, mask),
+                    rollout.logprobs[micro],
+                    rollout.advantages[micro],
+                    mask,
+                    config.cliprange,
+                    tokens,
+                )
+                value_loss, value_stats = losses.value_loss(
+                    _unflatten(values, mask),
+                    rollout.values[micro],
+                    rollout.returns[micro],
+                    mask,
+                    config.cliprange_value,
+                    tokens,
+                )
+                # The wrapped models *average* gradients over processes; a sum is wanted.
+                self.accelerator.backward(policy_loss * processes)
+                self.accelerator.backward(value_loss * config.vf_coef * processes)
+            ratio_error = torch.maximum(ratio_error, policy_stats.pop("ratio_error"))
+            for name, figure in policy_stats.items():
+                sums[name] += figure / tokens
+            sums["entropy"] += entropies.sum() / tokens
+            sums["value_clipfrac"] += value_stats["clipfrac"] / tokens
+            sums["policy_loss"] += policy_loss.detach()
+            sums["value_loss"] += value_loss.detach()
+        means = self._over_ranks(torch.stack(list(sums.values()))).tolist()
+        worst = self.accelerator.gather(ratio_error[None]).max().item()
+        return {**dict(zip(sums, means, strict=True)), "ratio_error": worst}
+
+    def _optimizer_step(self, stats: dict[str, float]) -> dict[str, float]:
+        """Clip and step both networks, or raise UserError with the weights as they were."""
+        bound = self.config.max_grad_norm
+        policy_norm = float(self.accelerator.clip_grad_norm_(self.wrapped_policy.parameters(), bound))
+        value_norm = float(self.accelerator.clip_grad_norm_(self.wrapped_value.parameters(), bound))
+        figures = torch.tensor([stats["policy_loss"], stats["value_loss"], policy_norm, value_norm])
+        if not figures.isfinite().all():
+            self.policy_optimizer.zero_grad()
+            self.value_optimizer.zero_grad()
+            raise UserError(
+                f"PPO diverged at update {self.updates_done + 1} (policy loss {stats['policy_loss']:.3g}, value loss "
+                f"{stats['value_loss']:.3g}, gradient norms {policy_norm:.3g} and {value_norm:.3g}); the weights "
+                "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
+            )
+        self.policy_optimizer.step()
+        self.value_optimizer.step()
+        return {"policy_norm": policy_norm, "value_norm": value_norm}
+
+    def _check_first_ratio(self, error: float) -> None:
+        """Before any step the policy is the one that sampled: a ratio other than 1 is a bug, not learning."""
+        tolerance = self.config.ratio_tolerance
+        if tolerance is None:
+            # CPU matmuls at "medium" precision are bf16 inside on processors with AMX: noise, not a bug.
+            tolerance = 0.25 if self.bf16 else 0.01
+        if not error <= tolerance:
+            raise UserError(
+                f"the first minibatch's probability ratio is off by {error:.3g} (at most {tolerance} is noise): the "
+                "model's log-probabilities differ between two passes of the same weights; is something random in "
+                "it, or were its weights changed by a callback?"
+            )
+
+    def _update_metrics(self, totals: dict[str, float], steps: int, first_ratio_error: float) -> Metrics:
+        means = {name: total / max(steps, 1) for name, total in totals.items()}
+        return {
+            "policy/approxkl_avg": means["approxkl"],
+            "policy/clipfrac_avg": means["clipfrac"],
+            "policy/entropy_avg": means["entropy"],
+            "loss/policy_avg": means["policy_loss"],
+            "loss/value_avg": means["value_loss"],
+            "val/clipfrac_avg": means["value_clipfrac"],
+            "val/ratio": 1.0 + means["ratio_shift"],
+            "val/ratio_var": means["ratio_shift_squared"] - means["ratio_shift"] ** 2,
+            "val/first_ratio_error": first_ratio_error,
+            "grad_norm/policy": means["policy_norm"],
+            "grad_norm/value": means["value_norm"],
+            "lr": self.policy_optimizer.param_groups[0]["lr"],
+            "optimizer_steps": float(steps),
+        }
+
+    # ---- saving ----
+
+    def save(self, folder: str | Path) -> None:
+        """Write the policy, and the tokenizer if there is one, as a plain Hugging Face checkpoint."""
+        if self.accelerator.is_main_process:
+            self.policy.lm.save_pretrained(folder)
+            if hasattr(self.tokenizer, "save_pretrained"):
+                self.tokenizer.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()
+
+    def save_state(self, folder: str | Path) -> None:
+        """Write all that a resumed run needs; atomic. Every process must call it."""
+        training_state.save_state(self, folder)
+
+    def load_state(self, folder: str | Path) -> None:
+        """Go on from `save_state`. UserError if it is missing, damaged or of another run."""
+        training_state.load_state(self, folder)
+
+    # ---- parts ----
+
+    def _over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def _build_reward(
+        self, reward: RewardSource | Sequence[tuple[RewardSource, float]], lm: PreTrainedModel
+    ) -> tuple[Reward, PreTrainedModel | None]:
+        """The reward, and the first sequence-classification model in it, untouched."""
+        if isinstance(reward, list | tuple):
+            built = [(self._build_reward(source, lm), weight) for source, weight in reward]
+            first = next((model for (_, model), _ in built if model is not None), None)
+            return WeightedReward([(part, weight) for (part, _), weight in built]), first
+        if callable(reward) and not isinstance(reward, PreTrainedModel):
+            return FunctionReward(reward, decoder(self.tokenizer, self.stop_ids), self.device), None
+        model = load_classifier(reward, "reward model")
+        self._adopt(model, lm)
+        rows = self.config.micro_batch_size or self.config.mini_batch_size // self.accelerator.num_processes
+        return ModelReward(model.to(self.device), self.pad_id, rows), model
+
+    def _adopt(self, model: PreTrainedModel, lm: PreTrainedModel) -> None:
+        """Check that a model can read what the policy writes, and choose its attention."""
+        need = self.config.prompt_length + self.config.response_length
+        if need > context_length(model):
+            raise UserError(
+                f"prompt_length + response_length is {need} tokens, more than the {context_length(model)} that "
+                f"{type(model).__name__} can read: lower one of them"
+            )
+        theirs, ours = (m.config.get_text_config().vocab_size for m in (model, lm))
+        if theirs < ours:
+            raise UserError(
+                f"{type(model).__name__} knows {theirs} tokens and the policy {ours}: use models of one tokenizer"
+            )
+        if self.device.type == "cpu":
+            write_out_attention(model)
+
+    def _keep_samples(
+        self, prompts: list[list[int]], responses: list[list[int]], scores: Tensor, stopped: Tensor
+    ) -> None:
+        """Good scores over gibberish are the classic failure: keep some responses beside their scores."""
+        decode = decoder(self.tokenizer, self.stop_ids) if self.tokenizer is not None else str
+        self.samples = [
+            {
+                "prompt": decode(prompts[i]),
+                "response": decode(responses[i]),
+                "score": scores[i].item(),
+                "stopped": bool(stopped[i]),
+            }
+            for i in range(min(self.config.log_samples, len(prompts)))
+        ]
+
+
+def _unflatten(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Tokens (N,), row by row, at the N True places of `mask` (B, R); 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=tokens.dtype, device=tokens.device).masked_scatter(mask, tokens)
+
+
+def _use_bf16(config: PPOConfig) -> bool:
+    if config.bf16 is not None:
+        return config.bf16
+    return not config.cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _stop_ids(config: PPOConfig, tokenizer: Any, lm: PreTrainedModel) -> frozenset[int]:
+    """What ends a response: the configured ids, or the tokenizer's, or the model's."""
+    found = config.stop_token_ids or getattr(tokenizer, "eos_token_id", None)
+    if found is None:
+        found = getattr(lm.generation_config, "eos_token_id", None)
+    if found is None:
+        raise UserError("no token ends a response: the tokenizer has no EOS; name one with stop_token_ids")
+    return frozenset([found] if isinstance(found, int) else found)

@@ -1,0 +1,141 @@
+"""What can be set about PPO, and which settings make no sense together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data.console import UserError
+
+
+@dataclass
+class PPOConfig:
+    """Settings of `PPOTrainer`. An episode is one prompt and one sampled response."""
+
+    output_dir: Path | None = None
+    """Folder in which `save_every` keeps `resume/`."""
+
+    total_episodes: int = 10_000
+    """Episodes of the whole run; a last incomplete batch is left out."""
+    batch_size: int = 128
+    """Episodes per rollout, over all processes."""
+    mini_batch_size: int = 32
+    """Episodes per optimizer step, over all processes. Must divide `batch_size`."""
+    micro_batch_size: int | None = None
+    """Episodes per forward and backward pass of one process: what memory allows. The update does not depend on
+    it. None: the whole minibatch."""
+    num_ppo_epochs: int = 2
+    """Passes over each rollout."""
+
+    prompt_length: int = 64
+    """Tokens of the prompt at most; a longer one loses its beginning."""
+    response_length: int = 64
+    """Tokens of the response at most."""
+    temperature: float = 1.0
+    """Divides the logits, in the rollout and in every log-probability alike. Nothing is ever cut from the
+    distribution (no top-k, no top-p): what is sampled is what is scored."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a response. Empty: the end-of-text token of the tokenizer, or of the model."""
+
+    learning_rate: float = 4e-4
+    """Of the policy, at the first update."""
+    value_learning_rate: float = 5e-4
+    """Of the value model, at the first update."""
+    lr_floor: float = 0.1
+    """Share of both learning rates that the linear decay ends at; 0 decays to nothing."""
+    adam_beta1: float = 0.9
+    """Decay of Adam's mean of gradients, per step."""
+    adam_beta2: float = 0.95
+    """Decay of Adam's mean of squared gradients, per step."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon; 1e-8 lets tiny early gradients take full-size steps."""
+    max_grad_norm: float = 1.0
+    """Bound on the gradient's norm, for policy and value each."""
+
+    kl_coef: float = 0.05
+    """Penalty on leaving the reference: score per nat. The first value if `kl_target` is set."""
+    kl_target: float | None = None
+    """Nats per sequence that the coefficient is steered to. None: the coefficient stays fixed."""
+    kl_horizon: float = 10_000.0
+    """Episodes over which a steady error of 100 % would double the coefficient."""
+    gamma: float = 1.0
+    """Discount per token."""
+    gae_lambda: float = 0.95
+    """GAE's lambda: 1 trusts the returns, 0 the value model."""
+    cliprange: float = 0.2
+    """Bound on the change of each token's probability ratio that still pays."""
+    cliprange_value: float = 0.2
+    """Bound on the change of each value within a rollout, in units of score."""
+    vf_coef: float = 0.1
+    """Weight of the value loss. The networks are separate, each with its own Adam, which is blind to scale:
+    it matters through `max_grad_norm` and `adam_eps` only."""
+    whiten_advantages: bool = True
+    """Bring advantages to mean 0 and variance 1 over the rollout of all processes."""
+    whiten_rewards: bool = False
+    """Bring token rewards to variance 1 over the rollout of all processes; the mean stays."""
+    target_kl_stop: float | None = None
+    """Nats per token between the new and the sampling policy at which the remaining minibatches of a rollout
+    are skipped. None: never."""
+    ratio_tolerance: float | None = None
+    """Largest |ratio - 1| accepted in the first minibatch of a rollout, where it must be 1. None: 0.01, or 0.25
+    in bf16."""
+
+    missing_eos_rule: Literal["subtract", "replace"] = "subtract"
+    """What happens to the score of a response without a stop token: `missing_eos_penalty` is subtracted from
+    it, or minus that penalty replaces it."""
+    missing_eos_penalty: float = 1.0
+    """In units of score; 0 with "subtract" turns the rule off."""
+    score_clip: float | None = None
+    """Scores are clipped to ± this before the rule above. None: not clipped."""
+
+    seed: int = 1
+    """Of the order of prompts, of sampling and of minibatches."""
+    bf16: bool | None = None
+    """Autocast to bfloat16. None: on a GPU that has it."""
+    cpu: bool = False
+    """Stay on the CPU even where there is a GPU."""
+    save_every: int = 0
+    """Updates between saves of the training state to `output_dir`/resume. 0: never."""
+    eval_every: int = 10
+    """Updates between calls of the trainer's `eval_hook`, if it has one."""
+    log_samples: int = 4
+    """Responses of each rollout kept in `PPOTrainer.samples` with their scores."""
+
+    @property
+    def num_updates(self) -> int:
+        """Rollouts, each with its update, in the whole run."""
+        return self.total_episodes // self.batch_size
+
+    @property
+    def num_mini_batches(self) -> int:
+        """Optimizer steps per epoch over one rollout: exactly this many, whatever `micro_batch_size`."""
+        return self.batch_size // self.mini_batch_size
+
+    def check(self, processes: int) -> None:
+        """Raise UserError on settings that cannot work together on this number of processes."""
+        counts = ("total_episodes", "batch_size", "mini_batch_size", "num_ppo_epochs", "prompt_length")
+        for name in (*counts, "response_length", "eval_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise UserError(f"micro_batch_size is {self.micro_batch_size}: it must be at least 1")
+        if self.total_episodes < self.batch_size:
+            raise UserError(
+                f"total_episodes {self.total_episodes} is less than one batch ({self.batch_size}): "
+                "raise the one or lower the other"
+            )
+        if self.batch_size % self.mini_batch_size:
+            raise UserError(f"mini_batch_size {self.mini_batch_size} does not divide batch_size {self.batch_size}")
+        if self.mini_batch_size % processes:
+            raise UserError(f"mini_batch_size {self.mini_batch_size} is not divisible by {processes} processes")
+        if not self.temperature > 0:
+            raise UserError(f"temperature is {self.temperature}: PPO samples, so it must be above 0")
+        if self.max_grad_norm <= 0:
+            raise UserError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0 (inf: no bound)")
+        if not 0 <= self.lr_floor <= 1:
+            raise UserError(f"lr_floor is {self.lr_floor}: it is a share, from 0 to 1")
+        if self.kl_target is not None and self.kl_target <= 0:
+            raise UserError(f"kl_target is {self.kl_target}: it must be above 0 nats (None: fixed coefficient)")
+        if self.missing_eos_rule not in ("subtract", "replace"):
+            raise UserError(f"missing_eos_rule is {self.missing_eos_rule!r}: it is subtract or replace")
+        if self.save_every and self.output_dir is None:
+            raise UserError("save_every needs an output_dir to save to")

@@ -1,0 +1,183 @@
+"""Sampling responses from any transformers causal language model, and packing them for a full forward pass.
+
+`generate` of `pretrain.sampling` is the loop; this is the model it drives: `HFCachedModel` writes keys and
+values into tensors that are allocated once, and drops the rows of responses that have stopped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+
+class PreallocatedLayer(DynamicLayer):
+    """One layer's keys and values in tensors (B, heads, length, head_dim) allocated at the first update.
+
+    A growing cache copies everything it holds for every new token; this one writes the new token only.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.filled = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (B, heads, T, head_dim); return all that is filled, as views."""
+        if not self.is_initialized:
+            # The first states tell the data type (it follows autocast) and the number of heads.
+            self.dtype, self.device = key_states.dtype, key_states.device
+            batch, heads, _, _ = key_states.shape
+            self.keys = key_states.new_empty(batch, heads, self.length, key_states.shape[-1])
+            self.values = value_states.new_empty(batch, heads, self.length, value_states.shape[-1])
+            self.is_initialized = True
+        end = self.filled + key_states.shape[-2]
+        self.keys[:, :, self.filled : end] = key_states
+        self.values[:, :, self.filled : end] = value_states
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self, *args: Any) -> int:
+        return self.filled
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        # 5.x passes the number of queries; releases before passed their positions.
+        queries = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.filled + queries, 0
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the rows of the batch that are not in `rows` (n,)."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class RowCache:
+    """A transformers cache that can drop rows: what `pretrain.sampling.generate` hands back to `step`."""
+
+    def __init__(self, states: Cache) -> None:
+        self.states = states
+
+    def keep(self, rows: Tensor) -> None:
+        for layer in self.states.layers:
+            if isinstance(layer, PreallocatedLayer):
+                layer.keep(rows)
+            else:
+                layer.batch_select_indices(rows)
+
+
+class HFCachedModel:
+    """A transformers causal language model under the protocol `pretrain.sampling.CachedModel`.
+
+    Models whose layers all attend to everything get the preallocated cache and a mask made here, once a step;
+    others (sliding windows, linear attention) keep transformers' own cache and masks.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.context_length = context_length(model)
+        self.device: torch.device = model.device
+        own_layers = DynamicCache(config=model.config).layers
+        self.layers = len(own_layers) if all(type(layer) is DynamicLayer for layer in own_layers) else 0
+        self.attention = model.config._attn_implementation
+
+    def start(self, batch_size: int, length: int) -> RowCache:
+        """An empty cache for rows of at most `length` positions."""
+        if self.layers:
+            return RowCache(Cache(layers=[PreallocatedLayer(length) for _ in range(self.layers)]))
+        return RowCache(DynamicCache(config=self.model.config))
+
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: RowCache) -> Tensor:
+        """Append `ids` (B, T) at `positions` (B, T); logits (B, V) of the last position.
+
+        `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
+        """
+        mask: Tensor = key_mask.long()
+        if self.layers and self.attention in ("eager", "sdpa"):
+            mask = self._attention_mask(key_mask, ids.shape[1])
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache.states,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+    def _attention_mask(self, key_mask: Tensor, queries: int) -> Tensor:
+        """(B, 1, T, S): which key each of the last T positions may see, as the attention in use wants it."""
+        visible = key_mask[:, None, None, :]
+        if queries > 1:
+            keys = key_mask.shape[1]
+            key = torch.arange(keys, device=key_mask.device)
+            query = key[keys - queries :, None]
+            # A padding position sees itself: a row that sees nothing would be NaN, and NaN spreads.
+            visible = (visible & (key <= query)) | (key == query)
+        if self.attention == "sdpa":
+            return visible
+        dtype = self.model.dtype
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+            ~visible, torch.finfo(dtype).min
+        )
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The number of positions the model can take; a large number where its configuration sets no limit."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions (B, T) from the mask (B, T): its exclusive cumulative sum, so that padding does not count.
+
+    With learned positions a model that starts counting at the padding is a different model.
+    """
+    mask = attention_mask.long()
+    return mask.cumsum(1) - mask
+
+
+@dataclass
+class Packed:
+    """Sequences prompt + response as tensors, padded to the longest of them and no further."""
+
+    ids: Tensor
+    """(B, T) int64, padded on the right: nothing real ever sees the padding."""
+    attention_mask: Tensor
+    """(B, T) bool, True on prompt and response."""
+    predicts: Tensor
+    """(B, T) bool, True where the *next* token is one of the response: positions [prompt_length - 1 : -1]."""
+    last: Tensor
+    """(B,) int64, position of the last token of the response."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(N,) the response tokens of all rows, row by row, as `predicts` orders them."""
+        return self.ids[:, 1:][self.predicts[:, :-1]]
+
+
+def pack(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> Packed:
+    """Token ids in, token ids out: nothing is decoded, and no mask is read off a token id.
+
+    Masks come from lengths, so the stop token counts as a token of the response even where PAD has its id.
+    """
+    starts = torch.tensor([len(prompt) for prompt in prompts])
+    ends = starts + torch.tensor([len(response) for response in responses])
+    width = int(ends.max())
+    rows = [[*p, *r] + [pad_id] * (width - len(p) - len(r)) for p, r in zip(prompts, responses, strict=True)]
+    position = torch.arange(width)
+    return Packed(
+        ids=torch.tensor(rows).to(device),
+        attention_mask=(position < ends[:, None]).to(device),
+        predicts=((position >= starts[:, None] - 1) & (position < ends[:, None] - 1)).to(device),
+        last=(ends - 1).to(device),
+    )
+
+
+def response_mask(responses: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(B, R) bool: True on the tokens of the response, the stop token included, nothing after it."""
+    lengths = torch.tensor([len(response) for response in responses])
+    return (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)
