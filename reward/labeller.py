@@ -1,0 +1,120 @@
+"""From scores to rankings: a labeller with a stated noise, and the score function that users bring."""
+
+import importlib
+import math
+import operator
+import random
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from numbers import Real
+
+from data.console import UserError
+
+ScoreFunction = Callable[[str, str], float]
+"""(prompt, response) -> score; the higher, the better."""
+
+
+def rank(
+    scores: Sequence[float], temperature: float, rng: random.Random, texts: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Rank K responses by their scores with noise: indices, best first, ties grouped.
+
+    Each score / temperature gets Gumbel noise of its own, which samples the Plackett–Luce model: i stands
+    before j with probability exactly σ((sᵢ − sⱼ) / temperature), Bradley and Terry's (Yellott 1977).
+    Responses with the same text share one place (by the first one's score). Temperature 0 is the exact
+    order, where equal scores are tied too. The same state of `rng` gives the same ranking.
+
+    scores: K finite numbers. temperature: ≥ 0, in units of the score. texts: K; None means that all differ.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature {temperature} is negative")
+    if not all(math.isfinite(score) for score in scores):
+        raise ValueError(f"scores are not all finite: {list(scores)}")
+    if texts is not None and len(texts) != len(scores):
+        raise ValueError(f"{len(scores)} scores for {len(texts)} texts")
+    places: dict[object, list[int]] = {}  # what is one and the same for the labeller -> indices
+    for index in range(len(scores)):
+        same = texts[index] if texts is not None else index
+        places.setdefault(same, []).append(index)
+    groups = list(places.values())
+    if temperature == 0:
+        by_score: dict[float, list[int]] = {}
+        for group in groups:
+            by_score.setdefault(scores[group[0]], []).extend(group)
+        return [sorted(by_score[score]) for score in sorted(by_score, reverse=True)]
+    noisy = [scores[group[0]] / temperature + _gumbel(rng) for group in groups]
+    return [groups[i] for i in sorted(range(len(groups)), key=lambda i: -noisy[i])]
+
+
+def accuracy_ceiling(score_pairs: Iterable[tuple[float, float]], temperature: float) -> float:
+    """The best pair accuracy that anyone can expect on labels with this noise: the mean of max(p, 1 − p).
+
+    p = σ((a − b) / temperature) is how often the labeller prefers the response that scores a. Whoever knows
+    the scores exactly still can only pick the likelier one. score_pairs: the two scores of each labelled
+    pair; ValueError if there are none.
+    """
+    best = [_preference(abs(a - b), temperature) for a, b in score_pairs]
+    if not best:
+        raise ValueError("no pairs, so no accuracy")
+    return sum(best) / len(best)
+
+
+def ranking_to_pairs(
+    prompt: str, completions: Sequence[str], ranking: Sequence[Sequence[int]]
+) -> list[tuple[int, int]]:
+    """All (better, worse) pairs of indices that a ranking implies; tied and identical completions make none.
+
+    Raises UserError if the ranking is not one of these completions, each exactly once.
+    """
+    if sorted(index for group in ranking for index in group) != list(range(len(completions))):
+        raise UserError(
+            f"ranking {[list(group) for group in ranking]} of the prompt {prompt[-40:]!r}: "
+            f"name each of its {len(completions)} completions, 0 to {len(completions) - 1}, exactly once"
+        )
+    return [
+        (better, worse)
+        for upper, lower in combinations(ranking, 2)
+        for better in upper
+        for worse in lower
+        if completions[better] != completions[worse]
+    ]
+
+
+def load_score_function(spec: str) -> ScoreFunction:
+    """The user's own score from "module:callable", called as callable(prompt, response) -> float.
+
+    Raises UserError if there is no such callable and, when called, if it returns no finite number.
+    """
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise UserError(f"score function {spec!r}: write it as module:callable, for example mine.taste:score")
+    try:
+        function = operator.attrgetter(name)(importlib.import_module(module_name))
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"score function {spec!r}: no module {error.name!r}; run in the folder that holds it or install it"
+        ) from error
+    except AttributeError as error:
+        raise UserError(f"score function {spec!r}: {error}; name something that {module_name} defines") from error
+    if not callable(function):
+        raise UserError(f"score function {spec!r}: a {type(function).__name__} cannot be called; name a function")
+
+    def score(prompt: str, response: str) -> float:
+        value = function(prompt, response)
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            raise UserError(f"score function {spec!r}: returned {value!r:.60}; it must return a finite float")
+        return float(value)
+
+    return score
+
+
+def _gumbel(rng: random.Random) -> float:
+    """One draw of the standard Gumbel distribution: −log of a standard exponential."""
+    return -math.log(rng.expovariate(1.0) or math.ulp(0.0))  # random() may be 0
+
+
+def _preference(margin: float, temperature: float) -> float:
+    """σ(margin / temperature) for a margin ≥ 0; at temperature 0 a coin decides only between equals."""
+    if temperature == 0:
+        return 1.0 if margin > 0 else 0.5
+    return 1 / (1 + math.exp(-margin / temperature))
