@@ -83,6 +83,7 @@ class Critic:
       later where the training text repeats itself, so that 19 in 20 of its own passages of 30 words pass.
     - voice (gate): halved by every speaker's heading or blank line inside the reply.
 
+    Shares are of at least four words, so that a single good word is not a good reply.
     The lexicon is the training text's words and the CMU dictionary's; other languages score by the former,
     with syllables guessed from spelling. Building takes about a second for a megabyte of text.
     """
@@ -94,9 +95,9 @@ class Critic:
         self._copy_scale = (free_copy, free_copy + COPY_SLOPE)
         self._common = _commonest(joined)
         self._joins = _Joins(joined, self._common)
-        self._training_words = words_of(training_text)
-        self._training_pairs = _positions(self._training_words)
-        self._lexicon = set(self._training_words)
+        training_words = words_of(training_text)
+        self._verbatim = _Verbatim(training_words)
+        self._lexicon = set(training_words)
 
     def __call__(self, prompt: str, response: str) -> float:
         """The score of one reply in [0, 1]; 0 for a reply without words."""
@@ -114,6 +115,7 @@ class Critic:
         words = words_of(reply)
         if not words:
             return dict.fromkeys((*WEIGHTS, "verse"), 0.0) | dict.fromkeys(GATES, 1.0)
+        copied = max(self._verbatim.longest(words), _Verbatim(words_of(prompt)).longest(words))
         intrusions = len(_HEADING.findall(reply)) + reply.count("\n\n")
         glue = _ramp(self._joins.fit(_joined(reply)), *self._glue_scale)
         content = _ramp(_content_share(words, self._common), *self._content_scale)
@@ -126,7 +128,7 @@ class Critic:
             "craft": verse * glue * content,
             "verse": verse,
             "loop": 1 - _ramp(_repeated_share(words), *LOOP_SHARES),
-            "originality": 1 - _ramp(self._copied_run(prompt, words), *self._copy_scale),
+            "originality": 1 - _ramp(copied, *self._copy_scale),
             "voice": 0.5**intrusions,
         }
 
@@ -141,21 +143,12 @@ class Critic:
 
     def longest_copy(self, text: str) -> int:
         """Words in the longest run that stands verbatim in the training text, case and punctuation aside."""
-        words = words_of(text)
-        run = _longest_shared_run(words, self._training_words, self._training_pairs)
-        return run or int(not self._lexicon.isdisjoint(words))
+        return self._verbatim.longest(words_of(text))
 
     def _words(self, reply: str, count: int) -> float:
         # Short of a sentence's length one unknown word counts as one of eight, not as all there is.
         unknown = 4 * self.unknown_words(reply) / max(2 * SHORT_REPLY, count)
         return max(0.0, min(1.0, count / SHORT_REPLY) - unknown)
-
-    def _copied_run(self, prompt: str, words: Sequence[str]) -> int:
-        cue = words_of(prompt)
-        return max(
-            _longest_shared_run(words, self._training_words, self._training_pairs),
-            _longest_shared_run(words, cue, _positions(cue)),
-        )
 
 
 class _Joins:
@@ -204,6 +197,34 @@ class _Joins:
         return self._unspent[first] * self._class_lift.get((self._class(first), self._class(second)), 0.0)
 
 
+class _Verbatim:
+    """Finds the longest run of words that another text shares with this one."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+        self._vocabulary, self._pairs = set(words), set(pairwise(words))
+        self._triples: dict[tuple[str, str, str], list[int]] = {}  # -> where each begins
+        for position, triple in enumerate(zip(words, words[1:], words[2:], strict=False)):
+            self._triples.setdefault(triple, []).append(position)
+
+    def longest(self, words: Sequence[str]) -> int:
+        """Words in the longest run of `words` that stands in this text."""
+        longest = 0 if self._vocabulary.isdisjoint(words) else 1
+        if not self._pairs.isdisjoint(pairwise(words)):
+            longest = 2
+        for start, triple in enumerate(zip(words, words[1:], words[2:], strict=False)):
+            for position in self._triples.get(triple, ()):
+                room = min(len(words) - start, len(self._words) - position)
+                # Most places cannot lengthen the run, which the word that would do it shows at once.
+                if room <= longest or self._words[position + longest] != words[start + longest]:
+                    continue
+                length = 3
+                while length < room and self._words[position + length] == words[start + length]:
+                    length += 1
+                longest = max(longest, length)
+        return longest
+
+
 def _join_fit(lift: float) -> float:
     return _ramp(math.log(lift), *JOIN_BOUNDS) if lift > 0 else 0.0
 
@@ -247,10 +268,9 @@ def _calibrate(joined: Sequence[str]) -> tuple[tuple[float, float], tuple[float,
     stride = next(step for step in (101, 103, 107) if len(rest) % step)
     scattered = [rest[i * stride % len(rest)] for i in range(len(rest))]
     words = [token for token in rest if token not in PAUSES]
-    source = [token for token in joined[:split] if token not in PAUSES]
-    pairs = _positions(source)
+    verbatim = _Verbatim([token for token in joined[:split] if token not in PAUSES])
     passages = (words[start : start + COPY_PASSAGE] for start in range(0, len(words), COPY_PASSAGE))
-    runs = sorted(_longest_shared_run(passage, source, pairs) for passage in passages)
+    runs = sorted(verbatim.longest(passage) for passage in passages)
     free_copy = max(FREE_COPY, runs[len(runs) * 19 // 20] if runs else 0)
     return (joins.fit(scattered), joins.fit(rest)), (0.0, _content_share(words, common)), free_copy
 
@@ -282,30 +302,6 @@ def _repeated_share(words: Sequence[str]) -> float:
         repeated += pair in last and position - last[pair] <= LOOP_WINDOW
         last[pair] = position
     return repeated / max(1, len(words) - 1)
-
-
-def _positions(words: Sequence[str]) -> dict[Pair, list[int]]:
-    """Where each pair of neighbours begins."""
-    positions: dict[Pair, list[int]] = {}
-    for position, pair in enumerate(pairwise(words)):
-        positions.setdefault(pair, []).append(position)
-    return positions
-
-
-def _longest_shared_run(words: Sequence[str], source: Sequence[str], pairs: dict[Pair, list[int]]) -> int:
-    """Length of the longest run of two or more words in both; `pairs` are the source's _positions. Else 0."""
-    longest = 0
-    for start in range(len(words) - 1):
-        for position in pairs.get((words[start], words[start + 1]), ()):
-            room = min(len(words) - start, len(source) - position)
-            # Most positions cannot lengthen the run, which the word that would do it shows at once.
-            if room <= longest or source[position + longest] != words[start + longest]:
-                continue
-            length = 2
-            while length < room and source[position + length] == words[start + length]:
-                length += 1
-            longest = max(longest, length)
-    return longest
 
 
 def _ramp(value: float, zero: float, one: float) -> float:
