@@ -1,0 +1,111 @@
+"""The report's plots as inline SVG, in the page's own colours and fonts, light and dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+# Colours that stand for the page's CSS variables: put into the SVG in their place when it is written.
+COLOURS = {
+    "ink": "#010101",
+    "faint": "#020202",
+    "pretrain": "#030303",
+    "sft": "#040404",
+    "rlhf": "#050505",
+    "play": "#060606",
+    "control": "#070707",
+}
+
+
+def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: Sequence[str]) -> str:
+    """Named (x, y) curves; `colours` are names of COLOURS, one a curve."""
+    figure, axes = _axes(4.2, 2.6)
+    for (name, (x, y)), colour in zip(curves.items(), colours, strict=True):
+        marker = "o" if len(x) < 12 else None
+        axes.plot(x, y, label=name, color=COLOURS[colour], linewidth=1.7, marker=marker, markersize=3.5)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(axis="y", color=COLOURS["faint"], linewidth=0.6)
+    axes.xaxis.set_major_locator(plt.MaxNLocator(5))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if len(curves) > 1:
+        axes.legend(frameon=False, labelcolor=COLOURS["ink"])
+    return _svg(figure, f"{ylabel} over {xlabel}")
+
+
+def calibration_chart(bins: Sequence[tuple[float, float]]) -> str:
+    """(predicted, observed) shares against the diagonal of perfect calibration."""
+    figure, axes = _axes(4.2, 2.6)
+    axes.plot([0, 1], [0, 1], color=COLOURS["faint"], linewidth=1.2, linestyle="--")
+    axes.plot(*zip(*bins, strict=True), color=COLOURS["rlhf"], linewidth=1.7, marker="o", markersize=4)
+    axes.set(xlabel="predicted probability", ylabel="share preferred", xlim=(0, 1), ylim=(0, 1))
+    return _svg(figure, "how often the preferred reply was the predicted one")
+
+
+def win_rate_chart(rates: Sequence[tuple[str, dict[str, Any], str]]) -> str:
+    """One row per comparison (label, win rate, colour): a dot with its 95 % interval, and the line of chance."""
+    figure, axes = _axes(6.2, 0.36 * len(rates) + 0.8)
+    axes.axvline(0.5, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 3)))
+    for place, (_, rate, colour) in enumerate(rates):
+        axes.plot([rate["low"], rate["high"]], [place, place], color=COLOURS[colour], linewidth=5, alpha=0.35,
+                  solid_capstyle="round")  # fmt: skip
+        axes.plot(rate["rate"], place, "o", color=COLOURS[colour], markersize=6.5)
+        axes.text(1.03, place, f"{rate['rate']:.2f}", va="center", color=COLOURS["ink"], fontsize=9.5)
+    axes.set_yticks(range(len(rates)), [label for label, _, _ in rates])
+    axes.set(xlim=(0, 1), ylim=(len(rates) - 0.4, -0.6), xlabel="share of prompts won")
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+    axes.grid(axis="x", color=COLOURS["faint"], linewidth=0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0)
+    return _svg(figure, "win rates with 95 % intervals")
+
+
+def bar_chart(values: Mapping[str, float], title: str) -> str:
+    """One bar in [0, 1] for each stage, named by its key of COLOURS."""
+    figure, axes = _axes(2.3, 1.15)
+    names = list(values)
+    axes.barh(names, list(values.values()), color=[COLOURS[name] for name in names], height=0.72)
+    for place, value in enumerate(values.values()):
+        axes.text(value + 0.03, place, f"{value:.2f}", va="center", color=COLOURS["ink"], fontsize=9)
+    axes.set(xlim=(0, 1.25), ylim=(len(names) - 0.4, -0.6))
+    axes.axis("off")
+    return _svg(figure, title)
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(COLOURS["faint"])
+    axes.tick_params(colors=COLOURS["ink"], labelsize=9, color=COLOURS["faint"])
+    axes.xaxis.label.set(color=COLOURS["ink"], fontsize=9)
+    axes.yaxis.label.set(color=COLOURS["ink"], fontsize=9)
+    return figure, axes
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an <svg> element without size, font, background or metadata of its own."""
+    out = io.StringIO()
+    # Text stays text, so it takes the page's font; the salt makes ids differ between plots and not between runs.
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg
