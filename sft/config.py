@@ -1,0 +1,108 @@
+"""What a fine-tuning run is made of, and the presets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.console import UserError
+from pretrain.stage import StageOptions
+
+
+@dataclass(kw_only=True)
+class FineTuneConfig(StageOptions):
+    """Fine-tune the pretrained model to answer a prompt with one reply and to stop."""
+
+    data: Path | None = None
+    """Your own pairs, JSONL of {"prompt", "completion"}; default: the dialogue of the base's corpus."""
+    prompt_length: int = 64
+    """Longest prompt in tokens; a longer one loses its beginning. Later stages inherit it."""
+    response_length: int = 64
+    """Longest response in tokens, its end token included. Later stages inherit it."""
+    min_words: int = 8
+    """Learn only from completions of at least so many words: in a play many replies are a mere "Ay, my lord."."""
+    max_pairs: int | None = None
+    """Learn from at most so many pairs, drawn at random; default all."""
+
+    epochs: int = 1
+    """Passes over the pairs."""
+    batch_size: int = 32
+    """Pairs an optimizer step, over all processes."""
+    micro_batch_size: int | None = 16
+    """Pairs a forward pass on one process; a step's pairs are sorted by length, so smaller means less padding."""
+    learning_rate: float = 3e-4
+    """Peak of AdamW's learning rate."""
+    warmup_fraction: float = 0.05
+    """Share of the steps in which the learning rate rises linearly from 0; after them it falls linearly to 0."""
+    adam_beta2: float = 0.95
+    """Second moment's decay; the first moment's is 0.9."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient's norm."""
+    dropout: float = 0.0
+    """Rate while fine-tuning; gpt2 has it everywhere, modern (saved as Qwen3) in the attention only."""
+
+    log_every: int = 10
+    """Optimizer steps between two lines of metrics.jsonl."""
+    eval_every: int = 50
+    """Optimizer steps between two measurements of the held-out loss."""
+    save_every: int = 50
+    """Optimizer steps between the states that --resume continues from."""
+    samples: int = 256
+    """Held-out prompts that are answered, before and after, to see whether the model stops by itself."""
+
+    def micro_batches(self, processes: int) -> tuple[int, int]:
+        """(pairs a forward pass, forward passes a step) on one of `processes`."""
+        share, rest = divmod(self.batch_size, processes)
+        if rest or share == 0:
+            raise UserError(f"batch_size {self.batch_size} is not divisible by {processes} processes")
+        micro = share if self.micro_batch_size is None else min(self.micro_batch_size, share)
+        if share % micro:
+            raise UserError(
+                f"a process's batch of {share} is not divisible by micro_batch_size {micro}: change one of them"
+            )
+        return micro, share // micro
+
+    def validate(self, context_length: int) -> None:
+        """Raise UserError for what cannot be trained on a base with this context."""
+        counts = ["epochs", "batch_size", "log_every", "eval_every", "save_every", "samples", "prompt_length"]
+        for name in (*counts, "max_pairs", "micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if self.response_length < 2:
+            raise UserError(f"response_length must be at least 2 (a token and the end), not {self.response_length}")
+        if self.prompt_length + self.response_length > context_length:
+            raise UserError(
+                f"prompt_length {self.prompt_length} + response_length {self.response_length} exceed the base's "
+                f"context of {context_length} tokens: shorten one of them"
+            )
+        if self.min_words < 0:
+            raise UserError(f"min_words must not be negative, but is {self.min_words}")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("warmup_fraction", "adam_beta2", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+PRESETS: dict[str, tuple[str, FineTuneConfig]] = {
+    "smoke": (
+        "seconds: what the tests drive",
+        FineTuneConfig(
+            prompt_length=40,
+            response_length=48,
+            min_words=0,
+            max_pairs=320,
+            batch_size=16,
+            learning_rate=1e-3,
+            eval_every=10,
+            save_every=10,
+            log_every=5,
+            samples=32,
+        ),
+    ),
+    "laptop": ("2 CPU cores, under a minute", FineTuneConfig()),
+    "gpu": (
+        "one GPU, for the 10.7 M base",
+        FineTuneConfig(prompt_length=128, response_length=128, batch_size=64, micro_batch_size=64),
+    ),
+}

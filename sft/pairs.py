@@ -1,0 +1,117 @@
+"""The pairs that are learned from, as tokens."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data.console import UserError
+from data.corpus import Corpus
+from data.dialogue import Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
+from data.jsonl import read_jsonl
+from data.tokenizers import Tokenizer
+from sft.config import FineTuneConfig
+
+IGNORED = -100
+"""The label of a position that is not learned."""
+
+
+class Example(NamedTuple):
+    """A pair as token ids; the completion ends with `<|endoftext|>`.
+
+    They are tokenised apart: sampling starts from a prompt's own tokens, so none may straddle the boundary.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.completion
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids, the prompt's replaced by IGNORED."""
+        return [IGNORED] * len(self.prompt) + self.completion
+
+
+class Examples(NamedTuple):
+    """Encoded pairs and what became of the others."""
+
+    examples: list[Example]
+    pairs: list[Pair]
+    """The pair of each example."""
+    cut: int
+    """How many completions were cut at the end of a sentence to fit."""
+    dropped: int
+    """How many pairs were left out: a completion with too few words, or a first sentence that does not fit."""
+
+
+class Sources(NamedTuple):
+    train: list[Pair]
+    dev: list[Pair]
+    """Held out: no prompt of theirs is in `train`'s text."""
+
+
+def load_pairs(config: FineTuneConfig, corpus: Corpus) -> Sources:
+    """The corpus's dialogue (train and dev of its own split), or the user's file, a tenth of its prompts held out."""
+    if config.data is None:
+        sources = Sources(dialogue_pairs(corpus.train), heldout_pairs(corpus.validation).dev)
+        if not sources.train or not sources.dev:
+            raise UserError(
+                f"corpus '{corpus.name}' has no dialogue in its training or its validation split "
+                "(SPEAKER: on a line, the speech, a blank line): give pairs with --data FILE.jsonl"
+            )
+        return sources
+    pairs = read_pairs(config.data)
+    prompts = sorted({pair.prompt for pair in pairs})
+    if len(prompts) < 2:
+        raise UserError(f"{config.data}: needs at least two different prompts, one of them is held out")
+    random.Random(config.seed).shuffle(prompts)
+    held_out = set(prompts[: max(1, len(prompts) // 10)])
+    return Sources(
+        train=[pair for pair in pairs if pair.prompt not in held_out],
+        dev=[pair for pair in pairs if pair.prompt in held_out],
+    )
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Pairs of a JSONL file of {"prompt", "completion"}, neither of them empty."""
+    rows = read_jsonl(path, {"prompt": str, "completion": str})
+    for number, row in enumerate(rows, start=1):
+        for key in ("prompt", "completion"):
+            if not row[key].strip():
+                raise UserError(f'{path}, pair {number}: "{key}" is empty; fill or remove it')
+    return [Pair(row["prompt"], row["completion"]) for row in rows]
+
+
+def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, config: FineTuneConfig) -> Examples:
+    """Encode every pair that the configuration keeps, and count the rest."""
+    examples, kept, cut = [], [], 0
+    for pair in pairs:
+        if len(pair.completion.split()) < config.min_words:
+            continue
+        completion = encode_completion(tokenizer, pair.completion, config.response_length)
+        if completion is None:
+            continue
+        examples.append(Example(encode_prompt(tokenizer, pair.prompt, config.prompt_length), completion))
+        kept.append(pair)
+        cut += tokenizer.decode(completion) != pair.completion
+    return Examples(examples, kept, cut, len(pairs) - len(examples))
+
+
+def training_order(lengths: Sequence[int], config: FineTuneConfig) -> list[int]:
+    """Indices of the examples in the order of training, all epochs in one row.
+
+    Every epoch is shuffled; then the pairs of one optimizer step are sorted by length, so that a micro
+    batch holds little padding. The step sees the same pairs as without sorting, so nothing is biased. A fixed
+    order also lets a resumed run continue from the step alone.
+    """
+    generator = random.Random(config.seed)
+    order: list[int] = []
+    for _ in range(config.epochs):
+        epoch = list(range(len(lengths)))
+        generator.shuffle(epoch)
+        order += epoch
+    steps = [order[first : first + config.batch_size] for first in range(0, len(order), config.batch_size)]
+    return [index for step in steps for index in sorted(step, key=lambda index: lengths[index], reverse=True)]

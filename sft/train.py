@@ -1,0 +1,328 @@
+"""Supervised fine-tuning with trl's SFTTrainer: the base learns to give one reply and to end it.
+
+The first step of InstructGPT (Ouyang et al., arXiv 2203.02155): the loss is on the completions alone.
+"""
+
+import json
+import logging
+import math
+import random
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import set_seed
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from data.console import UserError
+from data.dialogue import encode_prompt
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import load_model
+from pretrain.plots import plot_curves
+from pretrain.progress import Bar, progress_bar
+from pretrain.stage import (
+    StageFolder,
+    StageRecord,
+    announce,
+    open_stage,
+    parent_corpus,
+    parent_of,
+    read_parent,
+    settings,
+)
+from sft.config import FineTuneConfig
+from sft.evaluate import Replies, completion_nats, sample_replies
+from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
+
+DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
+"""What transformers calls the dropout rates of Qwen3 and GPT-2."""
+SHOWN = 6
+"""Replies in samples.md."""
+
+
+class FineTuning:
+    """One run: the base, the pairs, and trl's trainer on both."""
+
+    def __init__(self, config: FineTuneConfig) -> None:
+        self.config, self.base = config, config.run / "pretrain"
+        self.state = PartialState()
+        self.parent = read_parent(config.run, "pretrain")
+        config.validate(self.parent.config["context_length"])
+        self.micro, self.accumulation = config.micro_batches(self.state.num_processes)
+        with self.state.main_process_first():
+            self.corpus = parent_corpus(self.parent)
+        self.tokenizer = Tokenizer.load(self.base)
+        sources = load_pairs(config, self.corpus)
+        self.train = encode_pairs(sources.train, self.tokenizer, config)
+        self.dev = encode_pairs(sources.dev, self.tokenizer, config)
+        self.asked = list({pair.prompt: pair for pair in sources.dev}.values())[: config.samples]
+        if not self.train.examples or not self.dev.examples:
+            raise UserError(
+                f"no pair is left to {'train on' if self.dev.examples else 'evaluate on'} with min_words "
+                f"{config.min_words} and response_length {config.response_length}: lower the one or raise the other"
+            )
+        self.examples = self.train.examples
+        if config.max_pairs is not None and config.max_pairs < len(self.examples):
+            self.examples = random.Random(config.seed).sample(self.examples, config.max_pairs)
+        self.steps = math.ceil(len(self.examples) * config.epochs / config.batch_size)
+        quiet_libraries()
+        set_seed(config.seed)
+        self.model = load_base(self.base, self.tokenizer, config.dropout)
+
+    def describe(self) -> str:
+        config, parameters = self.config, sum(parameter.numel() for parameter in self.model.parameters())
+        return (
+            f"{parameters / 1e6:.2f} M parameters from {self.base} · {len(self.examples)} pairs "
+            f"({self.train.cut} completions cut at a sentence, {self.train.dropped} pairs left out) · prompt "
+            f"{config.prompt_length} + response {config.response_length} tokens · {self.steps} steps of "
+            f"{config.batch_size}"
+        )
+
+    def nats(self) -> float:
+        """Held-out nats per completion token of the model as it is now."""
+        training = self.model.training
+        self.model.eval()
+        nats = completion_nats(self._predict, self.dev.examples, self.model.device)
+        self.model.train(training)
+        return nats
+
+    def replies(self, checkpoint: Path) -> Replies:
+        """Replies of a checkpoint to the held-out prompts that are asked."""
+        device = self.state.device if self.state.device.type == "cuda" else "cpu"
+        prompts = [encode_prompt(self.tokenizer, pair.prompt, self.config.prompt_length) for pair in self.asked]
+        model = load_model(checkpoint, device)
+        return sample_replies(model, self.tokenizer, prompts, self.config.response_length, self.config.seed)
+
+    def trainer(self, folder: StageFolder) -> SFTTrainer:
+        """trl's trainer on the examples, after counting that it took every one of them whole."""
+        order = training_order([len(example.ids) for example in self.examples], self.config)
+        examples = [self.examples[index] for index in order]
+        trainer = SFTTrainer(
+            model=self.model,
+            args=self._arguments(folder),
+            train_dataset=as_dataset(examples),
+            processing_class=AutoTokenizer.from_pretrained(self.base),
+        )
+        trainer.remove_callback(PrinterCallback)
+        check_nothing_lost(examples, trainer.train_dataset)
+        return trainer
+
+    def _predict(self, ids: Tensor) -> Tensor:
+        return self.model(input_ids=ids, use_cache=False).logits
+
+    def _arguments(self, folder: StageFolder) -> SFTConfig:
+        config, cuda = self.config, torch.cuda.is_available()
+        return SFTConfig(
+            output_dir=str(folder.resume_path),
+            # The examples come in order and with their labels: no shuffling, no truncation, no second EOS.
+            num_train_epochs=1,
+            train_sampling_strategy="sequential",
+            max_length=None,
+            per_device_train_batch_size=self.micro,
+            gradient_accumulation_steps=self.accumulation,
+            learning_rate=config.learning_rate,
+            warmup_steps=round(config.warmup_fraction * self.steps),
+            lr_scheduler_type="linear",
+            optim="adamw_torch",
+            adam_beta1=0.9,
+            adam_beta2=config.adam_beta2,
+            weight_decay=0.0,
+            max_grad_norm=config.max_grad_norm,
+            gradient_checkpointing=False,
+            bf16=cuda and torch.cuda.is_bf16_supported(),  # trl's default is True, on processors without it too
+            use_cpu=not cuda,
+            seed=config.seed,
+            logging_steps=config.log_every,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=config.save_every,
+            save_total_limit=1,
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=cuda,
+        )
+
+
+class Watch(TrainerCallback):
+    """Moves the bar, measures the held-out loss and writes metrics.jsonl."""
+
+    def __init__(self, run: FineTuning, folder: StageFolder, bar: Bar) -> None:
+        self.run, self.folder, self.bar = run, folder, bar
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.advance()
+        every, ended = self.run.config.eval_every, state.global_step == self.run.steps
+        if self.run.state.is_main_process and (ended or state.global_step % every == 0):
+            nats = self.run.nats()
+            self.folder.log(step=state.global_step, dev_nats=round(nats, 5))
+            self.bar.advance(0, f"held-out perplexity {math.exp(nats):.2f}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return  # the summary at the end
+        if not math.isfinite(logs["loss"]):
+            raise UserError(f"the loss is no longer a number at step {state.global_step}: lower --learning-rate")
+        self.folder.log(
+            step=state.global_step,
+            train_nats=round(logs["loss"], 5),
+            train_accuracy=round(logs["mean_token_accuracy"], 5),
+            gradient_norm=round(logs["grad_norm"], 5),
+            learning_rate=logs["learning_rate"],
+            seconds=round(self.folder.seconds, 2),
+        )
+
+
+def fine_tune(config: FineTuneConfig, preset: str) -> Path:
+    """Fine-tune RUN/pretrain on prompt–completion pairs and leave the model in RUN/sft; returns that folder."""
+    run = FineTuning(config)
+    folder = open_stage("sft", config)
+    announce("sft", run.describe())
+    results: dict[str, Any] = {}
+    main = run.state.is_main_process
+    if main:
+        nats_before, before = run.nats(), run.replies(run.base)
+    trainer = run.trainer(folder)
+    checkpoint = last_checkpoint(folder)
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if folder.resuming:
+        folder.keep_metrics(lambda line: line["step"] <= done)
+    with progress_bar("sft", run.steps, done) as bar:
+        trainer.add_callback(Watch(run, folder, bar))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if main:
+        run.model.config.use_cache = True  # trl turns it off for training
+        run.model.save_pretrained(folder.path)
+        run.tokenizer.save(folder.path, run.parent.config["context_length"])
+        nats_after, after = run.nats(), run.replies(folder.path)
+        results = {
+            "perplexity_before": round(math.exp(nats_before), 4),
+            "perplexity_after": round(math.exp(nats_after), 4),
+            "nats_before": round(nats_before, 5),
+            "nats_after": round(nats_after, 5),
+            "stop_share_before": round(before.stop_share, 4),
+            "stop_share": round(after.stop_share, 4),
+            "mean_response_tokens": round(after.mean_tokens, 2),
+            "pairs_train": len(run.examples),
+            "pairs_cut": run.train.cut,
+            "pairs_dropped": run.train.dropped,
+            "pairs_dev": len(run.dev.examples),
+        }
+        write_plot(folder.path / "loss.png", folder.read_metrics(), nats_before)
+        write_samples(folder.path / "samples.md", run, before, after)
+    record = StageRecord(
+        stage="sft",
+        preset=preset,
+        config=settings(config),
+        parent=parent_of(run.parent, config.run),
+        corpus=run.parent.corpus,
+        seed=config.seed,
+        results=results,
+    )
+    folder.finish(record)
+    if main:
+        announce(
+            "sft",
+            f"perplexity of held-out completions {results['perplexity_before']:.2f} → "
+            f"{results['perplexity_after']:.2f} · {results['stop_share']:.0%} of replies stop by themselves, after "
+            f"{results['mean_response_tokens']:.0f} tokens · {record.wall_seconds:.0f} s → {folder.final}",
+        )
+    return folder.final
+
+
+def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> torch.nn.Module:
+    """The pretrained model in float32, its end token ready to be learned.
+
+    No text of pretraining holds `<|endoftext|>`, so its row is noise. It starts as the newline's, which ended
+    a speech until now; from noise, or the mean of all rows, one epoch does not teach the model to stop.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    newline = tokenizer.encode("\n")[0]
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[tokenizer.eos_id] = layer.weight[newline]  # one tensor where they are tied
+    return model
+
+
+def as_dataset(examples: list[Example]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "input_ids": [example.ids for example in examples],
+            "labels": [example.labels for example in examples],
+        }
+    )
+
+
+def check_nothing_lost(examples: list[Example], taken: Any) -> None:
+    """The trainer's data set holds the examples and the learned tokens that went in (UserError)."""
+    tokens = sum(len(example.completion) for example in examples)
+    learned = sum(label != IGNORED for labels in taken["labels"] for label in labels)
+    if len(taken) != len(examples) or learned != tokens:
+        raise UserError(
+            f"trl's SFTTrainer kept {len(taken)} of {len(examples)} examples and {learned} of {tokens} completion "
+            "tokens: this version of trl changes the data; install the versions of constraints.txt"
+        )
+
+
+def last_checkpoint(folder: StageFolder) -> Path | None:
+    """The latest whole state in `resume/`; what a kill left half-written is removed."""
+    whole = []
+    for path in folder.resume_path.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text("utf-8"))  # the last file that is written
+            whole.append(path)
+        except (OSError, ValueError):
+            if PartialState().is_main_process:
+                shutil.rmtree(path)
+    PartialState().wait_for_everyone()
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def quiet_libraries() -> None:
+    """Our bar and our lines say what happens; transformers, datasets and trl speak up for errors only."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(trl|transformers|accelerate|torch)\b")
+
+
+def write_plot(path: Path, metrics: list[dict[str, Any]], nats_before: float) -> None:
+    """Loss of training and of the held-out completions over the steps."""
+    training = [(line["step"], line["train_nats"]) for line in metrics if "train_nats" in line]
+    dev = [(0, nats_before)] + [(line["step"], line["dev_nats"]) for line in metrics if "dev_nats" in line]
+    plot_curves(
+        path,
+        {
+            name: ([step for step, _ in points], [nats for _, nats in points])
+            for name, points in (("training", training), ("held out", dev))
+        },
+        xlabel="optimizer step",
+        ylabel="nats per completion token",
+        title="Supervised fine-tuning",
+    )
+
+
+def write_samples(path: Path, run: FineTuning, before: Replies, after: Replies) -> None:
+    """Held-out prompts with the corpus's own reply and those of the model before and after."""
+    parts = ["# Replies to held-out prompts\n\nThe base's reply ends at its first blank line.\n"]
+    for number, pair in enumerate(run.asked[:SHOWN]):
+        parts.append(f"## {number + 1}\n")
+        base = before.texts[number].partition("\n\n")[0]
+        texts = {"Prompt": pair.prompt, "Own reply": pair.completion, "Pretrained": base, "SFT": after.texts[number]}
+        for name, text in texts.items():
+            parts.append(f"{name}:\n\n```text\n" + text.strip("\n").replace("```", "'''") + "\n```\n")
+    path.write_text("\n".join(parts), "utf-8")
