@@ -1,0 +1,127 @@
+"""Sample K responses to every prompt from a policy, and have them ranked.
+
+Every batch of prompts has random numbers of its own, seeded by its place, so the outcome is the same
+however many processes share the work.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from data.dialogue import Pair, encode_completion, encode_prompt
+from data.tokenizers import Tokenizer
+from pretrain.progress import progress_bar
+from pretrain.sampling import CachedModel, generate
+from reward.labeller import ScoreFunction, rank
+from reward.rankings import Ranking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How responses are drawn: lengths in tokens, `responses` for each prompt."""
+
+    responses: int
+    prompt_length: int
+    response_length: int
+    temperature: float
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labeller:
+    """Who ranks, by which score and with how much noise (in units of the score)."""
+
+    score: ScoreFunction
+    annotator: str
+    temperature: float
+
+
+def choose_prompts(pairs: Sequence[Pair], count: int, seed: int, excluded: frozenset[str]) -> list[Pair]:
+    """At most `count` pairs in a seeded order, each prompt once and none of `excluded`."""
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        if pair.prompt not in excluded:
+            first.setdefault(pair.prompt, pair)
+    chosen = list(first.values())
+    random.Random(seed).shuffle(chosen)
+    return chosen[:count]
+
+
+def collect_rankings(
+    policy: CachedModel,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    sampling: Sampling,
+    labeller: Labeller,
+    policy_name: str,
+    include_play: bool = False,
+) -> list[Ranking]:
+    """One ranking of `sampling.responses` responses for every prompt, in the order of `pairs`.
+
+    With `include_play` the play's own reply (cut at a sentence's end to what fits) is one more candidate,
+    the last. Under `accelerate launch` the processes share the work and all return everything.
+    """
+    state = PartialState()
+    prompts = [encode_prompt(tokenizer, pair.prompt, sampling.prompt_length) for pair in pairs]
+    # Prompts of one length waste no padding.
+    order = sorted(range(len(pairs)), key=lambda index: len(prompts[index]))
+    together = max(1, sampling.batch_size // sampling.responses)
+    batches = [order[start : start + together] for start in range(0, len(order), together)]
+    mine: list[tuple[int, Ranking]] = []
+    with progress_bar("sample", len(pairs)) as bar:
+        for number, batch in enumerate(batches):
+            if number % state.num_processes != state.process_index:
+                continue
+            generator = torch.Generator(policy.device).manual_seed(sampling.seed * 1_000_003 + number)
+            drawn = generate(
+                policy,
+                [prompts[index] for index in batch for _ in range(sampling.responses)],
+                max_new_tokens=sampling.response_length,
+                temperature=sampling.temperature,
+                stop_ids=[tokenizer.eos_id],
+                generator=generator,
+            )
+            for place, index in enumerate(batch):
+                responses = drawn[place * sampling.responses : (place + 1) * sampling.responses]
+                if include_play:
+                    reply = encode_completion(tokenizer, pairs[index].completion, sampling.response_length)
+                    responses += [reply] if reply else []
+                rng = random.Random(f"{sampling.seed} {index}")
+                ranking = _ranked(
+                    tokenizer, pairs[index].prompt, prompts[index], responses, labeller, rng, policy_name, sampling.seed
+                )
+                mine.append((index, ranking))
+            bar.advance(len(batch))
+    everyone = gather_object(mine) if state.num_processes > 1 else mine
+    return [ranking for _, ranking in sorted(everyone, key=lambda item: item[0])]
+
+
+def _ranked(
+    tokenizer: Tokenizer,
+    prompt: str,
+    prompt_ids: list[int],
+    responses: list[list[int]],
+    labeller: Labeller,
+    rng: random.Random,
+    policy_name: str,
+    seed: int,
+) -> Ranking:
+    texts = [tokenizer.decode(ids) for ids in responses]
+    scores = [labeller.score(prompt, text) for text in texts]
+    return Ranking(
+        prompt=prompt,
+        completions=texts,
+        stopped=[ids[-1] == tokenizer.eos_id for ids in responses],
+        ranking=rank(scores, labeller.temperature, rng, texts),
+        annotator=labeller.annotator,
+        policy=policy_name,
+        seed=seed,
+        prompt_ids=prompt_ids,
+        completion_ids=responses,
+        scores=scores,
+    )

@@ -1,0 +1,132 @@
+"""What a reward run is made of, and the presets."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from data.console import UserError
+from pretrain.stage import StageOptions, StageRecord
+
+
+@dataclass(kw_only=True)
+class RewardModelConfig(StageOptions):
+    """Sample responses from the SFT model, rank them, train the reward model on the rankings."""
+
+    n_prompts: int = 5200
+    """Prompts of the training text that are ranked, at most as many as it has."""
+    n_heldout: int = 360
+    """Held-out prompts (dev) that the reward model is judged on, at most as many as there are."""
+    responses: int = 4
+    """Responses sampled for each prompt (K of InstructGPT)."""
+    include_play: bool = False
+    """Rank the play's own reply as one more candidate."""
+    temperature: float = 1.0
+    """Sampling temperature of the responses."""
+    prompt_length: int | None = None
+    """Longest prompt in tokens; default: what the SFT stage used."""
+    response_length: int | None = None
+    """Longest response in tokens, its end included; default: what the SFT stage used."""
+
+    score: str = "critic"
+    """Who ranks: critic, or module:callable, called as callable(prompt, response) -> float."""
+    label_temperature: float = 0.08
+    """Noise of the labels, in units of the score: P(a before b) = sigmoid((a - b)/temperature); 0 is exact."""
+    rankings: tuple[str, ...] = ()
+    """JSONL files of rankings made elsewhere, by people for example."""
+    rankings_use: Literal["replace", "mix"] = "replace"
+    """Whether --rankings take the place of the scored rankings or are added to them."""
+
+    epochs: int = 1
+    """Times that the training sees every ranking."""
+    batch_size: int = 16
+    """Rankings an optimizer step, over all processes; all pairs of a ranking stand in one batch."""
+    micro_batch_size: int | None = None
+    """Rankings a forward and backward pass on one process; fewer than the batch accumulates gradients."""
+    rows_per_forward: int = 16
+    """Responses that run through the model together; those of a batch are grouped by length."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.05
+    """Share of the steps in which the learning rate rises linearly from 0; then it falls linearly to 0."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient's norm."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of the activations; auto takes bf16 where the processor has instructions for it."""
+
+    sample_batch_size: int = 256
+    """Responses sampled together on one process."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 100
+    """Steps between the states that --resume continues from."""
+
+    def validate(self) -> None:
+        """Raise UserError for a configuration that cannot be run."""
+        for name, least in (
+            ("n_prompts", 1),
+            ("n_heldout", 8),
+            ("responses", 2),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("rows_per_forward", 1),
+            ("sample_batch_size", 1),
+            ("log_every", 1),
+            ("save_every", 1),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("temperature", "learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("label_temperature", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise UserError(f"warmup_fraction must be between 0 and 1, not {self.warmup_fraction}")
+        if self.rankings_use == "mix" and not self.rankings:
+            raise UserError("rankings_use mix needs something to mix with: give --rankings FILE")
+
+    def resolved(self, sft: StageRecord, context_length: int) -> "RewardModelConfig":
+        """With the lengths of the SFT stage where none are given; UserError if they outgrow the context."""
+        prompt = sft.config["prompt_length"] if self.prompt_length is None else self.prompt_length
+        response = sft.config["response_length"] if self.response_length is None else self.response_length
+        if prompt < 1 or response < 2:
+            raise UserError(f"prompt_length {prompt} and response_length {response} leave no room for a response")
+        if prompt + response > context_length:
+            raise UserError(
+                f"prompt_length {prompt} + response_length {response} exceed the model's context of "
+                f"{context_length} tokens: shorten one of them"
+            )
+        return replace(self, prompt_length=prompt, response_length=response)
+
+    def micro_batches(self, processes: int) -> tuple[int, int]:
+        """(rankings a forward pass, forward passes a step) on one of `processes`."""
+        share, rest = divmod(self.batch_size, processes)
+        if rest or share == 0:
+            raise UserError(f"batch_size {self.batch_size} is not divisible by {processes} processes")
+        micro = self.micro_batch_size or share
+        if micro < 1 or share % micro:
+            raise UserError(
+                f"a process's batch of {share} is not divisible by micro_batch_size {micro}: change one of them"
+            )
+        return micro, share // micro
+
+
+PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
+    "smoke": (
+        "seconds: what the tests drive",
+        RewardModelConfig(n_prompts=48, n_heldout=16, batch_size=8, log_every=2, save_every=3),
+    ),
+    "laptop": ("2 CPU cores, under 2 minutes", RewardModelConfig()),
+    "gpu": (
+        "one GPU, bf16",
+        RewardModelConfig(
+            n_prompts=6000,
+            batch_size=32,
+            rows_per_forward=128,
+            learning_rate=3e-4,
+            precision="bf16",
+            sample_batch_size=1024,
+        ),
+    ),
+}

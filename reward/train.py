@@ -1,0 +1,318 @@
+"""The reward stage: responses of the SFT model → rankings → a model that scores responses."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoTokenizer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import RewardConfig
+
+from data.console import UserError
+from data.corpus import Corpus
+from data.dialogue import HeldOut, Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import load_model
+from pretrain.plots import plot_curves
+from pretrain.progress import progress_bar
+from pretrain.stage import (
+    StageFolder,
+    StageRecord,
+    announce,
+    open_stage,
+    parent_corpus,
+    parent_of,
+    read_parent,
+    settings,
+)
+from pretrain.train import compute_dtype
+from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings
+from reward.config import RewardModelConfig
+from reward.critic import Critic
+from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
+from reward.labeller import load_score_function
+from reward.model import RewardModel, new_reward_model, quiet_transformers
+from reward.rankings import (
+    Ranking,
+    read_collected,
+    read_rankings,
+    split_by_prompt,
+    write_pairs,
+    write_rankings,
+)
+from reward.trainer import RankingCollator, RankingTrainer, Reporter, last_checkpoint, ranking_dataset
+
+SHOWN = 6
+"""Prompts in samples.md."""
+
+
+@dataclass
+class Rankings:
+    """What the stage learns from and is judged on."""
+
+    training: list[Ranking]
+    heldout: list[Ranking]
+    """Prompts of the validation text (dev), or a tenth of the prompts of the user's own rankings."""
+    samples: list[Ranking]
+    """SFT samples on held-out prompts: the scale of the scores."""
+
+
+class RewardStage:
+    """One run of the stage: the parent, the data, the settings."""
+
+    def __init__(self, config: RewardModelConfig) -> None:
+        config.validate()
+        self.state = PartialState()
+        self.device = self.state.device
+        self.parent = read_parent(config.run, "sft")
+        self.parent_folder = config.run / "sft"
+        self.policy = load_model(self.parent_folder, self.device)
+        self.config = config.resolved(self.parent, self.policy.context_length)
+        self.micro, self.accumulation = self.config.micro_batches(self.state.num_processes)
+        self.tokenizer = Tokenizer.load(self.parent_folder)
+        self.corpus: Corpus = parent_corpus(self.parent)
+        self.heldout: HeldOut = heldout_pairs(self.corpus.validation)
+        self.dtype = compute_dtype(self.config.precision, self.device)
+        self.policy.compute_dtype = self.dtype
+        self.critic = Critic(self.corpus.train)
+        score = self.critic if config.score == "critic" else load_score_function(config.score)
+        self.labeller = Labeller(score=score, annotator=config.score, temperature=config.label_temperature)
+        self.own = [ranking for path in config.rankings for ranking in self._read(path)]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """(prompt_length, response_length) in tokens."""
+        assert self.config.prompt_length is not None
+        assert self.config.response_length is not None
+        return self.config.prompt_length, self.config.response_length
+
+    def describe(self) -> str:
+        config, (prompt, response) = self.config, self.lengths
+        source = f"{config.responses} responses to {config.n_prompts} prompts, ranked by {config.score}"
+        if self.own:
+            own = f"{len(self.own)} rankings of your own"
+            source = own if config.rankings_use == "replace" else f"{source}, and {own}"
+        return (
+            f"{source} · {self.corpus.name} · prompts {prompt} + responses {response} tokens (as sft) · "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        )
+
+    def collect(self, folder: StageFolder) -> Rankings:
+        """Sample and rank, or read what an earlier process collected."""
+        config = self.config
+        kept = folder.resume_path / "collected"
+        heldout_prompts = frozenset(pair.prompt for pair in (*self.heldout.dev, *self.heldout.test))
+        replaced = bool(self.own) and config.rankings_use == "replace"
+        if not (folder.resuming and (kept / "training.jsonl").exists()):
+            wanted = (
+                []
+                if replaced
+                else choose_prompts(dialogue_pairs(self.corpus.train), config.n_prompts, config.seed, heldout_prompts)
+            )
+            dev = self.sample(self.heldout.dev[: config.n_heldout], config.seed + 1)
+            training = self.sample(wanted, config.seed + 2, include_play=config.include_play)
+            if self.state.is_main_process:
+                kept.mkdir(parents=True, exist_ok=True)
+                write_rankings(kept / "dev.jsonl", dev, with_ids=True)
+                if training:
+                    write_rankings(kept / "training.jsonl", training, with_ids=True)
+        else:
+            dev = read_collected(kept / "dev.jsonl")
+            training = read_collected(kept / "training.jsonl")
+        own_training, own_heldout = split_by_prompt(self.own, heldout_prompts)
+        if replaced:
+            found = Rankings(own_training, own_heldout, dev)
+        else:
+            found = Rankings(training + own_training, dev + own_heldout, dev)
+        if not found.training or not found.heldout:
+            raise UserError(
+                f"{len(self.own)} rankings leave nothing to train on or nothing to judge by: "
+                "give rankings of at least 10 prompts, or --rankings-use mix"
+            )
+        if self.state.is_main_process:
+            write_rankings(folder.path / "rankings.jsonl", found.training)
+            write_pairs(folder.path / "pairs.jsonl", found.training)
+            write_rankings(folder.path / "heldout.jsonl", found.heldout)
+        self.state.wait_for_everyone()
+        return found
+
+    def train(self, folder: StageFolder, rankings: Sequence[Ranking]) -> RewardModel:
+        """Train from the SFT checkpoint, or from the trainer's last state if the folder has one."""
+        config = self.config
+        dataset = ranking_dataset(rankings, self.policy.context_length)
+        steps = config.epochs * math.ceil(len(dataset) / config.batch_size)
+        begun = last_checkpoint(folder.resume_path / "trainer") if folder.resuming else None
+        done = int(begun.name.rpartition("-")[2]) if begun else 0
+        folder.keep_metrics(lambda line: line["step"] <= done)
+        model = new_reward_model(self.parent_folder, config.seed)
+        with quiet_transformers(), warnings.catch_warnings(), progress_bar("reward", steps, done) as bar:
+            warnings.simplefilter("ignore")  # of the libraries among themselves
+            trainer = RankingTrainer(
+                model=model,
+                args=self._arguments(folder, steps),
+                train_dataset=dataset,
+                processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
+                data_collator=RankingCollator(self.tokenizer.pad_id),
+                callbacks=[Reporter(folder, bar)],
+                rows_per_forward=config.rows_per_forward,
+            )
+            for printer in (PrinterCallback, ProgressCallback):
+                trainer.remove_callback(printer)
+            if len(trainer.train_dataset) != len(dataset):
+                raise RuntimeError(f"the trainer kept {len(trainer.train_dataset)} of {len(dataset)} rankings")
+            trainer.train(resume_from_checkpoint=str(begun) if begun else None)
+        return RewardModel(trainer.accelerator.unwrap_model(trainer.model), self.tokenizer.pad_id)
+
+    def evaluate(self, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
+        """Set the scale of the scores, then judge the model on the held-out rankings."""
+        config = self.config
+        raw = model.score([(r.prompt_ids, ids) for r in rankings.samples for ids in r.completion_ids], normalise=False)
+        model.set_scale(raw.mean().item(), raw.std().item())
+        figures = evaluate_reward(model, rankings.heldout, config.label_temperature, longer_wins(rankings.training))
+        terms = [self.critic.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
+        play = [self._encoded_reply(pair) for pair in self.heldout.dev[: config.n_heldout]]
+        figures |= {
+            "prompts": len({r.prompt for r in rankings.training}),
+            "completions": sum(len(r.completions) for r in rankings.training),
+            "pairs": sum(len(r.pairs()) for r in rankings.training),
+            "heldout_rankings": figures.pop("rankings"),
+            "heldout_pairs": figures.pop("pairs"),
+            "reward_mean": model.mean,
+            "reward_std": model.std,
+            "play_score": round(model.score([reply for reply in play if reply]).mean().item(), 5),
+            "stopped": round(fmean(stop for r in rankings.samples for stop in r.stopped), 5),
+            "critic": {name: round(fmean(term[name] for term in terms), 5) for name in terms[0]}
+            | {"score": round(fmean(self.critic.score(term) for term in terms), 5)},
+        }
+        return figures
+
+    def write_figures(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> None:
+        """Plots and samples."""
+        scores = score_rankings(model, rankings.heldout).split([len(r.completions) for r in rankings.heldout])
+        write_calibration(folder.path / "calibration.png", reliability(model, rankings.heldout, scores))
+        metrics = folder.read_metrics()
+        steps = [line["step"] for line in metrics]
+        plot_curves(
+            folder.path / "loss.png",
+            {
+                "loss (nats a pair)": (steps, [line["loss"] for line in metrics]),
+                "pairs ordered right": (steps, [line["accuracy"] for line in metrics]),
+            },
+            xlabel="optimizer step",
+            ylabel="on the batch, before its step",
+            title="Training the reward model",
+            floor=("loss of a coin", math.log(2)),
+        )
+        write_samples(folder.path / "samples.md", rankings.heldout[:SHOWN], scores[:SHOWN])
+
+    def _arguments(self, folder: StageFolder, steps: int) -> RewardConfig:
+        config, on_cpu = self.config, self.device.type == "cpu"
+        return RewardConfig(
+            output_dir=str(folder.resume_path / "trainer"),
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=self.micro,
+            gradient_accumulation_steps=self.accumulation,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            adam_beta2=0.95,
+            lr_scheduler_type="linear",
+            warmup_steps=max(1, round(config.warmup_fraction * steps)),
+            max_grad_norm=config.max_grad_norm,
+            max_length=None,  # its filter drops what is too long without a word; ranking_dataset refuses it
+            bf16=self.dtype == torch.bfloat16,
+            gradient_checkpointing=False,
+            use_cpu=on_cpu,
+            dataloader_pin_memory=not on_cpu,
+            logging_steps=config.log_every,
+            save_steps=config.save_every,
+            save_total_limit=1,
+            seed=config.seed,
+            report_to="none",
+            disable_tqdm=True,
+        )
+
+    def sample(self, pairs: Sequence[Pair], seed: int, include_play: bool = False) -> list[Ranking]:
+        """Ranked responses of the SFT model to the prompts of `pairs`."""
+        prompt, response = self.lengths
+        sampling = Sampling(
+            responses=self.config.responses,
+            prompt_length=prompt,
+            response_length=response,
+            temperature=self.config.temperature,
+            batch_size=self.config.sample_batch_size,
+            seed=seed,
+        )
+        name = f"sft {self.parent.weights_sha256[:12]}"
+        return collect_rankings(
+            self.policy, self.tokenizer, pairs, sampling, self.labeller, name, include_play=include_play
+        )
+
+    def _read(self, path: str) -> list[Ranking]:
+        return read_rankings(path, self.tokenizer, *self.lengths)
+
+    def _encoded_reply(self, pair: Pair) -> tuple[list[int], list[int]] | None:
+        prompt, response = self.lengths
+        reply = encode_completion(self.tokenizer, pair.completion, response)
+        return (encode_prompt(self.tokenizer, pair.prompt, prompt), reply) if reply else None
+
+
+def train_reward(config: RewardModelConfig, preset: str) -> Path:
+    """Make the reward model of RUN/sft and leave it in RUN/reward; returns that folder."""
+    torch.set_float32_matmul_precision("medium")
+    stage = RewardStage(config)
+    folder = open_stage("reward", config)
+    announce("reward", stage.describe())
+    rankings = stage.collect(folder)
+    model = stage.train(folder, rankings.training)
+    results: dict[str, Any] = {}
+    if stage.state.is_main_process:
+        results = stage.evaluate(model, rankings)
+        stage.write_figures(folder, model, rankings)
+        with quiet_transformers():
+            model.model.save_pretrained(folder.path)
+        stage.tokenizer.save(folder.path, stage.policy.context_length)
+    record = StageRecord(
+        stage="reward",
+        preset=preset,
+        config=settings(stage.config),
+        parent=parent_of(stage.parent, config.run),
+        corpus=stage.parent.corpus,
+        seed=config.seed,
+        results=results,
+    )
+    folder.finish(record)
+    if stage.state.is_main_process:
+        ceiling = results["accuracy_ceiling"]
+        announce(
+            "reward",
+            f"{results['heldout_accuracy']:.3f} of held-out pairs right"
+            f"{f' where {ceiling:.3f} is the most that the labels allow' if ceiling else ''} · "
+            f"length alone {results['length_baseline']:.3f} · {record.wall_seconds:.0f} s → {folder.final}",
+        )
+    return folder.final
+
+
+def write_samples(path: Path, rankings: Sequence[Ranking], scores: Sequence[torch.Tensor]) -> None:
+    """Held-out prompts with their responses: the label's place, the annotator's score, the reward model's."""
+    parts = ["# Held-out responses, as labelled and as the reward model scores them\n"]
+    for ranking, rewards in zip(rankings, scores, strict=True):
+        parts.append(f"## Prompt\n\n```text\n{_fenced(ranking.prompt)}\n```\n")
+        places = {index: place for place, group in enumerate(ranking.ranking, start=1) for index in group}
+        for index in sorted(places, key=lambda index: places[index]):
+            gold = f" · {ranking.annotator} {ranking.scores[index]:.3f}" if ranking.scores else ""
+            parts.append(
+                f"**place {places[index]}**{gold} · reward {rewards[index].item():+.2f}"
+                f"{'' if ranking.stopped[index] else ' · did not stop'}\n\n"
+                f"```text\n{_fenced(ranking.completions[index])}\n```\n"
+            )
+    path.write_text("\n".join(parts), "utf-8")
+
+
+def _fenced(text: str) -> str:
+    return text.strip("\n").replace("```", "'''")

@@ -1,0 +1,71 @@
+"""Collecting responses: what is sampled, in which order, and ranked by whom."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data.dialogue import Pair
+from data.tokenizers import Tokenizer, character_tokenizer
+from pretrain.model import GPT, GPTConfig
+from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings
+
+TEXT = "ANNE:\nGood morrow to you, sir.\n\nBEN:\nAnd to you.\n"
+PAIRS = [Pair(f"ANNE:\n{'Good ' * n}\n\nBEN:\n", "And to you. Good sir" + "." * n) for n in (5, 1, 3, 2, 4)]
+SAMPLING = Sampling(responses=3, prompt_length=20, response_length=12, temperature=1.0, batch_size=6, seed=7)
+EXACT = Labeller(score=lambda prompt, text: float(len(text)), annotator="length", temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return character_tokenizer(TEXT)
+
+
+@pytest.fixture(scope="module")
+def policy(tokenizer: Tokenizer) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(
+        GPTConfig(vocab_size=tokenizer.vocab_size, context_length=32, width=16, layers=1, heads=2, feed_forward=32)
+    )
+    return model.eval()
+
+
+def test_one_ranking_for_every_prompt_in_order(policy: GPT, tokenizer: Tokenizer) -> None:
+    rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, EXACT, "sft")
+    assert [r.prompt for r in rankings] == [pair.prompt for pair in PAIRS]
+    for ranking in rankings:
+        assert len(ranking.completions) == 3
+        assert len(ranking.prompt_ids) <= 20
+        assert tokenizer.decode(ranking.prompt_ids) == ranking.prompt[-len(ranking.prompt_ids) :]
+        for text, ids, stopped in zip(ranking.completions, ranking.completion_ids, ranking.stopped, strict=True):
+            assert tokenizer.decode(ids) == text
+            assert stopped == (ids[-1] == tokenizer.eos_id)
+            assert stopped or len(ids) == 12
+        # The exact labeller's order is the order of the scores.
+        assert ranking.scores == [float(len(text)) for text in ranking.completions]
+        lengths = [ranking.scores[group[0]] for group in ranking.ranking]
+        assert lengths == sorted(lengths, reverse=True)
+
+
+def test_equal_seeds_give_equal_rankings_and_others_do_not(policy: GPT, tokenizer: Tokenizer) -> None:
+    noisy = replace(EXACT, temperature=5.0)
+    first = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, noisy, "sft")
+    assert collect_rankings(policy, tokenizer, PAIRS, SAMPLING, noisy, "sft") == first
+    other = collect_rankings(policy, tokenizer, PAIRS, replace(SAMPLING, seed=8), noisy, "sft")
+    assert [r.completions for r in other] != [r.completions for r in first]
+
+
+def test_the_plays_own_reply_is_the_last_candidate(policy: GPT, tokenizer: Tokenizer) -> None:
+    rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, EXACT, "sft", include_play=True)
+    for ranking in rankings:
+        # Cut at the end of the sentence that fits 12 tokens, its end token included.
+        assert ranking.completions[3:] == ["And to you."]
+        assert ranking.stopped[3]
+
+
+def test_prompts_are_chosen_once_each_and_none_that_is_excluded() -> None:
+    pairs = [Pair(f"P{index % 10}:\n", f"reply {index}") for index in range(30)]
+    chosen = choose_prompts(pairs, 100, seed=1, excluded=frozenset({"P3:\n"}))
+    assert sorted(pair.prompt for pair in chosen) == [f"P{index}:\n" for index in range(10) if index != 3]
+    assert choose_prompts(pairs, 4, seed=1, excluded=frozenset({"P3:\n"})) == chosen[:4]
+    assert choose_prompts(pairs, 9, seed=2, excluded=frozenset({"P3:\n"})) != chosen

@@ -1,0 +1,501 @@
+"""The trainer against TRL's own on the same pairs, the reward model's scores, and the whole stage."""
+
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+from trl import RewardConfig, RewardTrainer
+
+from data.console import UserError
+from data.corpus import load_corpus
+from data.dialogue import dialogue_pairs, heldout_pairs
+from data.tokenizers import Tokenizer, bpe_tokenizer
+from pretrain.checkpoint import save_model
+from pretrain.model import GPT, GPTConfig
+from pretrain.stage import StageOptions, StageRecord, corpus_entry, open_stage, read_stage
+from reward.config import PRESETS, RewardModelConfig
+from reward.evaluate import evaluate_reward, expected_calibration_error, longer_wins, reliability
+from reward.model import RewardModel, new_reward_model
+from reward.rankings import Ranking
+from reward.train import RewardStage, train_reward
+from reward.trainer import RankingCollator, RankingTrainer, last_checkpoint, ranking_dataset
+
+WORDS = [
+    *("the", "king", "hath", "sworn", "a", "heavy", "oath", "tonight", "and", "we", "must", "bear", "his"),
+    *("bitter", "word", "to", "town", "my", "lord", "what", "news", "is", "come", "from", "yonder", "field"),
+    *("where", "brave", "men", "fell", "banners", "burned", "at", "dawn"),
+]
+
+
+def made_up_play(speeches: int = 900) -> str:
+    rng = random.Random(0)
+    parts = []
+    for number in range(speeches):
+        lines = [" ".join(rng.choices(WORDS, k=rng.randint(4, 8))).capitalize() for _ in range(rng.randint(1, 3))]
+        parts.append(f"{'ABCDEF'[number % 6]}NNE:\n" + ",\n".join(lines) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def make_sft(run: Path, family: str = "modern", corpus_path: Path | None = None) -> Path:
+    """An untrained model in the place of a finished SFT stage."""
+    path = corpus_path or run / "play.txt"
+    run.mkdir(parents=True, exist_ok=True)
+    if corpus_path is None:
+        path.write_text(made_up_play(), "utf-8")
+    corpus = load_corpus(str(path))
+    tokenizer = bpe_tokenizer(corpus.train, 320)
+    torch.manual_seed(0)
+    model = GPT(
+        GPTConfig(
+            family=family,  # type: ignore[arg-type]
+            vocab_size=tokenizer.vocab_size,
+            context_length=64,
+            width=32,
+            layers=2,
+            heads=2,
+            feed_forward=64,
+            dropout=0.1 if family == "gpt2" else 0.0,
+        )
+    )
+    folder = open_stage("sft", StageOptions(run=run, overwrite=True))
+    save_model(model, tokenizer, folder.path)
+    tokenizer.save(folder.path, 64)
+    folder.finish(
+        StageRecord(
+            stage="sft",
+            preset="smoke",
+            config={"prompt_length": 32, "response_length": 24},
+            parent=None,
+            corpus=corpus_entry(corpus, str(path)),
+            seed=1,
+        )
+    )
+    return run / "sft"
+
+
+def config(run: Path, **changes: object) -> RewardModelConfig:
+    values = dict(
+        vars(PRESETS["smoke"][1]), run=run, n_prompts=20, n_heldout=10, batch_size=4, save_every=2, log_every=1
+    )
+    return RewardModelConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with an SFT stage; copy it before writing."""
+    run = tmp_path_factory.mktemp("base") / "run"
+    make_sft(run)
+    return run
+
+
+@pytest.fixture
+def run(base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Path(shutil.copytree(base, tmp_path_factory.mktemp("finished") / "run"))
+    return train_reward(config(run), "smoke")
+
+
+def some_rankings(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Ranking]:
+    rng = random.Random(seed)
+    rankings = []
+    for _ in range(count):
+        texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(4)]
+        order = rng.sample(range(4), 4)
+        groups = [order[:2], *([index] for index in order[2:])] if rng.random() < 0.3 else [[i] for i in order]
+        rankings.append(
+            Ranking(
+                prompt="ANNE:\n",
+                completions=texts,
+                stopped=[True] * 4,
+                ranking=groups,
+                annotator="chance",
+                policy="none",
+                seed=seed,
+                prompt_ids=tokenizer.encode("ANNE:\n"),
+                completion_ids=[[*tokenizer.encode(text), tokenizer.eos_id] for text in texts],
+            )
+        )
+    return rankings
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, family: str) -> None:
+    folder = make_sft(tmp_path / "run", family)
+    tokenizer = Tokenizer.load(folder)
+    rankings = some_rankings(tokenizer, 5)
+    pairs = [(r.sequence(a), r.sequence(b)) for r in rankings for a, b in r.pairs()]
+    assert len(pairs) < 30  # some responses are tied
+
+    def loss_and_gradients(plain: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        dataset = (
+            Dataset.from_list([{"chosen_ids": a, "rejected_ids": b} for a, b in pairs])
+            if plain
+            else ranking_dataset(rankings, 64)
+        )
+        arguments = RewardConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, max_length=None)
+        model = new_reward_model(folder, seed=1)
+        processing = AutoTokenizer.from_pretrained(folder)
+        if plain:
+            trainer = RewardTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=processing)
+        else:
+            trainer = RankingTrainer(
+                model=model,
+                args=arguments,
+                train_dataset=dataset,
+                processing_class=processing,
+                data_collator=RankingCollator(tokenizer.pad_id),
+                rows_per_forward=3,
+            )
+        assert len(trainer.train_dataset) == len(dataset)
+        model.train()
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        loss = trainer.compute_loss(model, batch)
+        loss.backward()
+        return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    plain_loss, plain = loss_and_gradients(plain=True)
+    grouped_loss, grouped = loss_and_gradients(plain=False)
+    assert grouped_loss == pytest.approx(plain_loss, abs=1e-6)
+    assert plain.keys() == grouped.keys()
+    assert max(gradient.abs().max() for gradient in plain.values()) > 1e-3
+    for name in plain:
+        torch.testing.assert_close(grouped[name], plain[name], atol=1e-6, rtol=1e-4)
+
+
+def test_a_batch_holds_each_sequence_once() -> None:
+    rows = [
+        {"chosen_ids": [[1, 2, 3], [1, 2, 3], [1, 4]], "rejected_ids": [[1, 4], [1, 5], [1, 5]]},
+        {"chosen_ids": [[2]], "rejected_ids": [[2, 2, 2, 2]]},
+    ]
+    batch = RankingCollator(pad_id=9)(rows)
+    assert batch["input_ids"].tolist() == [[2, 9, 9, 9], [1, 4, 9, 9], [1, 5, 9, 9], [1, 2, 3, 9], [2, 2, 2, 2]]
+    assert batch["attention_mask"].sum(1).tolist() == [1, 2, 2, 3, 4]
+    assert batch["chosen"].tolist() == [3, 3, 1, 0]
+    assert batch["rejected"].tolist() == [1, 2, 2, 4]
+
+
+def test_nothing_is_dropped_in_silence(base: Path) -> None:
+    tokenizer = Tokenizer.load(base / "sft")
+    rankings = some_rankings(tokenizer, 6)
+    longest = max(len(r.sequence(i)) for r in rankings for i in range(4))
+    dataset = ranking_dataset(rankings, longest)
+    assert sum(len(row["chosen_ids"]) for row in dataset) == sum(len(r.pairs()) for r in rankings)
+    with pytest.raises(UserError, match="shorten --prompt-length"):
+        ranking_dataset(rankings, longest - 1)
+
+
+def test_scores_depend_on_the_sequence_alone(base: Path) -> None:
+    """Batch size, order and padding change nothing, and the head reads the last token."""
+    tokenizer = Tokenizer.load(base / "sft")
+    model = RewardModel(new_reward_model(base / "sft", seed=1).eval(), tokenizer.pad_id)
+    sequences = [(r.prompt_ids, ids) for r in some_rankings(tokenizer, 4) for ids in r.completion_ids]
+    together = model.score(sequences)
+    alone = torch.cat([model.score([sequence]) for sequence in sequences])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        theirs = [model.model(torch.tensor([[*p, *r]])).logits.item() for p, r in sequences]
+    torch.testing.assert_close(together, torch.tensor(theirs), atol=1e-5, rtol=1e-4)
+    shorter = model.score([(prompt, ids[:-1]) for prompt, ids in sequences])
+    assert (shorter - together).abs().min() > 1e-6
+
+
+class _Known(RewardModel):
+    """Scores each response by the number of its tokens, divided by `scale`."""
+
+    def __init__(self, scale: float) -> None:
+        self.mean, self.std, self.scale = 0.0, 1.0, scale
+
+    def score(self, sequences, batch_size=64, normalise=True):  # type: ignore[no-untyped-def]
+        return torch.tensor([len(response) / self.scale for _, response in sequences])
+
+
+def test_figures_on_hand_made_rankings() -> None:
+    def ranking(order: list[int]) -> Ranking:
+        return Ranking(
+            prompt="p",
+            completions=["a", "bb", "cccc"],
+            stopped=[True] * 3,
+            ranking=[[index] for index in order],
+            annotator="",
+            policy="",
+            seed=0,
+            prompt_ids=[0],
+            completion_ids=[[1], [1] * 2, [1] * 4],
+            scores=[0.0, 2.0, 1.0],
+        )
+
+    # Longest first, and once the longest last: 3 + 1 of 6 pairs as the model says.
+    rankings = [ranking([2, 1, 0]), ranking([1, 0, 2])]
+    assert longer_wins(rankings)
+    figures = evaluate_reward(_Known(1.0), rankings, label_temperature=1.0)
+    assert figures["heldout_accuracy"] == pytest.approx(4 / 6, abs=1e-5)
+    assert figures["length_baseline"] == pytest.approx(4 / 6, abs=1e-5)
+    assert evaluate_reward(_Known(1.0), rankings, longer_wins=False)["length_baseline"] == pytest.approx(
+        2 / 6, abs=1e-5
+    )
+    assert figures["accuracy_vs_critic"] == pytest.approx(2 / 3, abs=1e-5)
+    assert figures["spearman"] == pytest.approx(0.5, abs=1e-5)
+    sigmoid = [1 / (1 + math.exp(-margin)) for margin in (1.0, 1.0, 2.0)]
+    assert figures["accuracy_ceiling"] == pytest.approx(sum(sigmoid) / 3, abs=1e-5)
+
+
+def test_calibration_is_perfect_for_the_labels_own_probabilities_and_bad_for_boasting() -> None:
+    rng = random.Random(0)
+    rankings = []
+    for _ in range(4000):
+        lengths = [rng.randint(1, 12), rng.randint(1, 12)]
+        first = rng.random() < 1 / (1 + math.exp((lengths[1] - lengths[0]) / 4))
+        rankings.append(
+            Ranking(
+                prompt="p",
+                completions=["a", "b"],
+                stopped=[True, True],
+                ranking=[[0], [1]] if first else [[1], [0]],
+                annotator="",
+                policy="",
+                seed=0,
+                prompt_ids=[0],
+                completion_ids=[[1] * length for length in lengths],
+            )
+        )
+
+    def error(scale: float) -> float:
+        model = _Known(scale)
+        scores = [model.score([([0], ids) for ids in r.completion_ids]) for r in rankings]
+        bins = reliability(model, rankings, scores)
+        assert sum(entry.pairs for entry in bins) == len(rankings)
+        found = expected_calibration_error(bins)
+        assert found is not None
+        return found
+
+    assert error(4.0) < 0.03
+    assert error(1.0) > 0.1
+
+
+def test_the_stage_leaves_what_it_promises(finished: Path) -> None:
+    record = read_stage(finished, "reward")
+    for name in (
+        "heldout_accuracy",
+        "accuracy_ceiling",
+        "accuracy_vs_critic",
+        "length_baseline",
+        "ece",
+        "spearman",
+        "reward_std",
+        "play_score",
+    ):
+        assert math.isfinite(record.results[name]), name
+    assert record.results["prompts"] == 20
+    assert record.results["completions"] == 80
+    assert record.config["prompt_length"] == 32  # inherited from sft
+    for name in ("loss.png", "calibration.png", "samples.md", "rankings.jsonl", "pairs.jsonl", "heldout.jsonl"):
+        assert (finished / name).stat().st_size > 0, name
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5]
+    assert not (finished / "resume").exists()
+    corpus = load_corpus(record.corpus["spec"])
+    training = {json.loads(line)["prompt"] for line in (finished / "rankings.jsonl").read_text("utf-8").splitlines()}
+    judged = {json.loads(line)["prompt"] for line in (finished / "heldout.jsonl").read_text("utf-8").splitlines()}
+    heldout = heldout_pairs(corpus.validation)
+    assert not training & {pair.prompt for pair in (*heldout.dev, *heldout.test)}
+    assert judged <= {pair.prompt for pair in heldout.dev}
+
+
+def test_sft_samples_have_mean_0_and_std_1(finished: Path) -> None:
+    """The same seed samples the same responses again; the saved scale is theirs."""
+    stage = RewardStage(config(finished.parent))
+    samples = stage.sample(stage.heldout.dev[:10], seed=stage.config.seed + 1)
+    scores = RewardModel.load(finished).score([(r.prompt_ids, ids) for r in samples for ids in r.completion_ids])
+    assert len(scores) == 40
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert scores.std().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_plain_transformers_load_the_folder(finished: Path) -> None:
+    """In a process that cannot see this project."""
+    program = """
+import sys, torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+folder = sys.argv[1]
+config = AutoConfig.from_pretrained(folder)
+assert isinstance(config.reward_mean, float) and config.reward_std > 0
+model, loading = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+assert not any(loading[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
+assert model.config.num_labels == 1 and model.config.reward_std == config.reward_std
+ids = AutoTokenizer.from_pretrained(folder)("ANNE:\\nThe king hath sworn", return_tensors="pt").input_ids
+print(torch.flatten(model(ids).logits).item())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(finished)],
+        cwd=finished,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ours, tokenizer = RewardModel.load(finished), Tokenizer.load(finished)
+    score = ours.score([(tokenizer.encode("ANNE:\n"), tokenizer.encode("The king hath sworn"))], normalise=False)
+    whole = ours.score([(tokenizer.encode("ANNE:\nThe king hath sworn"), [])], normalise=False)
+    assert float(done.stdout) == pytest.approx(whole.item(), abs=1e-4)
+    assert score.isfinite().all()
+
+
+def weights_of(folder: Path) -> str:
+    return read_stage(folder, "reward").weights_sha256
+
+
+def test_equal_seeds_give_equal_weights(run: Path, finished: Path) -> None:
+    assert weights_of(train_reward(config(run), "smoke")) == weights_of(finished)
+    other = train_reward(config(run, overwrite=True, seed=2), "smoke")
+    assert weights_of(other) != weights_of(finished)
+
+
+def test_a_killed_stage_continues_to_the_same_weights(
+    run: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_loss, calls = RankingTrainer.compute_loss, []
+
+    def killed(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return compute_loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(RankingTrainer, "compute_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_reward(config(run), "smoke")
+    monkeypatch.undo()
+    assert not (run / "reward").exists()
+    begun = last_checkpoint(run / ".reward.partial" / "resume" / "trainer")
+    assert begun is not None
+    assert begun.name == "checkpoint-2"
+    monkeypatch.setattr("reward.train.collect_rankings", None)  # what was collected is not collected again
+    folder = train_reward(config(run, resume=True), "smoke")
+    assert weights_of(folder) == weights_of(finished)
+    assert (folder / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+    assert (folder / "rankings.jsonl").read_text() == (finished / "rankings.jsonl").read_text()
+
+
+def test_accumulated_batches_and_epochs(run: Path) -> None:
+    folder = train_reward(config(run, batch_size=4, micro_batch_size=2, epochs=2, include_play=True), "smoke")
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert metrics[-1]["step"] == 10
+    assert read_stage(folder).results["completions"] > 80  # the play's replies among them
+
+
+def test_the_users_own_score_is_learned(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "own_taste.py").write_text("def short_wins(prompt, response):\n    return -float(len(response))\n", "utf-8")
+    monkeypatch.syspath_prepend(str(run))
+    folder = train_reward(
+        config(run, score="own_taste:short_wins", label_temperature=0.0, n_prompts=400, learning_rate=3e-3), "smoke"
+    )
+    results = read_stage(folder).results
+    assert results["accuracy_ceiling"] == 1.0
+    assert results["heldout_accuracy"] > 0.65  # of an untrained model's babble; chance is .5 ± .03
+    assert results["critic"]["score"] >= 0
+
+
+@pytest.mark.parametrize("use", ["replace", "mix"])
+def test_peoples_rankings(run: Path, use: str) -> None:
+    corpus = load_corpus(str(read_stage(run / "sft").corpus["spec"]))
+    pairs = dialogue_pairs(corpus.train)[:40]
+    path = run / "people.jsonl"
+    rows = [
+        {"prompt": p.prompt, "completions": ["Well.", "What?", "Nay."], "ranking": [[1], [0, 2]], "annotator": "me"}
+        for p in pairs
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    folder = train_reward(config(run, rankings=(str(path),), rankings_use=use), "smoke")
+    results = read_stage(folder).results
+    prompts = len({pair.prompt for pair in pairs})
+    held = prompts // 10
+    annotators = [json.loads(line)["annotator"] for line in (folder / "rankings.jsonl").read_text().splitlines()]
+    assert annotators.count("me") == len(pairs) - sum(
+        json.loads(line)["annotator"] == "me" for line in (folder / "heldout.jsonl").read_text().splitlines()
+    )
+    if use == "replace":
+        assert set(annotators) == {"me"}
+        assert results["prompts"] == prompts - held
+        assert results["accuracy_ceiling"] is None  # nobody knows the noise of people
+    else:
+        assert annotators.count("critic") == 20
+        assert results["accuracy_ceiling"] is not None
+
+
+def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
+    for changes, message in (
+        ({"batch_size": 4, "micro_batch_size": 3}, "not divisible by micro_batch_size 3"),
+        ({"prompt_length": 50, "response_length": 15}, "exceed the model's context of 64"),
+        ({"responses": 1}, "responses must be at least 2"),
+        ({"label_temperature": -1.0}, "label_temperature must not be negative"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"warmup_fraction": 2.0}, "warmup_fraction must be between"),
+        ({"rankings_use": "mix"}, "give --rankings"),
+        ({"score": "critics"}, "module:callable"),
+        ({"rankings": ("absent.jsonl",)}, "absent.jsonl"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_reward(config(run, **changes), "smoke")
+        assert [path.name for path in run.iterdir() if "reward" in path.name] == []
+
+
+def test_a_broken_line_of_rankings_is_named(run: Path) -> None:
+    (run / "people.jsonl").write_text('{"prompt": "x", "completions": ["a", "b"], "ranking": [[0]]}\n', "utf-8")
+    with pytest.raises(UserError, match=r"people\.jsonl, line 1: ranking"):
+        train_reward(config(run, rankings=(str(run / "people.jsonl"),)), "smoke")
+    assert not (run / ".reward.partial").exists()
+
+
+def test_too_few_rankings_are_refused(run: Path) -> None:
+    row = {"prompt": "x:\n", "completions": ["a", "b"], "ranking": [[0], [1]]}
+    (run / "people.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    with pytest.raises(UserError, match="rankings of at least 10 prompts"):
+        train_reward(config(run, rankings=(str(run / "people.jsonl"),)), "smoke")
+
+
+def test_without_its_parent_or_with_a_changed_one(run: Path) -> None:
+    with pytest.raises(UserError, match=r"sft does not exist: run `python -m sft"):
+        train_reward(config(run / "elsewhere"), "smoke")
+    tokenizer = run / "sft" / "tokenizer.json"
+    intact = tokenizer.read_bytes()
+    tokenizer.write_bytes(intact.replace(b'"id": ', b'"id":  ', 1))
+    with pytest.raises(UserError, match=r"tokenizer\.json was changed"):
+        train_reward(config(run), "smoke")
+    tokenizer.write_bytes(intact)
+    weights = run / "sft" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(UserError, match="changed or truncated"):
+        train_reward(config(run), "smoke")
+    record = run / "sft" / "stage.json"
+    record.write_text(record.read_text().replace('"stage": "sft"', '"stage": "rlhf"', 1))
+    with pytest.raises(UserError, match="holds the stage 'rlhf', not 'sft'"):
+        train_reward(config(run), "smoke")
+
+
+def test_the_command_line_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reward", "smoke", "--run", str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
