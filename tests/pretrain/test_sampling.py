@@ -1,0 +1,97 @@
+"""Sampling: the cache changes nothing, filters keep what they say, rows that stop leave."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretrain.model import GPT, GPTConfig
+from pretrain.sampling import filter_logits, generate, sample_tokens
+
+torch.manual_seed(0)
+MODELS = {
+    family: GPT(
+        GPTConfig(
+            family=family, vocab_size=20, context_length=16, width=16, layers=2, heads=2, feed_forward=32
+        )
+    ).eval()
+    for family in ("modern", "gpt2")
+}
+for _model in MODELS.values():
+    with torch.no_grad():
+        for _parameter in _model.parameters():
+            _parameter.add_(0.3 * torch.randn_like(_parameter))
+
+
+def greedy_without_cache(model: GPT, prompt: list[int], steps: int, stops: set[int]) -> list[int]:
+    ids = list(prompt)
+    for _ in range(steps):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        if ids[-1] in stops:
+            break
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+@settings(max_examples=25, deadline=None)
+@given(
+    prompts=st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=6), min_size=1, max_size=5),
+    stops=st.sets(st.integers(0, 19), max_size=8),
+)
+def test_greedy_batch_equals_one_row_without_cache(family: str, prompts: list[list[int]], stops: set[int]) -> None:
+    model = MODELS[family]
+    together = generate(model, prompts, max_new_tokens=9, temperature=0, stop_ids=stops)
+    assert together == [greedy_without_cache(model, prompt, 9, stops) for prompt in prompts]
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, 4)
+    drawn = sample_tokens(logits, 0.7, None, None, torch.Generator().manual_seed(0))
+    expected = (logits[0] / 0.7).softmax(0)
+    counted = drawn.bincount(minlength=4) / len(drawn)
+    assert torch.allclose(counted, expected, atol=4 * math.sqrt(0.25 / 20_000))
+
+
+def test_top_k_and_top_p_keep_what_they_say() -> None:
+    logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
+    assert filter_logits(logits, 2, None).isfinite().tolist() == [[False, True, False, True]]
+    assert filter_logits(logits, None, 0.5).isfinite().tolist() == [[False, True, False, False]]
+    assert filter_logits(logits, None, 0.51).isfinite().tolist() == [[False, True, False, True]]
+    assert filter_logits(logits, None, 1e-9).isfinite().sum() == 1
+    assert filter_logits(logits, 9, 1.0).equal(logits)
+
+
+def test_a_continuation_ends_with_its_first_stop() -> None:
+    generator = torch.Generator().manual_seed(3)
+    texts = generate(MODELS["modern"], [[1]] * 200, max_new_tokens=12, stop_ids=[4, 5], generator=generator)
+    assert any(len(text) < 12 for text in texts)
+    for text in texts:
+        assert not {4, 5} & set(text[:-1])
+        assert text[-1] in (4, 5) or len(text) == 12
+
+
+def test_equal_seeds_equal_text_and_other_seeds_other_text() -> None:
+    def texts(seed: int) -> list[list[int]]:
+        return generate(
+            MODELS["gpt2"], [[1, 2]] * 8, max_new_tokens=10, generator=torch.Generator().manual_seed(seed)
+        )
+
+    assert texts(1) == texts(1) != texts(2)
+
+
+def test_text_longer_than_the_context_goes_on() -> None:
+    model = MODELS["gpt2"]
+    [text] = generate(model, [[1, 2, 3]], max_new_tokens=50, temperature=0)
+    assert len(text) == 50
+    # Until the context is full, nothing differs from the plain loop.
+    assert text[:13] == greedy_without_cache(model, [1, 2, 3], 13, set())
+    [after_long_prompt] = generate(model, [[1] * 40], max_new_tokens=3, temperature=0)
+    assert len(after_long_prompt) == 3
+
+
+def test_empty_prompt_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        generate(MODELS["modern"], [[]], max_new_tokens=1)
