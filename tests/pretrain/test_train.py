@@ -1,0 +1,228 @@
+"""Training: equal configurations give equal weights, resume changes nothing, the loss is the loss."""
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.console import UserError
+from data.corpus import load_corpus
+from data.tokenizers import bpe_tokenizer
+from pretrain.config import PretrainConfig, learning_rate_scale
+from pretrain.evaluate import evaluate_split, total_nats
+from pretrain.model import GPT, GPTConfig
+from pretrain.optim import build_optimizers, set_schedule
+from pretrain.stage import sha256_of
+from pretrain.train import Pretraining, Windows, pretrain
+
+WORDS = "the a my thy king queen sword crown loves fears gives takes and but or so now here there".split()
+
+
+@pytest.fixture(scope="module")
+def corpus_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    chooser = random.Random(0)
+    lines = [" ".join(chooser.choice(WORDS) for _ in range(7)).capitalize() + "." for _ in range(900)]
+    path = tmp_path_factory.mktemp("corpus") / "words.txt"
+    path.write_text("\n".join(f"SPEAKER:\n{line}\n" for line in lines), "utf-8")
+    return path
+
+
+@pytest.fixture
+def config(corpus_path: Path, tmp_path: Path) -> PretrainConfig:
+    return PretrainConfig(
+        corpus=str(corpus_path),
+        run=tmp_path,
+        vocab_size=300,
+        width=32,
+        layers=1,
+        heads=2,
+        feed_forward=48,
+        context_length=32,
+        dropout=0.1,
+        steps=24,
+        batch_size=8,
+        eval_every=8,
+        save_every=5,
+        sample_tokens=8,
+        precision="fp32",
+    )
+
+
+def weights_of(run: Path) -> str:
+    return sha256_of(run / "pretrain" / "model.safetensors")
+
+
+def test_a_run_learns_and_says_what_it_did(config: PretrainConfig, tmp_path: Path) -> None:
+    folder = pretrain(config, "test")
+    record = json.loads((folder / "stage.json").read_text())
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [8, 16, 24]
+    assert metrics[-1]["nats_per_char"] < metrics[0]["nats_per_char"] < 2.5
+    assert record["results"]["nats_per_char"] == min(line["nats_per_char"] for line in metrics)
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "loss.png",
+        "metrics.jsonl",
+        "model.safetensors",
+        "samples.md",
+        "stage.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["pretrain"]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_equal_seeds_equal_weights(config: PretrainConfig, tmp_path: Path, optimizer: str) -> None:
+    found = []
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        pretrain(
+            dataclasses.replace(config, run=tmp_path / run, seed=seed, steps=8, optimizer=optimizer), "test"
+        )
+        found.append(weights_of(tmp_path / run))
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("killed_after", [3, 7, 13, 23])
+def test_resume_equals_no_interruption_bit_for_bit(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
+    pretrain(dataclasses.replace(config, run=tmp_path / "whole"), "test")
+    step = Pretraining._step
+
+    def dies(run: Pretraining) -> None:
+        if run.progress.step == killed_after:
+            raise KeyboardInterrupt
+        step(run)
+
+    broken = dataclasses.replace(config, run=tmp_path / "broken")
+    with monkeypatch.context() as patched:
+        patched.setattr(Pretraining, "_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(broken, "test")
+    assert not (tmp_path / "broken" / "pretrain").exists()
+    pretrain(dataclasses.replace(broken, resume=True), "test")
+    assert weights_of(tmp_path / "broken") == weights_of(tmp_path / "whole")
+
+    def figures(run: str) -> list[tuple[int, float, str]]:
+        lines = (tmp_path / run / "pretrain" / "metrics.jsonl").read_text().splitlines()
+        return [(line["step"], line["train_nats_per_token"], line["sample"]) for line in map(json.loads, lines)]
+
+    assert figures("broken") == figures("whole")
+
+
+def test_accumulation_changes_nothing_but_rounding(config: PretrainConfig, tmp_path: Path) -> None:
+    plain = dataclasses.replace(config, dropout=0.0, steps=3, optimizer="adamw", learning_rate=1e-3)
+    pretrain(dataclasses.replace(plain, run=tmp_path / "one"), "test")
+    pretrain(dataclasses.replace(plain, run=tmp_path / "four", micro_batch_size=2), "test")
+    one, four = (load_file(tmp_path / run / "pretrain" / "model.safetensors") for run in ("one", "four"))
+    for name, weight in one.items():
+        assert torch.allclose(weight, four[name], atol=2e-6), name
+
+
+def test_every_window_is_seen_once_an_epoch() -> None:
+    windows = Windows(torch.arange(1001), context=10, batch_size=7, seed=3)
+    starts = []
+    for step in range(math.ceil(2 * windows.per_epoch / 7)):
+        batch = windows.batch(step)
+        assert batch.shape == (7, 11)
+        assert torch.equal(batch[:, 1:], batch[:, :-1] + 1)
+        starts += batch[:, 0].tolist()
+    first, second = starts[: windows.per_epoch], starts[windows.per_epoch : 2 * windows.per_epoch]
+    for epoch in (first, second):
+        phase = min(epoch)
+        assert sorted(epoch) == [phase + 10 * index for index in range(windows.per_epoch)]
+    assert first != sorted(first)
+    again = Windows(torch.arange(1001), context=10, batch_size=7, seed=3)
+    assert torch.equal(again.batch(20), windows.batch(20))
+
+
+def test_learning_rate_schedules_by_hand() -> None:
+    base = PretrainConfig(steps=100, warmup_fraction=0.1, final_fraction=0.2)
+    linear = dataclasses.replace(base, schedule="linear")
+    assert [learning_rate_scale(step, linear) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert learning_rate_scale(55, linear) == pytest.approx(0.2 + 0.8 * 0.5)
+    assert learning_rate_scale(100, linear) == pytest.approx(0.2)
+    cosine = dataclasses.replace(base, schedule="cosine")
+    assert learning_rate_scale(55, cosine) == pytest.approx(0.6)
+    assert learning_rate_scale(100, cosine) == pytest.approx(0.2)
+    constant = dataclasses.replace(base, schedule="constant")
+    assert learning_rate_scale(99, constant) == 1.0
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_every_parameter_has_one_optimizer(family: str, optimizer: str) -> None:
+    config = PretrainConfig(family=family, optimizer=optimizer, tied=False, weight_decay=0.1)
+    model = GPT(config.model_config(50))
+    optimizers = build_optimizers(model, config)
+    held = [id(p) for chosen in optimizers for group in chosen.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    for chosen in optimizers:
+        for group in chosen.param_groups:
+            if any(p.ndim == 1 for p in group["params"]):
+                assert group["weight_decay"] == 0
+    set_schedule(optimizers, 0.5, 0.05)
+    assert all(group["lr"] == 0.5 * group["peak_lr"] for chosen in optimizers for group in chosen.param_groups)
+    if optimizer == "muon":
+        assert optimizers[1].param_groups[0]["momentum"] == pytest.approx(0.9)
+
+
+def test_whole_split_loss_is_every_token_once(corpus_path: Path) -> None:
+    corpus = load_corpus(str(corpus_path))
+    tokenizer = bpe_tokenizer(corpus.train, 300)
+    torch.manual_seed(0)
+    model = GPT(
+        GPTConfig(
+            vocab_size=tokenizer.vocab_size, context_length=16, width=16, layers=1, heads=1, feed_forward=16
+        )
+    ).eval()
+    text = corpus.validation[:300]
+    ids = torch.tensor(tokenizer.encode(corpus.train[-200:])[-1:] + tokenizer.encode(text))
+    by_hand = 0.0
+    with torch.no_grad():
+        for target in range(1, len(ids)):
+            start = (target - 1) // 16 * 16
+            by_hand -= float(model(ids[None, start:target])[0, -1].log_softmax(-1)[ids[target]])
+    figures = evaluate_split(model, tokenizer, text, corpus.train)
+    assert figures["nats_per_char"] == pytest.approx(by_hand / 300, rel=1e-5)
+    assert figures["bits_per_char"] == pytest.approx(by_hand / 300 / math.log(2), rel=1e-5)
+    assert (figures["tokens"], figures["chars"]) == (len(ids) - 1, 300)
+    by_hand_sliding = 0.0
+    with torch.no_grad():
+        for target in range(1, len(ids)):
+            end = 16 if target <= 16 else min(16 + math.ceil((target - 16) / 4) * 4, len(ids) - 1)
+            start = max(0, end - 16)
+            by_hand_sliding -= float(model(ids[None, start:target])[0, -1].log_softmax(-1)[ids[target]])
+    assert total_nats(model, ids, 16, stride=4) == pytest.approx(by_hand_sliding, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heads": 3}, "not divisible by 3 heads"),
+        ({"micro_batch_size": 3}, "not divisible by micro_batch_size"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"warmup_fraction": 2.0}, "between 0 and 1"),
+        ({"context_length": 30_000}, "too short"),
+        ({"vocab_size": 100}, "vocab"),
+    ],
+)
+def test_impossible_runs_are_refused_and_leave_nothing(
+    config: PretrainConfig, tmp_path: Path, changes: dict, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        pretrain(dataclasses.replace(config, **changes), "test")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_explodes_stops_with_one_line(config: PretrainConfig) -> None:
+    with pytest.raises(UserError, match="no longer a number"):
+        pretrain(dataclasses.replace(config, learning_rate=1e30, muon_learning_rate=1e30), "test")
