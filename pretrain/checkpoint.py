@@ -191,9 +191,14 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
         raise UserError(f"{folder} holds a broken checkpoint ({error}): make the stage again") from None
     if "score.weight" in weights:
         raise UserError(f"{folder} holds a reward model, which scores text and cannot write it")
+    return build_model(weights, config).to(device).eval()
+
+
+def build_model(weights: dict[str, Tensor], config: GPTConfig) -> GPT:
+    """A GPT with a copy of weights under transformers' names."""
     model = GPT(config)
     model.load_state_dict(from_huggingface(weights, config))
-    return model.to(device).eval()
+    return model
 
 
 def _rename(name: str, table: list[tuple[str, str]]) -> str:

@@ -72,11 +72,10 @@ def sha256_of(path: Path) -> str:
 class StageFolder:
     """An open stage: write into `path`, then call `finish` once."""
 
-    def __init__(self, stage: str, options: StageOptions, resuming: bool) -> None:
-        self.stage, self.final = stage, options.run / stage
-        self.path = options.run / f".{stage}.partial"
+    def __init__(self, name: str, options: StageOptions) -> None:
+        self.final, self.path = options.run / name, options.run / f".{name}.partial"
+        self.resuming = options.resume
         self.resume_path = self.path / "resume"
-        self.resuming = resuming
         self.metrics_path = self.path / "metrics.jsonl"
         self._started = time.monotonic()
 
@@ -119,7 +118,7 @@ class StageFolder:
             (self.path / "settings.json").unlink(missing_ok=True)
             text = json.dumps(asdict(record), indent=2, default=str)
             (self.path / "stage.json").write_text(text + "\n", "utf-8")
-            retired = self.final.with_name(f".{self.stage}.replaced")
+            retired = self.final.with_name(f".{self.final.name}.replaced")
             shutil.rmtree(retired, ignore_errors=True)
             if self.final.exists():
                 self.final.rename(retired)
@@ -128,12 +127,12 @@ class StageFolder:
         state.wait_for_everyone()
 
 
-def open_stage(stage: str, options: StageOptions) -> StageFolder:
-    """Claim the stage's place in the run, or say in one line why not (UserError).
+def open_stage(name: str, options: StageOptions) -> StageFolder:
+    """Claim the place of the folder `name` in the run, or say in one line why not (UserError).
 
     A finished stage needs --overwrite; what a killed one left needs --resume or --overwrite.
     """
-    final, partial = options.run / stage, options.run / f".{stage}.partial"
+    final, partial = options.run / name, options.run / f".{name}.partial"
     chosen = json.dumps(settings(options), indent=2)
     if options.resume and options.overwrite:
         raise UserError("--resume and --overwrite exclude each other: choose one")
@@ -146,7 +145,7 @@ def open_stage(stage: str, options: StageOptions) -> StageFolder:
         raise UserError(f"nothing to resume in {options.run}: run the same command without --resume")
     if partial.exists() and not (options.resume or options.overwrite):
         raise UserError(
-            f"{partial} holds an unfinished {stage}: add --resume to continue it or --overwrite to start again"
+            f"{partial} holds an unfinished {name}: add --resume to continue it or --overwrite to start again"
         )
     if options.resume:
         _check_same_settings(partial, chosen)
@@ -163,7 +162,7 @@ def open_stage(stage: str, options: StageOptions) -> StageFolder:
         except OSError as error:
             raise UserError(f"cannot write {partial}: {error.strerror}: choose another --run") from None
     state.wait_for_everyone()
-    return StageFolder(stage, options, resuming=options.resume)
+    return StageFolder(name, options)
 
 
 def read_stage(folder: Path, stage: str | None = None) -> StageRecord:

@@ -1,0 +1,74 @@
+"""What an alignment run is made of, and the presets."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import tyro
+
+from pretrain.stage import StageOptions, StageRecord
+from rlhf.ppo_config import PPOConfig
+
+
+@dataclass(kw_only=True)
+class AlignConfig(StageOptions, PPOConfig):
+    """Align the SFT model with PPO against the reward model of the run."""
+
+    reward: str = "model"
+    """model: RUN/reward. critic: the critic itself, the ceiling of what a reward model can teach; that policy is
+    left in RUN/rlhf-critic. module:callable: your function, called as callable(prompt, response) -> float."""
+    prompts: Path | None = None
+    """Your own prompts, JSONL of {"prompt"}; default: the training text's dialogue."""
+    eval_prompts: int = 128
+    """Held-out prompts on which the critic judges the policy as it learns, at most as many as there are."""
+
+    output_dir: tyro.conf.Suppress[Path | None] = None
+    prompt_length: tyro.conf.Suppress[int] = 64
+    response_length: tyro.conf.Suppress[int] = 64
+
+    @property
+    def folder_name(self) -> str:
+        """The ceiling stands beside the aligned model, for the comparison to show both."""
+        return "rlhf-critic" if self.reward == "critic" else "rlhf"
+
+    def inherit(self, sft: StageRecord) -> None:
+        """Take the lengths that the SFT model was trained with."""
+        self.prompt_length = sft.config["prompt_length"]
+        self.response_length = sft.config["response_length"]
+
+    def ppo(self, output_dir: Path) -> PPOConfig:
+        """The trainer's part of these settings."""
+        values = {field.name: getattr(self, field.name) for field in fields(PPOConfig)}
+        return PPOConfig(**values | {"output_dir": output_dir})
+
+
+PRESETS: dict[str, tuple[str, AlignConfig]] = {
+    "smoke": (
+        "seconds: what the tests drive",
+        AlignConfig(
+            total_episodes=64,
+            batch_size=16,
+            mini_batch_size=8,
+            save_every=2,
+            eval_every=2,
+            eval_prompts=16,
+        ),
+    ),
+    "laptop": (
+        "2 CPU cores, under 3 minutes",
+        AlignConfig(total_episodes=6400, cliprange_value=0.3, save_every=10, eval_every=10),
+    ),
+    "gpu": (
+        "one GPU, bf16",
+        AlignConfig(
+            total_episodes=51_200,
+            batch_size=512,
+            mini_batch_size=128,
+            cliprange_value=0.3,
+            learning_rate=2e-4,
+            value_learning_rate=3e-4,
+            save_every=20,
+            eval_every=10,
+            eval_prompts=256,
+        ),
+    ),
+}
