@@ -1,5 +1,7 @@
 """python -m sft PRESET [--field value …]"""
 
+import os
+
 from data.console import run_command
 from pretrain.cli import preset_command
 from sft.config import PRESETS
@@ -7,6 +9,8 @@ from sft.config import PRESETS
 
 def main() -> None:
     config, preset = preset_command(PRESETS, __doc__)
+    # Everything is on this disk; without this, transformers asks the hub about the model all the same.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from sft.train import fine_tune  # after the command line is read: trl takes seconds to import
 
     fine_tune(config, preset)

@@ -155,8 +155,8 @@ class FineTuning:
 class Watch(TrainerCallback):
     """Moves the bar, measures the held-out loss and writes metrics.jsonl."""
 
-    def __init__(self, run: FineTuning, folder: StageFolder, bar: Bar) -> None:
-        self.run, self.folder, self.bar = run, folder, bar
+    def __init__(self, run: FineTuning, folder: StageFolder, bar: Bar, earlier_seconds: float) -> None:
+        self.run, self.folder, self.bar, self.earlier_seconds = run, folder, bar, earlier_seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.advance()
@@ -177,7 +177,7 @@ class Watch(TrainerCallback):
             train_accuracy=round(logs["mean_token_accuracy"], 5),
             gradient_norm=round(logs["grad_norm"], 5),
             learning_rate=logs["learning_rate"],
-            seconds=round(self.folder.seconds, 2),
+            seconds=round(self.earlier_seconds + self.folder.seconds, 2),
         )
 
 
@@ -195,8 +195,9 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if folder.resuming:
         folder.keep_metrics(lambda line: line["step"] <= done)
+    earlier_seconds = max((line.get("seconds", 0.0) for line in folder.read_metrics()), default=0.0)
     with progress_bar("sft", run.steps, done) as bar:
-        trainer.add_callback(Watch(run, folder, bar))
+        trainer.add_callback(Watch(run, folder, bar, earlier_seconds))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if main:
         run.model.config.use_cache = True  # trl turns it off for training
@@ -226,6 +227,7 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
         corpus=run.parent.corpus,
         seed=config.seed,
         results=results,
+        wall_seconds=earlier_seconds,
     )
     folder.finish(record)
     if main:

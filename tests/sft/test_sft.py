@@ -1,0 +1,454 @@
+"""Fine-tuning: what is learned and what is not, that nothing is lost, resuming to the bit, and every bad input."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from data.console import UserError
+from data.dialogue import Pair
+from data.tokenizers import Tokenizer, bpe_tokenizer
+from pretrain.checkpoint import load_model, save_model
+from pretrain.model import GPT, GPTConfig
+from pretrain.stage import check_descends, open_stage, read_stage
+from sft import train as sft_train
+from sft.config import PRESETS, FineTuneConfig
+from sft.evaluate import completion_nats, sample_replies
+from sft.pairs import IGNORED, Example, encode_pairs, training_order
+from sft.train import FineTuning, as_dataset, check_nothing_lost, fine_tune, last_checkpoint, load_base
+
+TEXT = "Good morrow, cousin. What news abroad? None, sir; the road is empty and the inn is shut.\n\n" * 30
+
+
+@pytest.fixture
+def run(smoke_base: Path, tmp_path: Path) -> Path:
+    """A run of one's own with a finished pretrain stage."""
+    shutil.copytree(smoke_base / "pretrain", tmp_path / "run" / "pretrain")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def finished(smoke_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose sft stage was made once; read only."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    shutil.copytree(smoke_base / "pretrain", run / "pretrain")
+    fine_tune(config(run), "smoke")
+    return run
+
+
+def config(run: Path, **changes: object) -> FineTuneConfig:
+    few = {"max_pairs": 88, "batch_size": 8, "micro_batch_size": 4, "save_every": 3, "eval_every": 4, "log_every": 1}
+    return replace(PRESETS["smoke"][1], run=run, **(few | changes))  # type: ignore[arg-type]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def opened_trainer(options: FineTuneConfig):
+    fine_tuning = FineTuning(options)
+    return fine_tuning, fine_tuning.trainer(open_stage("sft", options))
+
+
+# What is learned
+
+
+def test_the_loss_is_the_mean_over_completion_tokens_of_the_whole_step(run: Path) -> None:
+    """Step 1 of two micro batches, before any update, against a cross-entropy written out here."""
+    fine_tuning, trainer = opened_trainer(config(run, max_pairs=8))
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for example in fine_tuning.examples:
+            logits = fine_tuning.model(torch.tensor([example.ids])).logits[0].float()
+            first = len(example.prompt)
+            predictions = logits[first - 1 : -1]
+            total += F.cross_entropy(predictions, torch.tensor(example.completion), reduction="sum").item()
+            count += len(example.completion)
+    trainer.train()
+    assert trainer.state.log_history[0]["step"] == 1
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(total / count, abs=2e-5)
+
+
+def test_a_prompt_is_never_a_target_and_every_completion_ends_with_the_end(run: Path) -> None:
+    fine_tuning, trainer = opened_trainer(config(run))
+    eos = fine_tuning.tokenizer.eos_id
+    for batch in trainer.get_train_dataloader():
+        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+            learned = labels[labels != IGNORED]
+            length = int(mask.sum())
+            first = length - len(learned)
+            assert first > 0
+            assert (labels[:first] == IGNORED).all()
+            assert torch.equal(ids[first:length], learned)
+            assert learned[-1] == eos
+            assert (learned == eos).sum() == 1
+            assert (ids[length:] == fine_tuning.tokenizer.pad_id).all()
+
+
+def test_the_trainer_takes_every_pair_once_an_epoch(run: Path) -> None:
+    fine_tuning, trainer = opened_trainer(config(run, max_pairs=21, epochs=2))
+    seen = [
+        tuple(ids[mask.bool()].tolist())
+        for batch in trainer.get_train_dataloader()
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert sorted(seen) == sorted(2 * [tuple(example.ids) for example in fine_tuning.examples])
+    trainer.train()
+    assert trainer.state.global_step == fine_tuning.steps == math.ceil(42 / 8)
+
+
+def test_examples_lost_in_the_trainer_are_an_error() -> None:
+    examples = [Example([1, 2], [3, 9]), Example([4], [5, 6, 9])]
+    check_nothing_lost(examples, as_dataset(examples))
+    with pytest.raises(UserError, match="kept 1 of 2 examples and 2 of 5"):
+        check_nothing_lost(examples, as_dataset(examples[:1]))
+    with pytest.raises(UserError, match="4 of 5 completion tokens"):
+        check_nothing_lost(examples, as_dataset([examples[0], Example([4, 5], [6, 9])]))
+
+
+def test_encoding_counts_what_is_cut_and_what_is_left_out() -> None:
+    tokenizer = bpe_tokenizer(TEXT, 300)
+    pairs = [
+        Pair("A:\nHow now?\n\nB:\n", "None, sir."),
+        Pair("A:\nHow now?\n\nB:\n", "The road is empty. What news abroad? " * 20),
+        Pair("A:\nHow now?\n\nB:\n", "the inn is shut and " * 40),
+        Pair("A:\nHow now?\n\nB:\n", "Ay."),
+    ]
+    options = FineTuneConfig(prompt_length=6, response_length=40, min_words=2)
+    encoded = encode_pairs(pairs, tokenizer, options)
+    assert (len(encoded.examples), encoded.cut, encoded.dropped) == (2, 1, 2)
+    whole, cut = encoded.examples
+    assert whole.completion == [*tokenizer.encode("None, sir."), tokenizer.eos_id]
+    assert len(cut.completion) <= 40
+    assert re.search(r"[.?]$", tokenizer.decode(cut.completion))
+    assert whole.prompt == tokenizer.encode(pairs[0].prompt)[-6:]
+
+
+def test_sorting_within_a_step_keeps_the_steps_pairs() -> None:
+    lengths = [17, 3, 9, 9, 40, 2, 8, 31, 5, 12, 6, 6]
+    options = FineTuneConfig(batch_size=4, epochs=2, seed=3)
+    order = training_order(lengths, options)
+    assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
+    for first in range(0, 24, 4):
+        step = [lengths[index] for index in order[first : first + 4]]
+        assert step == sorted(step, reverse=True)
+    assert order != training_order(lengths, replace(options, seed=4))
+
+
+@pytest.mark.parametrize(("family", "tied"), [("modern", True), ("modern", False), ("gpt2", True)])
+def test_the_end_token_starts_as_the_newline(tmp_path: Path, family: str, tied: bool) -> None:
+    tokenizer = bpe_tokenizer(TEXT, 300)
+    shape = GPTConfig(
+        family=family,  # type: ignore[arg-type]
+        vocab_size=tokenizer.vocab_size,
+        context_length=16,
+        width=16,
+        layers=1,
+        heads=2,
+        feed_forward=32,
+        dropout=0.3 if family == "gpt2" else 0.0,
+        tied=tied,
+    )
+    save_model(GPT(shape), tokenizer, tmp_path)
+    tokenizer.save(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path)
+    model = load_base(tmp_path, tokenizer, dropout=0.1)
+    newline, end = tokenizer.encode("\n")[0], tokenizer.eos_id
+    for ours, theirs in (
+        (model.get_input_embeddings(), base.get_input_embeddings()),
+        (model.get_output_embeddings(), base.get_output_embeddings()),
+    ):
+        assert torch.equal(ours.weight[end], theirs.weight[newline])
+        others = [row for row in range(tokenizer.vocab_size) if row != end]
+        assert torch.equal(ours.weight[others], theirs.weight[others])
+    assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == ({0.1} if family == "gpt2" else set())
+    assert model.config.to_dict()["attn_pdrop" if family == "gpt2" else "attention_dropout"] == 0.1
+
+
+def test_held_out_nats_do_not_depend_on_the_batch_and_equal_a_loop(finished: Path) -> None:
+    model, tokenizer = load_model(finished / "sft"), Tokenizer.load(finished / "sft")
+    texts = ["Good morrow.", "What news abroad, my lord? I hear of none.", "No.", "The road is empty, and so am I."]
+    examples = [
+        Example(tokenizer.encode("A:\nHow now?\n\nB:\n"), [*tokenizer.encode(t), tokenizer.eos_id]) for t in texts
+    ]
+    total = 0.0
+    with torch.no_grad():
+        for example in examples:
+            log_p = model(torch.tensor([example.ids]))[0].log_softmax(-1)
+            first = len(example.prompt)
+            total -= sum(log_p[first + i - 1, token].item() for i, token in enumerate(example.completion))
+    expected = total / sum(len(example.completion) for example in examples)
+    for batch_size in (1, 3, 4):
+        assert completion_nats(model, examples, batch_size=batch_size) == pytest.approx(expected, abs=1e-5)
+
+
+# The whole stage
+
+
+def test_the_stage_reports_what_it_did(finished: Path) -> None:
+    folder = finished / "sft"
+    record = read_stage(folder, "sft")
+    check_descends(record, read_stage(finished / "pretrain"), finished)
+    results = record.results
+    assert results["pairs_train"] == 88
+    assert results["nats_after"] < results["nats_before"] - 0.02
+    assert results["perplexity_after"] == pytest.approx(math.exp(results["nats_after"]), rel=1e-3)
+    assert results["stop_share_before"] < 0.3 < results["stop_share"]
+    assert 1 <= results["mean_response_tokens"] <= 48
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("stage.json", "metrics.jsonl", "loss.png", "samples.md"),
+    }
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train_nats" in line] == list(range(1, 12))
+    assert [line["step"] for line in lines if "dev_nats" in line] == [4, 8, 11]
+    assert lines[-1].get("dev_nats", lines[-2].get("dev_nats")) == pytest.approx(results["nats_after"], abs=1e-4)
+    assert (folder / "samples.md").read_text().count("\nSFT:\n") == 6
+    assert record.tokenizer_sha256 == read_stage(finished / "pretrain").tokenizer_sha256
+    assert json.loads((folder / "config.json").read_text())["use_cache"] is True
+
+
+def test_the_saved_model_is_the_one_that_was_measured(finished: Path) -> None:
+    """Our GPT read back from the folder has the loss that transformers' model had in memory."""
+    record = read_stage(finished / "sft")
+    fine_tuning = FineTuning(config(finished))
+    nats = completion_nats(load_model(finished / "sft"), fine_tuning.dev.examples)
+    assert nats == pytest.approx(record.results["nats_after"], abs=2e-5)
+    assert fine_tuning.replies(finished / "sft").stop_share == pytest.approx(record.results["stop_share"], abs=1e-4)
+
+
+def test_plain_transformers_loads_it_elsewhere(finished: Path, tmp_path: Path) -> None:
+    program = """
+import sys
+from importlib.util import find_spec
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert find_spec("sft") is None and find_spec("pretrain") is None
+folder = sys.argv[1]
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+ids = tokenizer("A:\\nHow now?\\n\\nB:\\n", return_tensors="pt").input_ids
+out = model.generate(ids, max_new_tokens=8, do_sample=False)
+print(model.config.eos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, out[0].tolist())
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, str(finished / "sft")],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    tokenizer = Tokenizer.load(finished / "sft")
+    assert done.stdout.startswith(f"{tokenizer.eos_id} {tokenizer.eos_id} {tokenizer.pad_id} [")
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(finished: Path, run: Path) -> None:
+    fine_tune(config(run), "smoke")
+    weights = sha256(run / "sft" / "model.safetensors")
+    assert weights == sha256(finished / "sft" / "model.safetensors")
+    fine_tune(config(run, seed=2, overwrite=True), "smoke")
+    assert weights != sha256(run / "sft" / "model.safetensors")
+
+
+def test_it_learns_to_stop(run: Path) -> None:
+    """Replies of one word: after a few steps nearly every reply ends, where the base never ends one."""
+    data = run / "pairs.jsonl"
+    pairs = [{"prompt": f"A:\nIs it {n}?\n\nB:\n", "completion": "Ay."} for n in range(120)]
+    data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), "utf-8")
+    fine_tune(config(run, data=data, max_pairs=None, learning_rate=3e-3, epochs=2, samples=12), "smoke")
+    results = read_stage(run / "sft").results
+    assert (results["pairs_train"], results["pairs_dev"]) == (108, 12)
+    assert results["stop_share"] >= 0.9
+    assert results["perplexity_after"] < 2
+    model, tokenizer = load_model(run / "sft"), Tokenizer.load(run / "sft")
+    replies = sample_replies(model, tokenizer, [tokenizer.encode("A:\nIs it so?\n\nB:\n")] * 20, 16, seed=1)
+    assert replies.texts.count("Ay.") >= 16
+
+
+# Stopping and resuming
+
+
+@pytest.mark.parametrize("killed_after", [2, 8])
+def test_a_killed_run_resumes_to_the_same_bits(
+    finished: Path, run: Path, killed_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the first saved state (step 3), and after the second."""
+    options = config(run)
+
+    class Kill(sft_train.Watch):
+        def on_step_end(self, args, state, *rest, **more) -> None:
+            super().on_step_end(args, state, *rest, **more)
+            if state.global_step == killed_after:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft_train, "Watch", Kill)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(options, "smoke")
+    assert not (run / "sft").exists()
+    if killed_after > 3:  # a state that a kill left half-written is passed over
+        (run / ".sft.partial" / "resume" / "checkpoint-9").mkdir()
+    with pytest.raises(UserError, match="add --resume"):
+        fine_tune(options, "smoke")
+    with pytest.raises(UserError, match=r"other settings \(learning_rate\)"):
+        fine_tune(replace(options, resume=True, learning_rate=1.0), "smoke")
+    fine_tune(replace(options, resume=True), "smoke")
+    assert sha256(run / "sft" / "model.safetensors") == sha256(finished / "sft" / "model.safetensors")
+    assert read_stage(run / "sft").results == read_stage(finished / "sft").results
+    metrics = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (where / "sft" / "metrics.jsonl").read_text().splitlines()
+        ]
+        for where in (run, finished)
+    ]
+    assert metrics[0] == metrics[1]
+    assert not (run / ".sft.partial").exists()
+
+
+def test_killed_in_the_last_measurement_it_only_measures_again(
+    finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft_train, "write_samples", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(config(run), "smoke")
+    steps: list[int] = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **more) -> None:
+            steps.append(state.global_step)
+
+    original = FineTuning.trainer
+
+    def counted(self, folder):
+        trainer = original(self, folder)
+        trainer.add_callback(Count)
+        return trainer
+
+    monkeypatch.setattr(FineTuning, "trainer", counted)
+    fine_tune(config(run, resume=True), "smoke")
+    assert steps == []
+    assert sha256(run / "sft" / "model.safetensors") == sha256(finished / "sft" / "model.safetensors")
+
+
+def test_the_latest_whole_state_is_found(tmp_path: Path) -> None:
+    folder = open_stage("sft", FineTuneConfig(run=tmp_path))
+    assert last_checkpoint(folder) is None
+    for step, state in ((50, "{}"), (100, "{}"), (150, '{"epo')):
+        (folder.resume_path / f"checkpoint-{step}").mkdir(parents=True)
+        (folder.resume_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_checkpoint(folder) == folder.resume_path / "checkpoint-100"
+    assert not (folder.resume_path / "checkpoint-150").exists()
+
+
+# Bad input
+
+
+def test_the_command_and_what_it_refuses(command: Callable, refused: Callable, run: Path, tmp_path: Path) -> None:
+    """As a user runs it: nothing but our lines is printed, a second run is refused, as is one without a base."""
+    few = ("--max-pairs", 32, "--samples", 8)
+    done = command("sft", "smoke", "--run", run, *few)
+    lines = done.stderr.splitlines()
+    assert done.stdout == ""
+    assert len(lines) == 2, done.stderr
+    assert all(line.startswith("sft  ") for line in lines)
+    with pytest.raises(UserError, match=r"exists already: .* add --overwrite"):
+        fine_tune(config(run), "smoke")
+    assert "run `python -m pretrain PRESET" in refused("sft", "smoke", "--run", tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+def test_impossible_settings(run: Path) -> None:
+    for changes, message in (
+        ({"prompt_length": 60, "response_length": 60}, "exceed the base's context of 96"),
+        ({"batch_size": 8, "micro_batch_size": 3}, "not divisible by micro_batch_size 3"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"response_length": 1}, "response_length must be at least 2"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
+        ({"min_words": -1}, "min_words must not be negative"),
+        ({"min_words": 10_000}, "no pair is left"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fine_tune(config(run, **changes), "smoke")
+    with pytest.raises(UserError, match="8 is not divisible by 3 processes"):
+        config(run).micro_batches(processes=3)
+    assert config(run).micro_batches(processes=2) == (4, 1)
+    assert not (run / ".sft.partial").exists()
+
+
+def test_a_base_that_is_not_what_it_was(run: Path) -> None:
+    weights = run / "pretrain" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match="changed or truncated"):
+        fine_tune(config(run), "smoke")
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="changed or truncated"):
+        fine_tune(config(run), "smoke")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        fine_tune(config(run), "smoke")
+    weights.write_bytes(whole)
+    tokenizer = run / "pretrain" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    with pytest.raises(UserError, match=r"tokenizer\.json was changed"):
+        fine_tune(config(run), "smoke")
+    (run / "pretrain" / "stage.json").unlink()
+    with pytest.raises(UserError, match="unfinished"):
+        fine_tune(config(run), "smoke")
+    assert not (run / ".sft.partial").exists()
+
+
+def test_a_parent_of_another_stage(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "sft", tmp_path / "pretrain")
+    with pytest.raises(UserError, match="holds the stage 'sft', not 'pretrain'"):
+        fine_tune(config(tmp_path), "smoke")
+
+
+@pytest.mark.parametrize(
+    ("second_line", "message"),
+    [
+        ('{"prompt": "A:\\n", "completion": ', "line 2: not valid JSON"),
+        ('{"prompt": "A:\\n"}', 'line 2: the key "completion" is missing'),
+        ('{"prompt": "A:\\n", "completion": 3}', 'line 2: "completion" must be a string'),
+        ('["A", "B"]', "line 2: must be a JSON object"),
+        ('{"prompt": "A:\\n", "completion": " "}', 'pair 2: "completion" is empty'),
+        ('{"prompt": "A:\\n", "completion": "Nay."}', "at least two different prompts"),
+    ],
+)
+def test_a_broken_file_of_pairs(run: Path, second_line: str, message: str) -> None:
+    data = run / "pairs.jsonl"
+    data.write_text('{"prompt": "A:\\n", "completion": "Ay."}\n' + second_line + "\n", "utf-8")
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        fine_tune(config(run, data=data), "smoke")
+    assert str(data) in str(caught.value)
+    assert not (run / ".sft.partial").exists()
+
+
+def test_a_corpus_without_dialogue(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sft.pairs.dialogue_pairs", lambda text: [])
+    with pytest.raises(UserError, match=r"has no dialogue .* give pairs with --data"):
+        fine_tune(config(run), "smoke")
