@@ -97,3 +97,22 @@ def _moves(template: Template, place: Place) -> tuple[dict[str, set[Place]], boo
         for first, places in skipped.items():
             moves[first] = moves.get(first, set()) | places
     return moves, ends
+
+
+def ambiguous(template: Template) -> bool:
+    """Whether two different fillings of the template make one word sequence."""
+    seen: set[tuple[Place, Place, bool]] = set()
+    stack: list[tuple[Place, Place, bool]] = [((0, ()), (0, ()), False)]
+    while stack:
+        state = stack.pop()
+        if state in seen:
+            continue
+        seen.add(state)
+        one, other, parted = state
+        left, right = _moves(template, one), _moves(template, other)
+        if parted and left[1] and right[1]:
+            return True
+        for word in left[0]:
+            for x, y in ((x, y) for x in left[0][word] for y in right[0].get(word, ())):
+                stack.append((x, y, parted or x != y))
+    return False

@@ -255,3 +255,10 @@ def test_a_line_tells_its_template(manner: str) -> None:
             continue  # never a choice: the act before, or the matter of the scene, decides between them
         # Sentences of prose follow one another on a line, so there none may begin another.
         assert not language.common(a, b, prefix=manner == "prose"), f"{a.source} | {b.source}"
+
+
+def test_a_line_tells_its_words() -> None:
+    assert language.ambiguous(parse("{beast} {how?}{how?}."))
+    pools = (scenes.VERSE_POOLS, scenes.VERSE_MATTERS, scenes.PROSE_POOLS, scenes.PROSE_MATTERS, scenes.SHORT_POOLS)
+    for template in (template for pool in pools for templates in pool.values() for template in templates):
+        assert not language.ambiguous(template), template.source
