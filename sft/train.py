@@ -53,7 +53,7 @@ class FineTuning:
 
     def __init__(self, config: FineTuneConfig) -> None:
         self.config, self.base = config, config.run / "pretrain"
-        self.state = PartialState()
+        self.state = PartialState(cpu=not torch.cuda.is_available())  # several processes on CPUs need telling
         self.parent = read_parent(config.run, "pretrain")
         config.validate(self.parent.config["context_length"])
         self.micro, self.accumulation = config.micro_batches(self.state.num_processes)
@@ -149,6 +149,7 @@ class FineTuning:
             report_to="none",
             disable_tqdm=True,
             dataloader_pin_memory=cuda,
+            ddp_find_unused_parameters=False,
         )
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -263,6 +264,43 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(finished: Path, r
     assert weights == sha256(finished / "sft" / "model.safetensors")
     fine_tune(config(run, seed=2, overwrite=True), "smoke")
     assert weights != sha256(run / "sft" / "model.safetensors")
+
+
+def logged(run: Path, key: str = "train_nats") -> list[float]:
+    lines = (run / "sft" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)[key] for line in lines if key in line]
+
+
+def test_micro_batches_change_nothing_but_rounding(finished: Path, run: Path) -> None:
+    fine_tune(config(run, micro_batch_size=None), "smoke")
+    assert logged(run) == pytest.approx(logged(finished), abs=2e-4)
+    assert logged(run, "dev_nats") == pytest.approx(logged(finished, "dev_nats"), abs=2e-4)
+
+
+def test_two_processes_take_the_steps_of_one(finished: Path, run: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = ("max_pairs", "batch_size", "micro_batch_size", "save_every", "eval_every", "log_every")
+    fields = [word for name in settings for word in (f"--{name}", str(getattr(config(run), name)))]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sft", "smoke", "--run", str(run), *fields],
+            env=os.environ
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(outputs[0].splitlines()) == 2
+    assert outputs[1] == ""
+    assert logged(run) == pytest.approx(logged(finished), abs=2e-4)
+    assert logged(run, "dev_nats") == pytest.approx(logged(finished, "dev_nats"), abs=2e-4)
 
 
 def test_it_learns_to_stop(run: Path) -> None:
