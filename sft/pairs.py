@@ -39,8 +39,6 @@ class Examples(NamedTuple):
     """Encoded pairs and what became of the others."""
 
     examples: list[Example]
-    pairs: list[Pair]
-    """The pair of each example."""
     cut: int
     """How many completions were cut at the end of a sentence to fit."""
     dropped: int
@@ -85,19 +83,24 @@ def read_pairs(path: Path) -> list[Pair]:
     return [Pair(row["prompt"], row["completion"]) for row in rows]
 
 
-def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, config: FineTuneConfig) -> Examples:
-    """Encode every pair that the configuration keeps, and count the rest."""
-    examples, kept, cut = [], [], 0
+def encode_pairs(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, config: FineTuneConfig, at_most: int | None = None
+) -> Examples:
+    """Encode the pairs that the configuration keeps, and count the rest; with `at_most`, of a random sample."""
+    if at_most is not None:
+        pairs = random.Random(config.seed).sample(pairs, len(pairs))
+    examples: list[Example] = []
+    cut = dropped = 0
     for pair in pairs:
-        if len(pair.completion.split()) < config.min_words:
-            continue
+        if len(examples) == at_most:
+            break
         completion = encode_completion(tokenizer, pair.completion, config.response_length)
-        if completion is None:
+        if completion is None or len(pair.completion.split()) < config.min_words:
+            dropped += 1
             continue
         examples.append(Example(encode_prompt(tokenizer, pair.prompt, config.prompt_length), completion))
-        kept.append(pair)
         cut += tokenizer.decode(completion) != pair.completion
-    return Examples(examples, kept, cut, len(pairs) - len(examples))
+    return Examples(examples, cut, dropped)
 
 
 def training_order(lengths: Sequence[int], config: FineTuneConfig) -> list[int]:

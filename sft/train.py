@@ -6,7 +6,6 @@ The first step of InstructGPT (Ouyang et al., arXiv 2203.02155): the loss is on 
 import json
 import logging
 import math
-import random
 import shutil
 import warnings
 from pathlib import Path
@@ -61,7 +60,7 @@ class FineTuning:
             self.corpus = parent_corpus(self.parent)
         self.tokenizer = Tokenizer.load(self.base)
         sources = load_pairs(config, self.corpus)
-        self.train = encode_pairs(sources.train, self.tokenizer, config)
+        self.train = encode_pairs(sources.train, self.tokenizer, config, config.max_pairs)
         self.dev = encode_pairs(sources.dev, self.tokenizer, config)
         self.asked = list({pair.prompt: pair for pair in sources.dev}.values())[: config.samples]
         if not self.train.examples or not self.dev.examples:
@@ -70,8 +69,6 @@ class FineTuning:
                 f"{config.min_words} and response_length {config.response_length}: lower the one or raise the other"
             )
         self.examples = self.train.examples
-        if config.max_pairs is not None and config.max_pairs < len(self.examples):
-            self.examples = random.Random(config.seed).sample(self.examples, config.max_pairs)
         self.steps = math.ceil(len(self.examples) * config.epochs / config.batch_size)
         quiet_libraries()
         set_seed(config.seed)
