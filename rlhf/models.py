@@ -6,7 +6,7 @@ would differ by chance and the ratio would mean nothing.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.console import UserError
+from rlhf.prompts import without_stop
 from rlhf.rollout import pack, position_ids
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
@@ -138,14 +139,22 @@ class ModelReward:
 class FunctionReward:
     """A Python function of texts. Only here are token ids decoded, and nothing is tokenised again."""
 
-    def __init__(self, function: RewardFunction, decode: Callable[[list[int]], str], device: torch.device) -> None:
+    def __init__(
+        self,
+        function: RewardFunction,
+        decode: Callable[[Sequence[int]], str],
+        stop_ids: Collection[int],
+        device: torch.device,
+    ) -> None:
         self.function = function
         self.decode = decode
+        self.stop_ids = stop_ids
         self.device = device
 
     def __call__(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        texts = [self.decode(ids) for ids in prompts], [self.decode(ids) for ids in responses]
-        scores = torch.as_tensor(self.function(*texts), dtype=torch.float32, device=self.device)
+        prompt_texts = [self.decode(ids) for ids in prompts]
+        response_texts = [self.decode(without_stop(ids, self.stop_ids)) for ids in responses]
+        scores = torch.as_tensor(self.function(prompt_texts, response_texts), dtype=torch.float32, device=self.device)
         if scores.shape != (len(prompts),):
             raise UserError(
                 f"the reward function gave scores of shape {tuple(scores.shape)} for {len(prompts)} responses: "

@@ -11,10 +11,7 @@ et al. (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arX
 
 import copy
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 from data.console import UserError
 from pretrain.sampling import generate
 from rlhf import losses, training_state
+from rlhf.experience import Rollout, micro_batches, unflatten
 from rlhf.kl import AdaptiveKL, FixedKL, KLController, k1, k3
+from rlhf.learner import Learner
 from rlhf.models import (
     FunctionReward,
     ModelReward,
@@ -42,7 +41,7 @@ from rlhf.models import (
     write_out_attention,
 )
 from rlhf.ppo_config import PPOConfig
-from rlhf.prompts import PromptOrder, decoder, encode_prompts
+from rlhf.prompts import PromptOrder, decoder, encode_prompts, without_stop
 from rlhf.rollout import HFCachedModel, context_length, pack, response_mask
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
@@ -50,28 +49,6 @@ __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
 ModelSource = str | Path | PreTrainedModel
 RewardSource = ModelSource | RewardFunction
 Metrics = dict[str, float]
-
-
-@dataclass
-class Rollout:
-    """This process's episodes of one batch. Tensors (B, R) are aligned with the response tokens."""
-
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    """Token ids, the stop token included."""
-    mask: Tensor
-    """(B, R) bool, True on the response's tokens."""
-    logprobs: Tensor
-    """(B, R), nats, of the policy that sampled."""
-    values: Tensor
-    """(B, R), before each token."""
-    rewards: Tensor
-    """(B, R), KL penalty and score."""
-    advantages: Tensor
-    returns: Tensor
-    scores: Tensor
-    """(B,), after clipping and the rule for responses that never stop."""
-    metrics: Metrics
 
 
 class PPOTrainer:
@@ -108,6 +85,7 @@ class PPOTrainer:
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
         config.check(self.accelerator.num_processes)
+        self.micro_rows = config.micro_rows(self.accelerator.num_processes)
         if self.device.type == "cpu":
             torch.set_float32_matmul_precision("medium")  # oneDNN's kernels: faster, as exact without AMX
 
@@ -132,18 +110,6 @@ class PPOTrainer:
         self.policy = PolicyModel(lm.requires_grad_(True))
         self.reference = PolicyModel(reference_lm.to(self.device)).requires_grad_(False)
 
-        betas = (config.adam_beta1, config.adam_beta2)
-        self.policy_optimizer: Any = torch.optim.Adam(
-            self.policy.parameters(), config.learning_rate, betas, config.adam_eps, fused=True
-        )
-        self.value_optimizer: Any = torch.optim.Adam(
-            self.value.parameters(), config.value_learning_rate, betas, config.adam_eps, fused=True
-        )
-        # `policy` and `value` stay the bare modules, moved to the device; gradients of the wrapped ones are
-        # averaged over the processes.
-        self.wrapped_policy, self.wrapped_value, self.policy_optimizer, self.value_optimizer = self.accelerator.prepare(
-            self.policy, self.value, self.policy_optimizer, self.value_optimizer
-        )
         self.kl_controller: KLController = FixedKL(config.kl_coef)
         if config.kl_target is not None:
             self.kl_controller = AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
@@ -152,6 +118,7 @@ class PPOTrainer:
         seed = config.seed + 1_000_003 * self.accelerator.process_index
         self.sampler = torch.Generator(self.device).manual_seed(seed)
         self.shuffler = torch.Generator().manual_seed(seed + 1)
+        self.learner = Learner(config, self.accelerator, self.policy, self.value, self.pad_id, self.shuffler)
         self.updates_done = 0
         self.log_history: list[Metrics] = []
         self.samples: list[dict[str, Any]] = []
@@ -175,11 +142,11 @@ class PPOTrainer:
     def step(self) -> Metrics:
         """One update: sample, score, learn, log. Raises UserError where the loss is no number."""
         config = self.config
-        self._set_learning_rates()
+        self.learner.set_learning_rates(self.updates_done / config.num_updates)
         rollout = self.rollout()
         started = time.perf_counter()
         metrics = {"episode": float((self.updates_done + 1) * config.batch_size), **rollout.metrics}
-        metrics |= self.update(rollout)
+        metrics |= self.learner.update(rollout)
         metrics["time/update"] = time.perf_counter() - started
         # The controller answers to this rollout's KL; its answer counts from the next rollout on.
         self.kl_controller.update(metrics["objective/kl"], config.batch_size)
@@ -192,17 +159,6 @@ class PPOTrainer:
         if config.save_every and self.updates_done % config.save_every == 0 and config.output_dir is not None:
             self.save_state(Path(config.output_dir) / "resume")
         return metrics
-
-    def _set_learning_rates(self) -> None:
-        """Linear from the first update's rate to `lr_floor` of it."""
-        config = self.config
-        factor = 1.0 - (1.0 - config.lr_floor) * self.updates_done / config.num_updates
-        for optimizer, rate in (
-            (self.policy_optimizer, config.learning_rate),
-            (self.value_optimizer, config.value_learning_rate),
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
 
     # ---- experience ----
 
@@ -253,11 +209,11 @@ class PPOTrainer:
         kl = k1(logprobs, reference_logprobs)
         rewards = losses.token_rewards(scores, kl, mask, self.kl_controller.coef)
         if config.whiten_rewards:
-            rewards = losses.whiten(rewards, mask, shift_mean=False, over_ranks=self._over_ranks)
+            rewards = losses.whiten(rewards, mask, shift_mean=False, over_ranks=self.learner.over_ranks)
         advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.gae_lambda)
-        explained = losses.explained_variance(values, returns, mask, self._over_ranks)
+        explained = losses.explained_variance(values, returns, mask, self.learner.over_ranks)
         if config.whiten_advantages:
-            advantages = losses.whiten(advantages, mask, over_ranks=self._over_ranks)
+            advantages = losses.whiten(advantages, mask, over_ranks=self.learner.over_ranks)
 
         per_sequence = {
             "objective/kl": kl.sum(1),
@@ -270,7 +226,7 @@ class PPOTrainer:
             "objective/response_length": mask.sum(1).float(),
         }
         sums = torch.stack([values.sum() for values in per_sequence.values()])
-        means = (self._over_ranks(sums) / (len(prompts) * self.accelerator.num_processes)).tolist()
+        means = (self.learner.over_ranks(sums) / (len(prompts) * self.accelerator.num_processes)).tolist()
         metrics = dict(zip(per_sequence, means, strict=True))
         metrics["objective/rlhf_reward"] = metrics["objective/scores"] + metrics["objective/non_score_reward"]
         metrics["objective/kl_coef"] = self.kl_controller.coef
@@ -287,7 +243,7 @@ class PPOTrainer:
         By the same forward pass as in training, not from the sampler's cache: so the first ratio is 1.
         """
         results = [torch.zeros(mask.shape, device=self.device) for _ in range(4)]
-        for rows in self._micro_batches(prompts, responses, list(range(len(prompts)))):
+        for rows in micro_batches(prompts, responses, list(range(len(prompts))), self.micro_rows):
             batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.device)
             inputs = (batch.ids, batch.attention_mask, batch.predicts)
             with self.accelerator.autocast():
@@ -297,149 +253,8 @@ class PPOTrainer:
                     self.value(*inputs),
                 )
             for result, tokens in zip(results, flat, strict=True):
-                result[rows] = _unflatten(tokens, mask[rows])
+                result[rows] = unflatten(tokens, mask[rows])
         return results[0], results[1], results[2], results[3]
-
-    def _micro_batches(
-        self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]
-    ) -> Iterator[list[int]]:
-        """Cut `rows` into micro-batches of rows of like length, so that little padding is computed."""
-        config = self.config
-        size = config.micro_batch_size or config.mini_batch_size // self.accelerator.num_processes
-        by_length = sorted(rows, key=lambda i: len(prompts[i]) + len(responses[i]))
-        for start in range(0, len(by_length), size):
-            yield by_length[start : start + size]
-
-    # ---- learning ----
-
-    def update(self, rollout: Rollout) -> Metrics:
-        """All PPO epochs over one rollout; the means of what happened in them."""
-        config = self.config
-        share = config.mini_batch_size // self.accelerator.num_processes
-        totals: dict[str, float] = defaultdict(float)
-        steps = 0
-        first_ratio_error = 0.0
-        for epoch in range(config.num_ppo_epochs):
-            # Minibatches are random subsets, drawn anew each epoch; length orders rows only within one.
-            order = torch.randperm(len(rollout.prompts), generator=self.shuffler).tolist()
-            for start in range(0, len(order), share):
-                stats = self._backward(rollout, order[start : start + share])
-                if epoch == 0 and start == 0:
-                    first_ratio_error = stats["ratio_error"]
-                    self._check_first_ratio(first_ratio_error)
-                if steps and config.target_kl_stop is not None and stats["approxkl"] > config.target_kl_stop:
-                    # Before the step: the minibatch that shows the policy has gone too far is not learned from.
-                    return self._update_metrics(totals, steps, first_ratio_error)
-                stats |= self._optimizer_step(stats)
-                steps += 1
-                for name, figure in stats.items():
-                    totals[name] += figure
-        return self._update_metrics(totals, steps, first_ratio_error)
-
-    def _backward(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
-        """Gradients of one minibatch from zero, over all its micro-batches and processes; its figures.
-
-        Every loss is divided by the response tokens of the whole minibatch, everywhere: 1 x 64 rows, 4 x 16
-        with accumulation and 2 processes x 32 give the same gradient.
-        """
-        config = self.config
-        processes = self.accelerator.num_processes
-        tokens = self._over_ranks(rollout.mask[rows].sum().float())
-        self.policy_optimizer.zero_grad()
-        self.value_optimizer.zero_grad()
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        ratio_error = torch.zeros((), device=self.device)
-        micro_batches = list(self._micro_batches(rollout.prompts, rollout.responses, rows))
-        for micro in micro_batches:
-            with ExitStack() as contexts:
-                if micro is not micro_batches[-1]:
-                    contexts.enter_context(self.accelerator.no_sync(self.wrapped_policy))
-                    contexts.enter_context(self.accelerator.no_sync(self.wrapped_value))
-                mask = rollout.mask[micro]
-                prompts, responses = [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro]
-                batch = pack(prompts, responses, self.pad_id, self.device)
-                inputs = (batch.ids, batch.attention_mask, batch.predicts)
-                with self.accelerator.autocast():
-                    logprobs, entropies = self.wrapped_policy(*inputs, config.temperature)
-                    values = self.wrapped_value(*inputs)
-                policy_loss, policy_stats = losses.policy_loss(
-                    _unflatten(logprobs, mask),
-                    rollout.logprobs[micro],
-                    rollout.advantages[micro],
-                    mask,
-                    config.cliprange,
-                    tokens,
-                )
-                value_loss, value_stats = losses.value_loss(
-                    _unflatten(values, mask),
-                    rollout.values[micro],
-                    rollout.returns[micro],
-                    mask,
-                    config.cliprange_value,
-                    tokens,
-                )
-                # The wrapped models *average* gradients over processes; a sum is wanted.
-                self.accelerator.backward(policy_loss * processes)
-                self.accelerator.backward(value_loss * config.vf_coef * processes)
-            ratio_error = torch.maximum(ratio_error, policy_stats.pop("ratio_error"))
-            for name, figure in policy_stats.items():
-                sums[name] += figure / tokens
-            sums["entropy"] += entropies.sum() / tokens
-            sums["value_clipfrac"] += value_stats["clipfrac"] / tokens
-            sums["policy_loss"] += policy_loss.detach()
-            sums["value_loss"] += value_loss.detach()
-        means = self._over_ranks(torch.stack(list(sums.values()))).tolist()
-        worst = self.accelerator.gather(ratio_error[None]).max().item()
-        return {**dict(zip(sums, means, strict=True)), "ratio_error": worst}
-
-    def _optimizer_step(self, stats: dict[str, float]) -> dict[str, float]:
-        """Clip and step both networks, or raise UserError with the weights as they were."""
-        bound = self.config.max_grad_norm
-        policy_norm = float(self.accelerator.clip_grad_norm_(self.wrapped_policy.parameters(), bound))
-        value_norm = float(self.accelerator.clip_grad_norm_(self.wrapped_value.parameters(), bound))
-        figures = torch.tensor([stats["policy_loss"], stats["value_loss"], policy_norm, value_norm])
-        if not figures.isfinite().all():
-            self.policy_optimizer.zero_grad()
-            self.value_optimizer.zero_grad()
-            raise UserError(
-                f"PPO diverged at update {self.updates_done + 1} (policy loss {stats['policy_loss']:.3g}, value loss "
-                f"{stats['value_loss']:.3g}, gradient norms {policy_norm:.3g} and {value_norm:.3g}); the weights "
-                "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
-            )
-        self.policy_optimizer.step()
-        self.value_optimizer.step()
-        return {"policy_norm": policy_norm, "value_norm": value_norm}
-
-    def _check_first_ratio(self, error: float) -> None:
-        """Before any step the policy is the one that sampled: a ratio other than 1 is a bug, not learning."""
-        tolerance = self.config.ratio_tolerance
-        if tolerance is None:
-            # CPU matmuls at "medium" precision are bf16 inside on processors with AMX: noise, not a bug.
-            tolerance = 0.25 if self.bf16 else 0.01
-        if not error <= tolerance:
-            raise UserError(
-                f"the first minibatch's probability ratio is off by {error:.3g} (at most {tolerance} is noise): the "
-                "model's log-probabilities differ between two passes of the same weights; is something random in "
-                "it, or were its weights changed by a callback?"
-            )
-
-    def _update_metrics(self, totals: dict[str, float], steps: int, first_ratio_error: float) -> Metrics:
-        means = {name: total / max(steps, 1) for name, total in totals.items()}
-        return {
-            "policy/approxkl_avg": means["approxkl"],
-            "policy/clipfrac_avg": means["clipfrac"],
-            "policy/entropy_avg": means["entropy"],
-            "loss/policy_avg": means["policy_loss"],
-            "loss/value_avg": means["value_loss"],
-            "val/clipfrac_avg": means["value_clipfrac"],
-            "val/ratio": 1.0 + means["ratio_shift"],
-            "val/ratio_var": means["ratio_shift_squared"] - means["ratio_shift"] ** 2,
-            "val/first_ratio_error": first_ratio_error,
-            "grad_norm/policy": means["policy_norm"],
-            "grad_norm/value": means["value_norm"],
-            "lr": self.policy_optimizer.param_groups[0]["lr"],
-            "optimizer_steps": float(steps),
-        }
 
     # ---- saving ----
 
@@ -461,10 +276,6 @@ class PPOTrainer:
 
     # ---- parts ----
 
-    def _over_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
-        return self.accelerator.reduce(tensor, reduction="sum")
-
     def _build_reward(
         self, reward: RewardSource | Sequence[tuple[RewardSource, float]], lm: PreTrainedModel
     ) -> tuple[Reward, PreTrainedModel | None]:
@@ -474,11 +285,10 @@ class PPOTrainer:
             first = next((model for (_, model), _ in built if model is not None), None)
             return WeightedReward([(part, weight) for (part, _), weight in built]), first
         if callable(reward) and not isinstance(reward, PreTrainedModel):
-            return FunctionReward(reward, decoder(self.tokenizer, self.stop_ids), self.device), None
+            return FunctionReward(reward, decoder(self.tokenizer), self.stop_ids, self.device), None
         model = load_classifier(reward, "reward model")
         self._adopt(model, lm)
-        rows = self.config.micro_batch_size or self.config.mini_batch_size // self.accelerator.num_processes
-        return ModelReward(model.to(self.device), self.pad_id, rows), model
+        return ModelReward(model.to(self.device), self.pad_id, self.micro_rows), model
 
     def _adopt(self, model: PreTrainedModel, lm: PreTrainedModel) -> None:
         """Check that a model can read what the policy writes, and choose its attention."""
@@ -500,21 +310,16 @@ class PPOTrainer:
         self, prompts: list[list[int]], responses: list[list[int]], scores: Tensor, stopped: Tensor
     ) -> None:
         """Good scores over gibberish are the classic failure: keep some responses beside their scores."""
-        decode = decoder(self.tokenizer, self.stop_ids) if self.tokenizer is not None else str
+        decode = decoder(self.tokenizer) if self.tokenizer is not None else str
         self.samples = [
             {
                 "prompt": decode(prompts[i]),
-                "response": decode(responses[i]),
+                "response": decode(without_stop(responses[i], self.stop_ids)),
                 "score": scores[i].item(),
                 "stopped": bool(stopped[i]),
             }
             for i in range(min(self.config.log_samples, len(prompts)))
         ]
-
-
-def _unflatten(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Tokens (N,), row by row, at the N True places of `mask` (B, R); 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=tokens.dtype, device=tokens.device).masked_scatter(mask, tokens)
 
 
 def _use_bf16(config: PPOConfig) -> bool:

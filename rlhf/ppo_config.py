@@ -110,6 +110,10 @@ class PPOConfig:
         """Optimizer steps per epoch over one rollout: exactly this many, whatever `micro_batch_size`."""
         return self.batch_size // self.mini_batch_size
 
+    def micro_rows(self, processes: int) -> int:
+        """Episodes per forward pass of one process."""
+        return self.micro_batch_size or self.mini_batch_size // processes
+
     def check(self, processes: int) -> None:
         """Raise UserError on settings that cannot work together on this number of processes."""
         counts = ("total_episodes", "batch_size", "mini_batch_size", "num_ppo_epochs", "prompt_length")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -70,13 +70,18 @@ def encode_prompts(source: Any, tokenizer: Any, prompt_length: int, vocab_size: 
     return encoded
 
 
-def decoder(tokenizer: Any, stop_ids: Collection[int]) -> Callable[[list[int]], str]:
-    """Token ids -> text without stop tokens and other special tokens, for reward functions and for reading."""
+def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Token ids -> text without special tokens, for reward functions and for reading."""
     if tokenizer is None:
         raise UserError("a reward function reads text: pass the tokenizer")
-    special = {*stop_ids, *getattr(tokenizer, "all_special_ids", ())}
+    special = set(getattr(tokenizer, "all_special_ids", ()))
 
-    def decode(ids: list[int]) -> str:
+    def decode(ids: Sequence[int]) -> str:
         return str(tokenizer.decode([token for token in ids if token not in special]))
 
     return decode
+
+
+def without_stop(response: Sequence[int], stop_ids: Collection[int]) -> Sequence[int]:
+    """A response's ids without the stop token that ended it."""
+    return response[:-1] if response and response[-1] in stop_ids else response

@@ -3,6 +3,7 @@
 A state folder holds `state.pt` (what all processes share) and `random_RANK.pt` (what is each process's own).
 """
 
+import pickle
 import random
 import shutil
 from dataclasses import asdict
@@ -55,8 +56,8 @@ def load_state(trainer: "PPOTrainer", folder: str | Path) -> None:
     _check(trainer, shared, folder)
     trainer.policy.load_state_dict(shared["policy"])
     trainer.value.load_state_dict(shared["value"])
-    trainer.policy_optimizer.load_state_dict(shared["policy_optimizer"])
-    trainer.value_optimizer.load_state_dict(shared["value_optimizer"])
+    trainer.learner.policy_optimizer.load_state_dict(shared["policy_optimizer"])
+    trainer.learner.value_optimizer.load_state_dict(shared["value_optimizer"])
     trainer.kl_controller.coef = shared["kl_coef"]
     trainer.updates_done = shared["updates_done"]
     trainer.prompt_order.position = shared["prompt_position"]
@@ -77,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"no training state at {path}: start without resuming") from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{path} is damaged: start without resuming") from error
 
 
@@ -93,8 +94,8 @@ def _shared_state(trainer: "PPOTrainer") -> dict[str, Any]:
         "prompts": trainer.prompt_order.fingerprint,
         "policy": trainer.policy.state_dict(),
         "value": trainer.value.state_dict(),
-        "policy_optimizer": trainer.policy_optimizer.state_dict(),
-        "value_optimizer": trainer.value_optimizer.state_dict(),
+        "policy_optimizer": trainer.learner.policy_optimizer.state_dict(),
+        "value_optimizer": trainer.learner.value_optimizer.state_dict(),
         # The learning rates follow from the number of updates done.
         "updates_done": trainer.updates_done,
         "kl_coef": trainer.kl_controller.coef,

@@ -35,34 +35,34 @@ def _config(kind: str, **changes: object) -> GPT2Config | Qwen3Config:
     return Qwen3Config(**{**common, **shape, **changes})
 
 
-def _build(cls: type[PreTrainedModel], config: GPT2Config | Qwen3Config, seed: int) -> PreTrainedModel:
+def _build(cls: type[PreTrainedModel], config: GPT2Config | Qwen3Config, seed: int, std: float) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = cls(config)
-        # Far larger than usual weights: predictions that differ plainly by position and by what was read.
+        # By default far larger than usual: predictions that differ plainly by position and by what was read.
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                torch.nn.init.normal_(parameter, std=0.25)
+                torch.nn.init.normal_(parameter, std=std)
     return model.eval()
 
 
 @pytest.fixture
 def causal_lm() -> Callable[..., PreTrainedModel]:
-    """`causal_lm("gpt2" | "qwen3", seed=0, **config)`."""
+    """`causal_lm("gpt2" | "qwen3", seed=0, std=0.25, **config)`."""
 
-    def build(kind: str, seed: int = 0, **changes: object) -> PreTrainedModel:
+    def build(kind: str, seed: int = 0, std: float = 0.25, **changes: object) -> PreTrainedModel:
         cls = GPT2LMHeadModel if kind == "gpt2" else Qwen3ForCausalLM
-        return _build(cls, _config(kind, **changes), seed)
+        return _build(cls, _config(kind, **changes), seed, std)
 
     return build
 
 
 @pytest.fixture
 def reward_model() -> Callable[..., PreTrainedModel]:
-    """`reward_model("gpt2" | "qwen3", seed=1, **config)`: one label."""
+    """`reward_model("gpt2" | "qwen3", seed=1, std=0.25, **config)`: one label."""
 
-    def build(kind: str, seed: int = 1, **changes: object) -> PreTrainedModel:
+    def build(kind: str, seed: int = 1, std: float = 0.25, **changes: object) -> PreTrainedModel:
         cls = GPT2ForSequenceClassification if kind == "gpt2" else Qwen3ForSequenceClassification
-        return _build(cls, _config(kind, num_labels=1, **changes), seed)
+        return _build(cls, _config(kind, num_labels=1, **changes), seed, std)
 
     return build
