@@ -43,13 +43,16 @@ def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: 
     return _svg(figure, f"{ylabel} over {xlabel}")
 
 
-def calibration_chart(bins: Sequence[tuple[float, float]]) -> str:
-    """(predicted, observed) shares against the diagonal of perfect calibration."""
+def calibration_chart(bins: Mapping[str, Sequence[tuple[float, float]]], colours: Sequence[str]) -> str:
+    """Named (predicted, observed) shares beside the diagonal of perfect calibration."""
     figure, axes = _axes(4.2, 2.6)
     axes.plot([0, 1], [0, 1], color=COLOURS["faint"], linewidth=1.2, linestyle="--")
-    axes.plot(*zip(*bins, strict=True), color=COLOURS["rlhf"], linewidth=1.7, marker="o", markersize=4)
-    axes.set(xlabel="predicted probability", ylabel="share preferred", xlim=(0, 1), ylim=(0, 1))
-    return _svg(figure, "how often the preferred reply was the predicted one")
+    for (name, points), colour in zip(bins.items(), colours, strict=True):
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        axes.plot(x, y, color=COLOURS[colour], linewidth=1.7, marker="o", markersize=3.5, label=f"{name} replies")
+    axes.legend(frameon=False, labelcolor=COLOURS["ink"])
+    axes.set(xlabel="predicted probability", ylabel="how often it won", xlim=(0, 1), ylim=(0, 1))
+    return _svg(figure, "calibration of the reward model")
 
 
 def win_rate_chart(rates: Sequence[tuple[str, dict[str, Any], str]]) -> str:

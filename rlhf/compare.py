@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -21,15 +21,15 @@ import tyro
 from accelerate import PartialState
 from rich import box
 from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from data.console import UserError, console, run_command
 from data.corpus import Corpus
-from data.dialogue import Pair, encode_completion, encode_prompt, heldout_pairs
+from data.dialogue import Pair, encode_prompt, heldout_pairs
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
-from pretrain.model import GPT
 from pretrain.progress import progress_bar
-from pretrain.sampling import generate
 from pretrain.stage import (
     StageOptions,
     StageRecord,
@@ -43,9 +43,12 @@ from pretrain.stage import (
     settings,
 )
 from reward.critic import Critic
-from reward.labeller import accuracy_ceiling, rank, ranking_to_pairs
+from reward.evaluate import evaluate_reward, reliability, score_rankings
+from reward.labeller import rank
 from reward.model import RewardModel
-from rlhf.measures import cut_at_blank_line, diversity, mean_interval, response_logprobs, win_rate, word_count
+from reward.rankings import Ranking
+from rlhf.measures import diversity, mean_interval, win_rate, word_count
+from rlhf.replies import Replies, Writer
 from rlhf.report import write_report
 
 STAGES = ("pretrain", "sft", "rlhf", "play")
@@ -68,8 +71,6 @@ CANDIDATES = 4
 """Replies a prompt for best-of-n and for the reward model's accuracy on the aligned policy's replies."""
 DIVERSITY_WORDS = 4000
 """Words of every source that diversity is measured on, or as many as the shortest source has."""
-BATCH = 256
-"""Rows sampled at once."""
 
 
 @dataclass(kw_only=True)
@@ -80,87 +81,6 @@ class CompareOptions(StageOptions):
     """test: prompts that no choice was tuned on. dev: for tuning."""
     prompts: int | None = None
     """Use only the first so many prompts of the split; by default all."""
-
-
-@dataclass
-class Replies:
-    """One reply to every prompt."""
-
-    texts: list[str]
-    ids: list[list[int]]
-    """Tokens as the reward model reads them; `<|endoftext|>` is among them where the reply has ended."""
-    stopped: list[bool]
-    kl: float | None = None
-    """Nats a sequence from the SFT model; None where nothing was sampled from a model."""
-    critic: list[float] = field(default_factory=list)
-    terms: list[dict[str, float]] = field(default_factory=list)
-    reward: list[float] = field(default_factory=list)
-
-
-class Writer:
-    """Has models write replies to the prompts, each source with random numbers of its own."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, prompts: list[list[int]], response_length: int, sft: GPT, seed: int
-    ) -> None:
-        self.tokenizer, self.prompts, self.response_length = tokenizer, prompts, response_length
-        self.sft, self.seed = sft, seed
-
-    def sample(self, model: GPT, draw: int, temperature: float = 1.0) -> list[list[int]]:
-        """One continuation of every prompt, as token ids; `draw` numbers the random stream."""
-        generator = torch.Generator(model.device).manual_seed(self.seed * 1_000_003 + draw)
-        drawn: list[list[int]] = []
-        for start in range(0, len(self.prompts), BATCH):
-            drawn += generate(
-                model,
-                self.prompts[start : start + BATCH],
-                max_new_tokens=self.response_length,
-                temperature=temperature,
-                stop_ids=[self.tokenizer.eos_id],
-                generator=generator,
-            )
-        return drawn
-
-    def write(self, model: GPT, draw: int, temperature: float = 1.0) -> Replies:
-        """Replies of a model that ends them with `<|endoftext|>`."""
-        ids = self.sample(model, draw, temperature)
-        stopped = [reply[-1] == self.tokenizer.eos_id for reply in ids]
-        replies = Replies([self.tokenizer.decode(reply) for reply in ids], ids, stopped)
-        replies.kl = self.kl(model, ids, temperature)
-        return replies
-
-    def write_pretrained(self, model: GPT, draw: int) -> Replies:
-        """Replies of a model that knows no `<|endoftext|>`: cut at the first blank line, which is its stopping.
-
-        The KL is that of the tokens before the blank line, since the two models end a reply by different tokens.
-        """
-        drawn = self.sample(model, draw)
-        cuts = [cut_at_blank_line(self.tokenizer.decode(ids)) for ids in drawn]
-        before, ended = list(drawn), list(drawn)
-        for i, (text, stop) in enumerate(cuts):
-            if stop:
-                before[i] = self._tokens_within(drawn[i], len(text))
-                ended[i] = [*before[i], self.tokenizer.eos_id]
-        return Replies([text for text, _ in cuts], ended, [stop for _, stop in cuts], self.kl(model, before))
-
-    def read_play(self, pairs: Sequence[Pair]) -> Replies:
-        """The play's own replies, cut like SFT's examples: at the last end of a sentence that fits."""
-        ids, stopped = [], []
-        for pair in pairs:
-            fitting = encode_completion(self.tokenizer, pair.completion, self.response_length)
-            stopped.append(fitting is not None)
-            ids.append(fitting or self.tokenizer.encode(pair.completion)[: self.response_length])
-        return Replies([self.tokenizer.decode(reply) for reply in ids], ids, stopped)
-
-    def kl(self, model: GPT, ids: Sequence[Sequence[int]], temperature: float = 1.0) -> float:
-        """KL(model ‖ SFT) in nats a sequence: the mean of log π(y) − log π_SFT(y) over the model's own y."""
-        own = response_logprobs(model, self.prompts, ids, temperature)
-        reference = response_logprobs(self.sft, self.prompts, ids)
-        return fmean(a - b for a, b in zip(own, reference, strict=True))
-
-    def _tokens_within(self, ids: list[int], characters: int) -> list[int]:
-        count = next(n for n in range(len(ids), -1, -1) if len(self.tokenizer.decode(ids[:n])) <= characters)
-        return ids[:count]
 
 
 class Judge:
@@ -195,35 +115,53 @@ class Judge:
                 getattr(chosen, name).append(getattr(candidates[k], name)[i])
         return chosen
 
-    def accuracy(self, candidates: Sequence[Replies], temperature: float, seed: int) -> dict[str, float | int]:
-        """How often the reward model agrees with the noisy labeller about two replies to one prompt.
+    def reward_model_figures(
+        self, candidates: Sequence[Replies], policy: str, temperature: float, seed: int
+    ) -> dict[str, Any]:
+        """How well the reward model orders several replies of one policy to each prompt, and its calibration.
 
-        ceiling: what the critic itself would reach on these labels. by_length: what preferring the longer one
-        reaches. against_critic: agreement with the critic without the labeller's noise.
+        Labels are made as in the reward stage: the critic's scores with noise of `temperature`.
         """
-        rng, pairs = random.Random(seed), []
+        rng, rankings = random.Random(seed), []
         for i, pair in enumerate(self.pairs):
-            texts = [replies.texts[i] for replies in candidates]
-            ranking = rank([replies.critic[i] for replies in candidates], temperature, rng, texts)
-            pairs += [(i, a, b) for a, b in ranking_to_pairs(pair.prompt, texts, ranking)]
-        if not pairs:
-            return {"pairs": 0}
+            texts, scores = [each.texts[i] for each in candidates], [each.critic[i] for each in candidates]
+            rankings.append(
+                Ranking(
+                    prompt=pair.prompt,
+                    completions=texts,
+                    stopped=[each.stopped[i] for each in candidates],
+                    ranking=rank(scores, temperature, rng, texts),
+                    annotator="critic",
+                    policy=policy,
+                    seed=seed,
+                    prompt_ids=self.prompts[i],
+                    completion_ids=[each.ids[i] for each in candidates],
+                    scores=scores,
+                )
+            )
+        scores_by_ranking = score_rankings(self.reward, rankings).split(len(candidates))
+        bins = reliability(self.reward, rankings, scores_by_ranking)
+        return evaluate_reward(self.reward, rankings, temperature) | {"calibration": [asdict(each) for each in bins]}
 
-        def agreement(values: Sequence[Sequence[float]]) -> float:
-            return fmean(_preference(values[a][i] - values[b][i]) for i, a, b in pairs)
 
-        critic = [replies.critic for replies in candidates]
-        apart = [(i, a, b) if critic[a][i] > critic[b][i] else (i, b, a) for i, a, b in pairs]
-        apart = [(i, a, b) for i, a, b in apart if critic[a][i] != critic[b][i]]
-        reward = [replies.reward for replies in candidates]
-        return {
-            "pairs": len(pairs),
-            "accuracy": agreement(reward),
-            "ceiling": accuracy_ceiling([(critic[a][i], critic[b][i]) for i, a, b in pairs], temperature),
-            "by_length": agreement([[float(len(ids)) for ids in replies.ids] for replies in candidates]),
-            "against_critic": fmean(_preference(reward[a][i] - reward[b][i]) for i, a, b in apart) if apart else 0.5,
-            "label_temperature": temperature,
-        }
+class RememberingRewardModel(RewardModel):
+    """A reward model that scores no reply twice: the same ones are judged, picked from and evaluated on."""
+
+    def __init__(self, model: PreTrainedModel, pad_id: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(model, pad_id, dtype)
+        self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+
+    def score(
+        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 64, normalise: bool = True
+    ) -> Tensor:
+        """See `RewardModel.score`."""
+        if not normalise:
+            return super().score(sequences, batch_size, normalise)
+        keys = [(tuple(prompt), tuple(response)) for prompt, response in sequences]
+        new = [key for key in dict.fromkeys(keys) if key not in self.known]
+        if new:
+            self.known |= zip(new, super().score(new, batch_size).tolist(), strict=True)
+        return torch.tensor([self.known[key] for key in keys])
 
 
 def figures(replies: Replies, critic: Critic, words: int) -> dict[str, Any]:
@@ -288,8 +226,9 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
     tokenizer = Tokenizer.load(run / "sft")
     prompts = [encode_prompt(tokenizer, pair.prompt, config["prompt_length"]) for pair in pairs]
     writer = Writer(tokenizer, prompts, config["response_length"], load_model(run / "sft", device), seed)
-    judge = Judge(Critic(corpus.train), RewardModel.load(run / "reward", device), pairs, prompts)
+    judge = Judge(Critic(corpus.train), RememberingRewardModel.load(run / "reward", device), pairs, prompts)
     aligned = load_model(run / "rlhf", device)
+    others = range(1, CANDIDATES)
     with progress_bar("compare", 6 + 2 * (CANDIDATES - 1) + ("rlhf_critic" in records)) as bar:
 
         def judged(replies: Replies) -> Replies:
@@ -304,16 +243,16 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
             "sft_again": judged(writer.write(writer.sft, 3)),
             "sft_t07": judged(writer.write(writer.sft, 4, temperature=0.7)),
         }
-        # The four candidates are none of the replies that best-of-4 is compared with.
-        more = [judged(writer.write(writer.sft, 10 + k)) for k in range(1, CANDIDATES)]
-        sources["best_of_4"] = judge.best_of([sources["sft_again"], *more])
+        # None of the candidates is a reply that best-of-4 is compared with.
+        candidates = {"sft": [sources["sft_again"], *(judged(writer.write(writer.sft, 10 + k)) for k in others)]}
+        candidates["rlhf"] = [sources["rlhf"], *(judged(writer.write(aligned, 20 + k)) for k in others)]
+        sources["best_of_4"] = judge.best_of(candidates["sft"])
         if "rlhf_critic" in records:
             model = load_model(run / "rlhf-critic", device)
             sources["rlhf_critic"] = judged(writer.write(model, 5))
-        more = [judged(writer.write(aligned, 20 + k)) for k in range(1, CANDIDATES)]
     words = min(DIVERSITY_WORDS, *(word_count(replies.texts) for replies in sources.values()))
     measured = {name: figures(replies, judge.critic, words) for name, replies in sources.items()}
-    accuracy = judge.accuracy([sources["rlhf"], *more], label_temperature(records["reward"]), seed)
+    temperature = float(records["reward"].config["label_temperature"])
     return {
         "stages": {name: measured[name] for name in STAGES},
         "controls": {name: measured[name] for name in measured if name not in STAGES},
@@ -322,7 +261,9 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
             for name, (first, second) in COMPARISONS.items()
             if first in sources and second in sources
         },
-        "reward_model_on_aligned": accuracy,
+        "reward_model": {
+            name: judge.reward_model_figures(replies, name, temperature, seed) for name, replies in candidates.items()
+        },
         "diversity_words": words,
         "samples": [
             {"prompt": pair.prompt}
@@ -369,11 +310,6 @@ def compare(options: CompareOptions) -> Path:
     return folder.final
 
 
-def label_temperature(reward: StageRecord) -> float:
-    """The noise of the labels that the reward model learned from, in units of the critic's score."""
-    return float(reward.config["label_temperature"])
-
-
 def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:
     """The first replies, in order and unselected."""
     parts = ["# The first held-out prompts, in order, unselected\n"]
@@ -407,10 +343,6 @@ def _made(record: StageRecord) -> dict[str, Any]:
     values = asdict(record)
     kept = ("preset", "seed", "parent", "weights_sha256", "wall_seconds", "device", "git_commit", "versions", "results")
     return {name: values[name] for name in kept}
-
-
-def _preference(margin: float) -> float:
-    return 0.5 if margin == 0 else float(margin > 0)
 
 
 def _fenced(text: str) -> str:

@@ -56,7 +56,7 @@ TERMS = {
     "ending": "an ending that ends",
     "glue": "neighbours that belong together",
     "content": "words that say something",
-    "craft": "verse × glue × content",
+    "craft": "verse · glue · content",
     "verse": "lines that scan",
     "loop": "no repetition (gate)",
     "originality": "no copying (gate)",
@@ -136,12 +136,12 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
         doubt.append("Sampling SFT at temperature .7 does as well as PPO did.")
     if rlhf["kl_to_sft"] > 10:
         doubt.append(f"The aligned model is {rlhf['kl_to_sft']:.1f} nats a reply away from SFT: far.")
-    accuracy = result["reward_model_on_aligned"]
-    if "accuracy" in accuracy:
+    model = result["reward_model"]["rlhf"]
+    if model["heldout_accuracy"] is not None:
         doubt.append(
             f"On the aligned model's own replies the reward model agrees with the noisy labels in "
-            f"{accuracy['accuracy']:.0%} of pairs; the best possible is {accuracy['ceiling']:.0%}, preferring the longer "
-            f"reply reaches {accuracy['by_length']:.0%}."
+            f"{model['heldout_accuracy']:.0%} of pairs; {model['accuracy_ceiling']:.0%} is the most that the labels "
+            f"allow, and going by length alone reaches {model['length_baseline']:.0%}."
         )
     return {"better": better, "same": same, "doubt": doubt}
 
@@ -170,7 +170,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         terms=[(name, TERMS.get(name, ""), Markup(bar_chart({stage: result["stages"][stage]["terms"][name]
                                                              for stage in ("pretrain", "sft", "rlhf", "play")}, name)))
                for name in terms],
-        curves=[(title, Markup(svg)) for title, svg in curves(run, result["made"].get("reward", {}))],
+        curves=[(title, Markup(svg)) for title, svg in curves(run, result["reward_model"])],
         samples=result["samples"][:SAMPLES],
         made=sorted(made, key=lambda item: order.index(item[0])),
         total_seconds=sum(record["wall_seconds"] for record in result["made"].values()) + result["seconds"],
@@ -178,21 +178,23 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
     path.write_text(page, "utf-8")
 
 
-def curves(run: Path, reward: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(title, SVG) of whatever the stages logged."""
+def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(title, SVG) of whatever the stages logged, and the reward model's calibration."""
     charts = []
     pretrain, sft, rewards, rlhf = (_metrics(run / name) for name in ("pretrain", "sft", "reward", "rlhf"))
     for title, metrics, keys, unit in (
         ("Pretraining", pretrain, {"validation": "bits_per_char"}, "bits per character"),
         ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats a token"),
-        ("Reward model", rewards, {"training": "train_accuracy", "held out": "accuracy"}, "pair accuracy"),
+        ("Reward model", rewards, {"training": "accuracy"}, "pair accuracy"),
     ):
         found = {name: curve for name, key in keys.items() if (curve := _curve(metrics, "step", (key,)))}
         if found:
             charts.append((title, curve_chart(found, "step", unit, ["control", "sft"][-len(found) :])))
-    bins = reward.get("results", {}).get("calibration")
-    if isinstance(bins, list) and bins and all("predicted" in each and "observed" in each for each in bins):
-        charts.append(("Reward model: calibration", calibration_chart([(b["predicted"], b["observed"]) for b in bins])))
+    bins = {
+        NAMES[name]: [(each["predicted"], each["observed"]) for each in model["calibration"]]
+        for name, model in reward_model.items()
+    }
+    charts.append(("Reward model: calibration", calibration_chart(bins, list(reward_model))))
     for title, keys, colour in RLHF_CURVES:
         if curve := _curve(rlhf, "episode", keys):
             charts.append((f"PPO: {title}", curve_chart({title: curve}, "episode", title, [colour])))
@@ -225,7 +227,7 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     """One figure as the table shows it."""
     value = row[key]
     if value is None:
-        return "–"
+        return "-"
     if key in ("critic", "reward"):
         half = (row[f"{key}_high"] - row[f"{key}_low"]) / 2
         return f"{value:.3f} ± {half:.3f}" if key == "critic" else f"{value:+.2f} ± {half:.2f}"
