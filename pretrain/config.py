@@ -143,7 +143,7 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
     "smoke": ("seconds: what the tests drive", PretrainConfig(**_SMOKE)),
     "laptop": (
         "2 CPU cores, under 2 minutes",
-        PretrainConfig(steps=700, dropout=0.05, weight_decay=0.05),
+        PretrainConfig(width=128, heads=2, feed_forward=344, steps=700, eval_every=175, save_every=175),
     ),
     "gpu": (
         "one GPU, 10.7 M parameters, context 256, bf16",

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# All stages in sequence: scripts/run_pipeline.sh PRESET RUN [CORPUS]
+# A finished stage is kept and an unfinished one continued, so the same command goes on where it stopped.
+# PYTHON chooses the interpreter; LAUNCH="accelerate launch" starts every stage on all devices.
+set -euo pipefail
+if [ $# -lt 2 ] || [ $# -gt 3 ]; then
+    echo "error: usage: scripts/run_pipeline.sh PRESET RUN [CORPUS]" >&2
+    exit 2
+fi
+preset=$1 run=$2 corpus=${3:-auto}
+launch=${LAUNCH:-${PYTHON:-python}}
+cd "$(dirname "$0")/.."
+timings=()
+
+stage() { # NAME MODULE ARGUMENTS…
+    local name=$1 started=$SECONDS resume=()
+    shift
+    if [ -f "$run/$name/stage.json" ]; then
+        echo "$name: finished before, kept ($run/$name)" >&2
+        return
+    fi
+    if [ -f "$run/.$name.partial/settings.json" ]; then resume=(--resume); fi
+    $launch -m "$@" --run "$run" "${resume[@]}"
+    timings+=("$(printf '%-9s %4d s' "$name" $((SECONDS - started)))")
+}
+
+stage pretrain pretrain "$preset" --corpus "$corpus"
+stage sft sft "$preset"
+stage reward reward "$preset"
+stage rlhf rlhf "$preset"
+stage compare rlhf.compare
+printf '%s\n' "${timings[@]}" "$(printf '%-9s %4d s' total "$SECONDS")" >&2
+echo "report: $run/compare/report.html" >&2
