@@ -5,7 +5,9 @@ however many processes share the work.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -72,33 +74,58 @@ def collect_rankings(
     order = sorted(range(len(pairs)), key=lambda index: len(prompts[index]))
     together = max(1, sampling.batch_size // sampling.responses)
     batches = [order[start : start + together] for start in range(0, len(order), together)]
-    mine: list[tuple[int, Ranking]] = []
-    with progress_bar("sample", len(pairs)) as bar:
-        for number, batch in enumerate(batches):
-            if number % state.num_processes != state.process_index:
-                continue
-            generator = torch.Generator(policy.device).manual_seed(sampling.seed * 1_000_003 + number)
-            drawn = generate(
-                policy,
-                [prompts[index] for index in batch for _ in range(sampling.responses)],
-                max_new_tokens=sampling.response_length,
-                temperature=sampling.temperature,
-                stop_ids=[tokenizer.eos_id],
-                generator=generator,
+
+    def ranked_batch(number: int) -> list[tuple[int, Ranking]]:
+        generator = torch.Generator(policy.device).manual_seed(sampling.seed * 1_000_003 + number)
+        drawn = generate(
+            policy,
+            [prompts[index] for index in batches[number] for _ in range(sampling.responses)],
+            max_new_tokens=sampling.response_length,
+            temperature=sampling.temperature,
+            stop_ids=[tokenizer.eos_id],
+            generator=generator,
+        )
+        ranked = []
+        for place, index in enumerate(batches[number]):
+            responses = drawn[place * sampling.responses : (place + 1) * sampling.responses]
+            if include_play:
+                reply = encode_completion(tokenizer, pairs[index].completion, sampling.response_length)
+                responses += [reply] if reply else []
+            rng = random.Random(f"{sampling.seed} {index}")
+            ranking = _ranked(
+                tokenizer, pairs[index].prompt, prompts[index], responses, labeller, rng, policy_name, sampling.seed
             )
-            for place, index in enumerate(batch):
-                responses = drawn[place * sampling.responses : (place + 1) * sampling.responses]
-                if include_play:
-                    reply = encode_completion(tokenizer, pairs[index].completion, sampling.response_length)
-                    responses += [reply] if reply else []
-                rng = random.Random(f"{sampling.seed} {index}")
-                ranking = _ranked(
-                    tokenizer, pairs[index].prompt, prompts[index], responses, labeller, rng, policy_name, sampling.seed
-                )
-                mine.append((index, ranking))
-            bar.advance(len(batch))
+            ranked.append((index, ranking))
+        return ranked
+
+    numbers = range(state.process_index, len(batches), state.num_processes)
+    mine: list[tuple[int, Ranking]] = []
+    with progress_bar("sample", len(pairs)) as bar, _one_thread_each(policy.device) as workers:
+        for ranked in workers.map(ranked_batch, numbers):
+            mine += ranked
+            bar.advance(len(ranked) * state.num_processes)
     everyone = gather_object(mine) if state.num_processes > 1 else mine
     return [ranking for _, ranking in sorted(everyone, key=lambda item: item[0])]
+
+
+@contextmanager
+def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """As many workers as torch has threads, one thread for each; a single one where a GPU does the work.
+
+    Sampling is many small operations: several batches side by side keep all cores busy, one batch on all
+    cores does not.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        with ThreadPoolExecutor(1) as workers:
+            yield workers
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as workers:
+            yield workers
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _ranked(

@@ -41,8 +41,8 @@ class RewardModelConfig(StageOptions):
     """Rankings an optimizer step, over all processes; all pairs of a ranking stand in one batch."""
     micro_batch_size: int | None = None
     """Rankings a forward and backward pass on one process; fewer than the batch accumulates gradients."""
-    rows_per_forward: int = 16
-    """Responses that run through the model together; those of a batch are grouped by length."""
+    rankings_per_forward: int = 8
+    """Rankings that run through the model together; those of a batch are grouped by length."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.0
@@ -68,7 +68,7 @@ class RewardModelConfig(StageOptions):
             ("responses", 2),
             ("epochs", 1),
             ("batch_size", 1),
-            ("rows_per_forward", 1),
+            ("rankings_per_forward", 1),
             ("sample_batch_size", 1),
             ("log_every", 1),
             ("save_every", 1),
@@ -123,7 +123,7 @@ PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
         RewardModelConfig(
             n_prompts=6000,
             batch_size=32,
-            rows_per_forward=128,
+            rankings_per_forward=32,
             learning_rate=3e-4,
             precision="bf16",
             sample_batch_size=1024,

@@ -160,7 +160,7 @@ class RewardStage:
                 processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
                 data_collator=RankingCollator(self.tokenizer.pad_id),
                 callbacks=[Reporter(folder, bar)],
-                rows_per_forward=config.rows_per_forward,
+                rankings_per_forward=config.rankings_per_forward,
             )
             for printer in (PrinterCallback, ProgressCallback):
                 trainer.remove_callback(printer)

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,13 @@ from reward.evaluate import evaluate_reward, expected_calibration_error, longer_
 from reward.model import RewardModel, new_reward_model
 from reward.rankings import Ranking
 from reward.train import RewardStage, train_reward
-from reward.trainer import RankingCollator, RankingTrainer, last_checkpoint, ranking_dataset
+from reward.trainer import (
+    RankingCollator,
+    RankingTrainer,
+    last_checkpoint,
+    packed_attention_bias,
+    ranking_dataset,
+)
 
 WORDS = [
     *("the", "king", "hath", "sworn", "a", "heavy", "oath", "tonight", "and", "we", "must", "bear", "his"),
@@ -157,7 +164,7 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
                 train_dataset=dataset,
                 processing_class=processing,
                 data_collator=RankingCollator(tokenizer.pad_id),
-                rows_per_forward=3,
+                rankings_per_forward=2,
             )
         assert len(trainer.train_dataset) == len(dataset)
         model.train()
@@ -175,16 +182,21 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
         torch.testing.assert_close(grouped[name], plain[name], atol=1e-6, rtol=1e-4)
 
 
-def test_a_batch_holds_each_sequence_once() -> None:
+def test_a_batch_holds_each_prompt_and_each_response_once() -> None:
     rows = [
-        {"chosen_ids": [[1, 2, 3], [1, 2, 3], [1, 4]], "rejected_ids": [[1, 4], [1, 5], [1, 5]]},
-        {"chosen_ids": [[2]], "rejected_ids": [[2, 2, 2, 2]]},
+        {"chosen_ids": [[7, 1, 2, 3], [7, 1, 2, 3], [7, 1, 4]], "rejected_ids": [[7, 1, 4], [7, 1], [7, 1]]},
+        {"chosen_ids": [[2, 5]], "rejected_ids": [[2, 6]]},
     ]
     batch = RankingCollator(pad_id=9)(rows)
-    assert batch["input_ids"].tolist() == [[2, 9, 9, 9], [1, 4, 9, 9], [1, 5, 9, 9], [1, 2, 3, 9], [2, 2, 2, 2]]
-    assert batch["attention_mask"].sum(1).tolist() == [1, 2, 2, 3, 4]
-    assert batch["chosen"].tolist() == [3, 3, 1, 0]
-    assert batch["rejected"].tolist() == [1, 2, 2, 4]
+    # The shorter row first. [7, 1] ends where the others go on: its last token has a place of its own.
+    assert batch["input_ids"].tolist() == [[2, 5, 6, 9, 9, 9, 9], [7, 1, 2, 3, 1, 4, 1]]
+    assert batch["segments"].tolist() == [[0, 1, 2, -1, -1, -1, -1], [0, 1, 1, 1, 2, 2, 3]]
+    assert batch["position_ids"].tolist() == [[0, 1, 1, 0, 0, 0, 0], [0, 1, 2, 3, 1, 2, 1]]
+    assert batch["ends"].tolist() == [1, 2, 10, 12, 13]
+    assert batch["chosen"].tolist() == [0, 2, 2, 3]
+    assert batch["rejected"].tolist() == [1, 3, 4, 4]
+    allowed = packed_attention_bias(batch["segments"], torch.float32)[1, 0] == 0
+    assert allowed[5].tolist() == [True, False, False, False, True, True, False]
 
 
 def test_nothing_is_dropped_in_silence(base: Path) -> None:
@@ -398,16 +410,34 @@ def test_accumulated_batches_and_epochs(run: Path) -> None:
     assert read_stage(folder).results["completions"] > 80  # the play's replies among them
 
 
-def test_the_users_own_score_is_learned(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_score_ranks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "own_taste.py").write_text("def short_wins(prompt, response):\n    return -float(len(response))\n", "utf-8")
     monkeypatch.syspath_prepend(str(run))
-    folder = train_reward(
-        config(run, score="own_taste:short_wins", label_temperature=0.0, n_prompts=400, learning_rate=3e-3), "smoke"
-    )
+    folder = train_reward(config(run, score="own_taste:short_wins", label_temperature=0.0), "smoke")
     results = read_stage(folder).results
     assert results["accuracy_ceiling"] == 1.0
-    assert results["heldout_accuracy"] > 0.65  # of an untrained model's babble; chance is .5 ± .03
     assert results["critic"]["score"] >= 0
+    for row in map(json.loads, (folder / "rankings.jsonl").read_text("utf-8").splitlines()):
+        assert row["annotator"] == "own_taste:short_wins"
+        lengths = [len(row["completions"][group[0]]) for group in row["ranking"]]
+        assert lengths == sorted(lengths)
+
+
+def test_what_the_rankings_say_is_learned(run: Path) -> None:
+    """Many words beat few: on rankings that it has not seen, the model says so too."""
+    stage = RewardStage(config(run, learning_rate=3e-3))
+
+    def longest_first(seed: int, count: int) -> list[Ranking]:
+        return [
+            replace(r, ranking=[[i] for i in sorted(range(4), key=lambda i: -len(r.completion_ids[i]))])
+            for r in some_rankings(stage.tokenizer, count, seed)
+        ]
+
+    model = stage.train(open_stage("reward", stage.config), longest_first(0, 160))
+    figures = evaluate_reward(model, longest_first(1, 40))
+    assert figures["heldout_accuracy"] > 0.85
+    metrics = [json.loads(line) for line in (run / ".reward.partial" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["loss"] < 0.5 < metrics[0]["loss"]
 
 
 @pytest.mark.parametrize("use", ["replace", "mix"])
