@@ -112,7 +112,12 @@ def test_locked_dropout_is_one_mask_over_time_and_keeps_the_mean() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"heads": 3}, "not divisible"), ({"heads": 32}, "even"), ({"dropout": 1.0}, "dropout"), ({"layers": 0}, "least 1")],
+    [
+        ({"heads": 3}, "not divisible"),
+        ({"heads": 32}, "even"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"layers": 0}, "least 1"),
+    ],
 )
 def test_impossible_shapes_are_refused(changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):

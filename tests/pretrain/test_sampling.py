@@ -13,9 +13,7 @@ from pretrain.sampling import filter_logits, generate, sample_tokens
 torch.manual_seed(0)
 MODELS = {
     family: GPT(
-        GPTConfig(
-            family=family, vocab_size=20, context_length=16, width=16, layers=2, heads=2, feed_forward=32
-        )
+        GPTConfig(family=family, vocab_size=20, context_length=16, width=16, layers=2, heads=2, feed_forward=32)
     ).eval()
     for family in ("modern", "gpt2")
 }
@@ -75,9 +73,7 @@ def test_a_continuation_ends_with_its_first_stop() -> None:
 
 def test_equal_seeds_equal_text_and_other_seeds_other_text() -> None:
     def texts(seed: int) -> list[list[int]]:
-        return generate(
-            MODELS["gpt2"], [[1, 2]] * 8, max_new_tokens=10, generator=torch.Generator().manual_seed(seed)
-        )
+        return generate(MODELS["gpt2"], [[1, 2]] * 8, max_new_tokens=10, generator=torch.Generator().manual_seed(seed))
 
     assert texts(1) == texts(1) != texts(2)
 

@@ -20,7 +20,7 @@ from pretrain.optim import build_optimizers, set_schedule
 from pretrain.stage import sha256_of
 from pretrain.train import Pretraining, Windows, pretrain
 
-WORDS = "the a my thy king queen sword crown loves fears gives takes and but or so now here there".split()
+WORDS = ["the", "a", "my", "thy", "king", "queen", "sword", "crown", "loves", "fears", "gives", "takes", "and", "but", "or", "so", "now", "here", "there"]
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,7 @@ def test_a_run_learns_and_says_what_it_did(config: PretrainConfig, tmp_path: Pat
 def test_equal_seeds_equal_weights(config: PretrainConfig, tmp_path: Path, optimizer: str) -> None:
     found = []
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
-        pretrain(
-            dataclasses.replace(config, run=tmp_path / run, seed=seed, steps=8, optimizer=optimizer), "test"
-        )
+        pretrain(dataclasses.replace(config, run=tmp_path / run, seed=seed, steps=8, optimizer=optimizer), "test")
         found.append(weights_of(tmp_path / run))
     assert found[0] == found[1] != found[2]
 
@@ -179,9 +177,7 @@ def test_whole_split_loss_is_every_token_once(corpus_path: Path) -> None:
     tokenizer = bpe_tokenizer(corpus.train, 300)
     torch.manual_seed(0)
     model = GPT(
-        GPTConfig(
-            vocab_size=tokenizer.vocab_size, context_length=16, width=16, layers=1, heads=1, feed_forward=16
-        )
+        GPTConfig(vocab_size=tokenizer.vocab_size, context_length=16, width=16, layers=1, heads=1, feed_forward=16)
     ).eval()
     text = corpus.validation[:300]
     ids = torch.tensor(tokenizer.encode(corpus.train[-200:])[-1:] + tokenizer.encode(text))
