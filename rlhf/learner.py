@@ -33,7 +33,7 @@ class Learner:
         shuffler: torch.Generator,
     ) -> None:
         self.config = config
-        self.accelerator = accelerator
+        self.accelerator: Any = accelerator
         self.pad_id = pad_id
         self.shuffler = shuffler
         betas = (config.adam_beta1, config.adam_beta2)

@@ -48,7 +48,8 @@ class PolicyModel(nn.Module):
         if self.plain_head:
             # Only positions that predict a response token meet the vocabulary: no logits for prompt or padding.
             hidden = self.lm.base_model(**inputs).last_hidden_state
-            logits = self.lm.get_output_embeddings()(hidden[predicts])
+            head: Any = self.lm.get_output_embeddings()
+            logits = head(hidden[predicts])
         else:
             logits = self.lm(**inputs).logits[predicts]
         logits = logits.float() / temperature
@@ -92,6 +93,7 @@ class Reward(Protocol):
 
     def __call__(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
         """Scores (B,), float32, of token ids."""
+        ...
 
 
 class ModelReward:
@@ -102,6 +104,7 @@ class ModelReward:
     """
 
     def __init__(self, model: PreTrainedModel, pad_id: int, batch_rows: int) -> None:
+        self.model: Any
         if not isinstance(getattr(model, "score", None), nn.Module) or model.config.num_labels != 1:
             raise UserError(
                 f"the reward model ({type(model).__name__}, {model.config.num_labels} labels) has no scalar `score` "
@@ -186,9 +189,11 @@ def load_classifier(source: str | Path | PreTrainedModel, role: str) -> PreTrain
 
 def _load(auto: Any, source: str | Path | PreTrainedModel, role: str) -> PreTrainedModel:
     if isinstance(source, PreTrainedModel):
-        return source.float()
+        nn.Module.float(source)  # in place
+        return source
     try:
-        return auto.from_pretrained(str(source), dtype=torch.float32)
+        model: PreTrainedModel = auto.from_pretrained(str(source), dtype=torch.float32)
+        return model
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the {role} from {source}: {reason}") from error
@@ -196,7 +201,9 @@ def _load(auto: Any, source: str | Path | PreTrainedModel, role: str) -> PreTrai
 
 def value_backbone(model: PreTrainedModel) -> PreTrainedModel:
     """A trainable copy of the body (no head) of a reward model or of a policy."""
-    return copy.deepcopy(model.base_model).requires_grad_(True)
+    body: Any = copy.deepcopy(model.base_model)
+    body.requires_grad_(True)
+    return body
 
 
 def write_out_attention(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
@@ -108,7 +108,7 @@ class PPOTrainer:
         for model in (lm, reference_lm, self.value.backbone):
             self._adopt(model, lm)
         self.policy = PolicyModel(lm.requires_grad_(True))
-        self.reference = PolicyModel(reference_lm.to(self.device)).requires_grad_(False)
+        self.reference = PolicyModel(reference_lm).to(self.device).requires_grad_(False)
 
         self.kl_controller: KLController = FixedKL(config.kl_coef)
         if config.kl_target is not None:
@@ -262,7 +262,7 @@ class PPOTrainer:
         """Write the policy, and the tokenizer if there is one, as a plain Hugging Face checkpoint."""
         if self.accelerator.is_main_process:
             self.policy.lm.save_pretrained(folder)
-            if hasattr(self.tokenizer, "save_pretrained"):
+            if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)
         self.accelerator.wait_for_everyone()
 
@@ -280,7 +280,7 @@ class PPOTrainer:
         self, reward: RewardSource | Sequence[tuple[RewardSource, float]], lm: PreTrainedModel
     ) -> tuple[Reward, PreTrainedModel | None]:
         """The reward, and the first sequence-classification model in it, untouched."""
-        if isinstance(reward, list | tuple):
+        if isinstance(reward, Sequence) and not isinstance(reward, str):
             built = [(self._build_reward(source, lm), weight) for source, weight in reward]
             first = next((model for (_, model), _ in built if model is not None), None)
             return WeightedReward([(part, weight) for (part, _), weight in built]), first
@@ -288,7 +288,8 @@ class PPOTrainer:
             return FunctionReward(reward, decoder(self.tokenizer), self.stop_ids, self.device), None
         model = load_classifier(reward, "reward model")
         self._adopt(model, lm)
-        return ModelReward(model.to(self.device), self.pad_id, self.micro_rows), model
+        nn.Module.to(model, self.device)  # in place
+        return ModelReward(model, self.pad_id, self.micro_rows), model
 
     def _adopt(self, model: PreTrainedModel, lm: PreTrainedModel) -> None:
         """Check that a model can read what the policy writes, and choose its attention."""

@@ -13,12 +13,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from data.console import UserError
+
 
 class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values in tensors (B, heads, length, head_dim) allocated at the first update.
 
     A growing cache copies everything it holds for every new token; this one writes the new token only.
     """
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -63,8 +68,10 @@ class RowCache:
         for layer in self.states.layers:
             if isinstance(layer, PreallocatedLayer):
                 layer.keep(rows)
-            else:
+            elif isinstance(layer, DynamicLayer):
                 layer.batch_select_indices(rows)
+            else:
+                raise UserError(f"cannot sample in batches from a model with a {type(layer).__name__} in its cache")
 
 
 class HFCachedModel:
@@ -88,7 +95,7 @@ class HFCachedModel:
             return RowCache(Cache(layers=[PreallocatedLayer(length) for _ in range(self.layers)]))
         return RowCache(DynamicCache(config=self.model.config))
 
-    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: RowCache) -> Tensor:
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: Any) -> Tensor:
         """Append `ids` (B, T) at `positions` (B, T); logits (B, V) of the last position.
 
         `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
