@@ -6,7 +6,7 @@ position is computed twice.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ class CachedModel(Protocol):
     """What `generate` needs of a model."""
 
     context_length: int
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device: ...
 
     def start(self, batch_size: int, length: int) -> Cache:
         """An empty cache for `batch_size` rows of at most `length` positions."""
 
-    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: Cache) -> Tensor:
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: Any) -> Tensor:
         """Append `ids` (B, T) at `positions` (B, T) and return the last position's logits (B, V).
 
         `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
