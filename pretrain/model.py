@@ -210,6 +210,8 @@ class GPT(nn.Module):
         self.config = config
         self.context_length = config.context_length
         self.compute_dtype = torch.float32
+        self.cos: Tensor
+        self.sin: Tensor
         modern = config.family == "modern"
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         if not modern:

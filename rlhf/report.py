@@ -182,12 +182,12 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(title, SVG) of whatever the stages logged, and the reward model's calibration."""
     charts = []
     pretrain, sft, rewards, rlhf = (_metrics(run / name) for name in ("pretrain", "sft", "reward", "rlhf"))
-    for title, metrics, keys, unit in (
+    for title, metrics, named, unit in (
         ("Pretraining", pretrain, {"validation": "bits_per_char"}, "bits per character"),
         ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats a token"),
         ("Reward model", rewards, {"training": "accuracy"}, "pair accuracy"),
     ):
-        found = {name: curve for name, key in keys.items() if (curve := _curve(metrics, "step", (key,)))}
+        found = {name: curve for name, key in named.items() if (curve := _curve(metrics, "step", (key,)))}
         if found:
             charts.append((title, curve_chart(found, "step", unit, ["control", "sft"][-len(found) :])))
     bins = {

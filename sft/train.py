@@ -238,7 +238,7 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     return folder.final
 
 
-def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> torch.nn.Module:
+def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> Any:
     """The pretrained model in float32, its end token ready to be learned.
 
     No text of pretraining holds `<|endoftext|>`, so its row is noise. It starts as the newline's, which ended

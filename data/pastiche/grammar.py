@@ -173,10 +173,10 @@ def scans(pattern: str, start: int, pause: bool) -> bool:
 
 
 class State(NamedTuple):
-    """How far a line has come: items, syllables, whether it now ends in an unstressed syllable after a stressed
+    """How far a line has come: item, syllables, whether it now ends in an unstressed syllable after a stressed
     one, and whether at a pause."""
 
-    index: int = 0
+    item: int = 0
     syllables: int = 0
     feminine: bool = False
     pause: bool = True
@@ -207,7 +207,7 @@ class Fit:
     def weight(self, state: State) -> int:
         """The number of ways to complete the line (with the factors EMPTY and WELL_PLACED)."""
         if state not in self._weights:
-            if state.index == len(self._items):
+            if state.item == len(self._items):
                 self._weights[state] = int(self._complete(state))
             else:
                 self._weights[state] = sum(weight for _, _, weight in self.options(state))
@@ -221,8 +221,8 @@ class Fit:
         return self._options[state]
 
     def _next(self, state: State) -> list[Option]:
-        item = self._items[state.index]
-        moved = State(state.index + 1, state.syllables, state.feminine, state.pause)
+        item = self._items[state.item]
+        moved = State(state.item + 1, state.syllables, state.feminine, state.pause)
         if isinstance(item, Words):
             after: State | None = moved
             for position, pattern in enumerate(item.patterns):
@@ -243,11 +243,11 @@ class Fit:
     def _after(self, state: State, pattern: str, left: int = 0) -> State | None:
         """The state after a word of that pattern, with `left` syllables to come before the next item."""
         syllables = state.syllables + len(pattern)
-        if syllables + left + self._least[state.index] > self._longest:
+        if syllables + left + self._least[state.item] > self._longest:
             return None
         if self._metre == STRICT and not scans(pattern, state.syllables % 2, state.pause):
             return None
-        return State(state.index, syllables, pattern.endswith("10"), False)
+        return State(state.item, syllables, pattern.endswith("10"), False)
 
     def _complete(self, state: State) -> bool:
         if self._metre == LOOSE:

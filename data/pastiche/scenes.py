@@ -116,7 +116,7 @@ def _begin(chooser: Chooser, play: Play, matter: str) -> Scene:
 
 def _draw(chooser: Chooser, items: list[T] | tuple[T, ...], count: int) -> list[T]:
     """`count` different items, in the order of `items`: a set, so that no bits go to its order."""
-    chosen = []
+    chosen: list[T] = []
     for index, item in enumerate(items):
         needed = count - len(chosen)
         left = len(items) - index
