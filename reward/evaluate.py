@@ -32,6 +32,7 @@ def evaluate_reward(
     rankings: Sequence[Ranking],
     label_temperature: float | None = None,
     longer_wins: bool | None = None,
+    scores: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """Figures of `model` on `rankings`, for those of a stage and for samples of any later policy.
 
@@ -41,9 +42,11 @@ def evaluate_reward(
     length_baseline: the accuracy of ordering by response length alone; `longer_wins` is the direction
     that training data suggested (`longer_wins` below), None takes the better one here. ece: expected calibration
     error of σ(r_a − r_b), pairs taken in the order of sampling. Figures that cannot be had are None.
+    `scores`: what `score_rankings` gives, if it is known already.
     """
-    scores = torch.split(score_rankings(model, rankings), [len(r.completions) for r in rankings])
-    labelled = [(r, s, pair) for r, s in zip(rankings, scores, strict=True) for pair in r.pairs()]
+    scores = score_rankings(model, rankings) if scores is None else scores
+    by_ranking = scores.split([len(r.completions) for r in rankings])
+    labelled = [(r, s, pair) for r, s in zip(rankings, by_ranking, strict=True) for pair in r.pairs()]
     right = [_order(s[better].item(), s[worse].item()) for _, s, (better, worse) in labelled]
     by_length = _length_accuracy(rankings)
     if longer_wins is None:
@@ -53,12 +56,12 @@ def evaluate_reward(
         "accuracy_ceiling": None,
         "accuracy_vs_critic": None,
         "length_baseline": by_length if longer_wins else 1 - by_length,
-        "ece": expected_calibration_error(reliability(model, rankings, scores)),
+        "ece": expected_calibration_error(reliability(model, rankings, by_ranking)),
         "spearman": None,
         "rankings": len(rankings),
         "pairs": len(labelled),
     }
-    scored = [(r, s) for r, s in zip(rankings, scores, strict=True) if r.scores is not None]
+    scored = [(r, s) for r, s in zip(rankings, by_ranking, strict=True) if r.scores is not None]
     gold_pairs = [(r.scores[a], r.scores[b]) for r, _, (a, b) in labelled if r.scores is not None]
     if gold_pairs and label_temperature is not None:
         figures["accuracy_ceiling"] = accuracy_ceiling(gold_pairs, label_temperature)

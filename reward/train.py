@@ -129,7 +129,7 @@ class RewardStage:
         if replaced:
             found = Rankings(own_training, own_heldout, dev)
         else:
-            found = Rankings(training + own_training, dev + own_heldout, dev)
+            found = Rankings(training + own_training, dev + own_heldout if own_heldout else dev, dev)
         if not found.training or not found.heldout:
             raise UserError(
                 f"{len(self.own)} rankings leave nothing to train on or nothing to judge by: "
@@ -169,12 +169,18 @@ class RewardStage:
             trainer.train(resume_from_checkpoint=str(begun) if begun else None)
         return RewardModel(trainer.accelerator.unwrap_model(trainer.model), self.tokenizer.pad_id)
 
-    def evaluate(self, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
-        """Set the scale of the scores, then judge the model on the held-out rankings."""
+    def evaluate(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
+        """Set the scale of the scores, judge the model on the held-out rankings, write plots and samples."""
         config = self.config
-        raw = model.score([(r.prompt_ids, ids) for r in rankings.samples for ids in r.completion_ids], normalise=False)
+        raw = model.score([(r.prompt_ids, ids) for r in rankings.samples for ids in r.completion_ids])
         model.set_scale(raw.mean().item(), raw.std().item())
-        figures = evaluate_reward(model, rankings.heldout, config.label_temperature, longer_wins(rankings.training))
+        scores = (raw - model.mean) / model.std
+        if rankings.heldout is not rankings.samples:
+            scores = score_rankings(model, rankings.heldout)
+        figures = evaluate_reward(
+            model, rankings.heldout, config.label_temperature, longer_wins(rankings.training), scores
+        )
+        self._write_figures(folder, model, rankings.heldout, scores)
         terms = [self.critic.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
         play = [self._encoded_reply(pair) for pair in self.heldout.dev[: config.n_heldout]]
         figures |= {
@@ -192,10 +198,12 @@ class RewardStage:
         }
         return figures
 
-    def write_figures(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> None:
+    def _write_figures(
+        self, folder: StageFolder, model: RewardModel, heldout: Sequence[Ranking], scores: torch.Tensor
+    ) -> None:
         """Plots and samples."""
-        scores = score_rankings(model, rankings.heldout).split([len(r.completions) for r in rankings.heldout])
-        write_calibration(folder.path / "calibration.png", reliability(model, rankings.heldout, scores))
+        by_ranking = scores.split([len(r.completions) for r in heldout])
+        write_calibration(folder.path / "calibration.png", reliability(model, heldout, by_ranking))
         metrics = folder.read_metrics()
         steps = [line["step"] for line in metrics]
         plot_curves(
@@ -209,7 +217,7 @@ class RewardStage:
             title="Training the reward model",
             floor=("loss of a coin", math.log(2)),
         )
-        write_samples(folder.path / "samples.md", rankings.heldout[:SHOWN], scores[:SHOWN])
+        write_samples(folder.path / "samples.md", heldout[:SHOWN], by_ranking[:SHOWN])
 
     def _arguments(self, folder: StageFolder, steps: int) -> RewardConfig:
         config, on_cpu = self.config, self.device.type == "cpu"
@@ -269,11 +277,17 @@ def train_reward(config: RewardModelConfig, preset: str) -> Path:
     folder = open_stage("reward", config)
     announce("reward", stage.describe())
     rankings = stage.collect(folder)
+    collected = folder.seconds
     model = stage.train(folder, rankings.training)
+    trained = folder.seconds
     results: dict[str, Any] = {}
     if stage.state.is_main_process:
-        results = stage.evaluate(model, rankings)
-        stage.write_figures(folder, model, rankings)
+        results = stage.evaluate(folder, model, rankings)
+        results["seconds"] = {
+            "collect": round(collected, 1),
+            "train": round(trained - collected, 1),
+            "evaluate": round(folder.seconds - trained, 1),
+        }
         with quiet_transformers():
             model.model.save_pretrained(folder.path)
         stage.tokenizer.save(folder.path, stage.policy.context_length)
