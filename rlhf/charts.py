@@ -57,7 +57,7 @@ def calibration_chart(bins: Mapping[str, Sequence[tuple[float, float]]], colours
 
 def win_rate_chart(rates: Sequence[tuple[str, dict[str, Any], str]]) -> str:
     """One row per comparison (label, win rate, colour): a dot with its 95 % interval, and the line of chance."""
-    figure, axes = _axes(6.2, 0.36 * len(rates) + 0.8)
+    figure, axes = _axes(5.4, 0.34 * len(rates) + 0.8)
     axes.axvline(0.5, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 3)))
     for place, (_, rate, colour) in enumerate(rates):
         axes.plot([rate["low"], rate["high"]], [place, place], color=COLOURS[colour], linewidth=5, alpha=0.35,

@@ -69,6 +69,8 @@ COMPARISONS = {
 """Who is compared with whom; the first is the one whose wins are counted."""
 CANDIDATES = 4
 """Replies a prompt for best-of-n and for the reward model's accuracy on the aligned policy's replies."""
+CANDIDATE_PROMPTS = 256
+"""Prompts of which so many candidates are sampled: these are controls, and most of the time."""
 DIVERSITY_WORDS = 4000
 """Words of every source that diversity is measured on, or as many as the shortest source has."""
 
@@ -89,17 +91,14 @@ class Judge:
     def __init__(self, critic: Critic, reward: RewardModel, pairs: Sequence[Pair], prompts: list[list[int]]) -> None:
         self.critic, self.reward, self.pairs, self.prompts = critic, reward, pairs, prompts
 
-    def rewards(self, ids: list[list[int]]) -> list[float]:
-        scores = self.reward.score(list(zip(self.prompts, ids, strict=True)))
-        return [round(score, 5) for score in scores.tolist()]
-
     def judge(self, replies: Replies) -> Replies:
-        """Fill in `critic`, `terms` and `reward`."""
+        """Fill in `critic`, `terms` and `reward`; the replies may be to the first prompts only."""
         replies.terms = [
-            self.critic.terms(pair.prompt, text) for pair, text in zip(self.pairs, replies.texts, strict=True)
+            self.critic.terms(pair.prompt, text) for pair, text in zip(self.pairs, replies.texts, strict=False)
         ]
         replies.critic = [round(self.critic.score(terms), 6) for terms in replies.terms]
-        replies.reward = self.rewards(replies.ids)
+        scores = self.reward.score(list(zip(self.prompts, replies.ids, strict=False)), batch_size=32)
+        replies.reward = [round(score, 5) for score in scores.tolist()]
         return replies
 
     def best_of(self, candidates: Sequence[Replies]) -> Replies:
@@ -108,7 +107,7 @@ class Judge:
         Its KL is the bound log n − (n − 1)/n (Beirami et al., arXiv 2401.01879), near which it lies.
         """
         n = len(candidates)
-        best = [max(range(n), key=lambda k: candidates[k].reward[i]) for i in range(len(self.pairs))]
+        best = [max(range(n), key=lambda k: candidates[k].reward[i]) for i in range(len(candidates[0].texts))]
         chosen = Replies([], [], [], kl=math.log(n) - (n - 1) / n)
         for i, k in enumerate(best):
             for name in ("texts", "ids", "stopped", "critic", "terms", "reward"):
@@ -123,7 +122,7 @@ class Judge:
         Labels are made as in the reward stage: the critic's scores with noise of `temperature`.
         """
         rng, rankings = random.Random(seed), []
-        for i, pair in enumerate(self.pairs):
+        for i, pair in enumerate(self.pairs[: len(candidates[0].texts)]):
             texts, scores = [each.texts[i] for each in candidates], [each.critic[i] for each in candidates]
             rankings.append(
                 Ranking(
@@ -228,7 +227,7 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
     writer = Writer(tokenizer, prompts, config["response_length"], load_model(run / "sft", device), seed)
     judge = Judge(Critic(corpus.train), RememberingRewardModel.load(run / "reward", device), pairs, prompts)
     aligned = load_model(run / "rlhf", device)
-    others = range(1, CANDIDATES)
+    some = min(CANDIDATE_PROMPTS, len(pairs))
     with progress_bar("compare", 6 + 2 * (CANDIDATES - 1) + ("rlhf_critic" in records)) as bar:
 
         def judged(replies: Replies) -> Replies:
@@ -244,8 +243,10 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
             "sft_t07": judged(writer.write(writer.sft, 4, temperature=0.7)),
         }
         # None of the candidates is a reply that best-of-4 is compared with.
-        candidates = {"sft": [sources["sft_again"], *(judged(writer.write(writer.sft, 10 + k)) for k in others)]}
-        candidates["rlhf"] = [sources["rlhf"], *(judged(writer.write(aligned, 20 + k)) for k in others)]
+        candidates = {}
+        for number, (name, model, one) in enumerate((("sft", writer.sft, "sft_again"), ("rlhf", aligned, "rlhf"))):
+            more = [judged(writer.write_more(model, 10 * (number + 1) + k, count=some)) for k in range(1, CANDIDATES)]
+            candidates[name] = [sources[one].first(some), *more]
         sources["best_of_4"] = judge.best_of(candidates["sft"])
         if "rlhf_critic" in records:
             model = load_model(run / "rlhf-critic", device)
@@ -257,7 +258,7 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
         "stages": {name: measured[name] for name in STAGES},
         "controls": {name: measured[name] for name in measured if name not in STAGES},
         "win_rates": {
-            name: win_rate(sources[first].critic, sources[second].critic)._asdict()
+            name: _win_rate(sources[first].critic, sources[second].critic)
             for name, (first, second) in COMPARISONS.items()
             if first in sources and second in sources
         },
@@ -328,7 +329,7 @@ def print_table(result: dict[str, Any]) -> None:
     for head in ("", "critic", "reward", "KL", "tokens", "stops", "distinct-2", "unknown", "copy"):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
     for name, row in (result["stages"] | result["controls"]).items():
-        kl = "" if row["kl_to_sft"] is None else f"{row['kl_to_sft']:.2f}"
+        kl = "" if row["kl_to_sft"] is None else f"{round(row['kl_to_sft'], 2) + 0.0:.2f}"
         table.add_row(
             name, f"{row['critic']:.3f}", f"{row['reward']:+.2f}", kl, f"{row['tokens']:.0f}", f"{row['stopped']:.1%}",
             f"{row['distinct_2']:.3f}", f"{row['unknown_words']:.1%}", f"{row['longest_copy_mean']:.1f}",
@@ -343,6 +344,12 @@ def _made(record: StageRecord) -> dict[str, Any]:
     values = asdict(record)
     kept = ("preset", "seed", "parent", "weights_sha256", "wall_seconds", "device", "git_commit", "versions", "results")
     return {name: values[name] for name in kept}
+
+
+def _win_rate(first: list[float], second: list[float]) -> dict[str, Any]:
+    """On the prompts that both have answered: best-of-4 answers fewer."""
+    n = min(len(first), len(second))
+    return win_rate(first[:n], second[:n])._asdict()
 
 
 def _fenced(text: str) -> str:

@@ -15,8 +15,8 @@ from reward.critic import words_of
 TIE = 1e-9
 """Scores that differ by no more are equal."""
 
-LOGITS_AT_ONCE = 2**24
-"""Bounds the memory of one forward pass: rows x positions x vocabulary, 64 MiB in float32."""
+LOGITS_AT_ONCE = 2**21
+"""Rows x positions x vocabulary of one forward pass: 8 MiB of logits; on a CPU larger passes leave the cache."""
 
 
 class WinRate(NamedTuple):
@@ -109,7 +109,7 @@ def first_words(texts: Sequence[str], count: int) -> list[list[str]]:
 def diversity(texts: Sequence[str], words: int) -> Diversity:
     """distinct-1, distinct-2 and the number of different words among the first `words` words of the texts.
 
-    All three fall as a text grows, so what is compared must have equally many words.
+    All three depend on how long a text is, so what is compared must have equally many words.
     """
     taken = first_words(texts, words)
     vocabulary = {word for text in taken for word in text}

@@ -1,5 +1,6 @@
 """The replies that are compared: sampled from a model, or read from the play, all in the same room."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -10,10 +11,11 @@ from data.dialogue import Pair, encode_completion
 from data.tokenizers import Tokenizer
 from pretrain.model import GPT
 from pretrain.sampling import generate
+from pretrain.train import compute_dtype
 from rlhf.measures import cut_at_blank_line, response_logprobs
 
-BATCH = 256
-"""Rows sampled at once."""
+BATCH = 320
+"""Rows sampled at once, at most."""
 
 
 @dataclass
@@ -30,6 +32,17 @@ class Replies:
     terms: list[dict[str, float]] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
 
+    def first(self, count: int) -> "Replies":
+        """The replies to the first `count` prompts, without a KL."""
+        return Replies(
+            texts=self.texts[:count],
+            ids=self.ids[:count],
+            stopped=self.stopped[:count],
+            critic=self.critic[:count],
+            terms=self.terms[:count],
+            reward=self.reward[:count],
+        )
+
 
 class Writer:
     """Has models write replies to the prompts, each source with random numbers of its own."""
@@ -40,28 +53,40 @@ class Writer:
         self.tokenizer, self.prompts, self.response_length = tokenizer, prompts, response_length
         self.sft, self.seed = sft, seed
 
-    def sample(self, model: GPT, draw: int, temperature: float = 1.0) -> list[list[int]]:
-        """One continuation of every prompt, as token ids; `draw` numbers the random stream."""
+    def sample(self, model: GPT, draw: int, temperature: float = 1.0, count: int | None = None) -> list[list[int]]:
+        """One continuation of the first `count` prompts (of all by default), as token ids.
+
+        `draw` numbers the random stream.
+        """
+        prompts = self.prompts[:count]
         generator = torch.Generator(model.device).manual_seed(self.seed * 1_000_003 + draw)
         drawn: list[list[int]] = []
-        for start in range(0, len(self.prompts), BATCH):
+        rows = math.ceil(len(prompts) / math.ceil(len(prompts) / BATCH))  # batches of like size
+        # Sampling takes the fast type where the processor has one; what is measured is measured in float32.
+        model.compute_dtype = compute_dtype("auto", model.device)
+        for start in range(0, len(prompts), rows):
             drawn += generate(
                 model,
-                self.prompts[start : start + BATCH],
+                prompts[start : start + rows],
                 max_new_tokens=self.response_length,
                 temperature=temperature,
                 stop_ids=[self.tokenizer.eos_id],
                 generator=generator,
             )
+        model.compute_dtype = torch.float32
         return drawn
 
     def write(self, model: GPT, draw: int, temperature: float = 1.0) -> Replies:
-        """Replies of a model that ends them with `<|endoftext|>`."""
-        ids = self.sample(model, draw, temperature)
-        stopped = [reply[-1] == self.tokenizer.eos_id for reply in ids]
-        replies = Replies([self.tokenizer.decode(reply) for reply in ids], ids, stopped)
-        replies.kl = self.kl(model, ids, temperature)
+        """Replies of a model that ends them with `<|endoftext|>`, and their KL from the SFT model."""
+        replies = self.write_more(model, draw, temperature)
+        same = model is self.sft and temperature == 1
+        replies.kl = 0.0 if same else self.kl(model, replies.ids, temperature)
         return replies
+
+    def write_more(self, model: GPT, draw: int, temperature: float = 1.0, count: int | None = None) -> Replies:
+        """Replies to the first `count` prompts, without their KL."""
+        ids = self.sample(model, draw, temperature, count)
+        return Replies([self.tokenizer.decode(reply) for reply in ids], ids, [self._ended(reply) for reply in ids])
 
     def write_pretrained(self, model: GPT, draw: int) -> Replies:
         """Replies of a model that knows no `<|endoftext|>`: cut at the first blank line, which is its stopping.
@@ -91,6 +116,9 @@ class Writer:
         own = response_logprobs(model, self.prompts, ids, temperature)
         reference = response_logprobs(self.sft, self.prompts, ids)
         return fmean(a - b for a, b in zip(own, reference, strict=True))
+
+    def _ended(self, ids: list[int]) -> bool:
+        return ids[-1] == self.tokenizer.eos_id
 
     def _tokens_within(self, ids: list[int], characters: int) -> list[int]:
         count = next(n for n in range(len(ids), -1, -1) if len(self.tokenizer.decode(ids[:n])) <= characters)

@@ -4,6 +4,7 @@ The verdict is written by rules from the figures, so that the page cannot praise
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from rlhf.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
 
 SAMPLES = 10
+FEWEST_IN_BIN = 20  # pairs; a point of the calibration made of fewer says nothing
 NAMES = {
     "play": "the play",
     "pretrain": "pretrained",
@@ -47,7 +49,7 @@ COLUMNS = [
     ("stopped", "Stops", "share of replies that end by themselves"),
     ("distinct_1", "Distinct-1", "different words over all words"),
     ("distinct_2", "Distinct-2", "different pairs of neighbouring words over all pairs"),
-    ("vocabulary", "Vocabulary", "different words among equally many"),
+    ("vocabulary", "Vocab.", "different words among equally many"),
     ("unknown_words", "Unknown", "share of words that are in no dictionary and not in the training text"),
     ("longest_copy_mean", "Copied", "longest run of words copied from the training text: mean / longest"),
 ]
@@ -99,12 +101,16 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
                 f"{label.capitalize()}: {sft['terms'][name]:.2f} → {rlhf['terms'][name]:.2f} from SFT to aligned."
             )
             (better if change > 0 else same).append(sentence)
-    stop = f"{rlhf['stopped']:.1%} of aligned replies end by themselves, of SFT's {sft['stopped']:.1%}."
-    (better if rlhf["stopped"] > sft["stopped"] else same).append(stop)
-    unknown = (
-        f"Unknown words: {sft['unknown_words']:.2%} of SFT's words, {rlhf['unknown_words']:.2%} of the aligned model's."
-    )
-    (better if rlhf["unknown_words"] < sft["unknown_words"] else same).append(unknown)
+    replies, words = (rlhf["n"], sft["n"]), (rlhf["n"] * rlhf["words"], sft["n"] * sft["words"])
+    for key, what, sign, counts in (
+        ("stopped", "Replies that end by themselves", 1, replies),
+        ("unknown_words", "Unknown words", -1, words),
+    ):
+        sentence = f"{what}: {sft[key]:.1%} → {rlhf[key]:.1%} from SFT to aligned"
+        if not _told_apart(rlhf[key], sft[key], *counts):
+            same.append(f"{sentence}, no more than chance would do.")
+        else:
+            (better if sign * (rlhf[key] - sft[key]) > 0 else same).append(f"{sentence}.")
 
     kept = rlhf["distinct_2"] / sft["distinct_2"] if sft["distinct_2"] else 1.0
     if kept < 0.97:
@@ -146,6 +152,12 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
     return {"better": better, "same": same, "doubt": doubt}
 
 
+def _told_apart(p: float, q: float, n_p: float, n_q: float) -> bool:
+    """Whether two shares of n_p and n_q differ by more than two standard errors."""
+    pooled = (p * n_p + q * n_q) / max(1.0, n_p + n_q)
+    return abs(p - q) > 2 * math.sqrt(pooled * (1 - pooled) * (1 / max(1.0, n_p) + 1 / max(1.0, n_q)))
+
+
 def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
     """Write the page of one comparison; curves come from the stages' metrics.jsonl in `run`, where they exist."""
     environment = jinja2.Environment(
@@ -160,6 +172,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
     page = environment.get_template("report.html.j2").render(
         result=result,
         names=NAMES,
+        one_digit=_one_digit,
         notice=_notice(result["corpus"]),
         verdict=verdict(result),
         win_rates=Markup(win_rate_chart([(label, result["win_rates"][name], colour)
@@ -190,11 +203,14 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
         found = {name: curve for name, key in named.items() if (curve := _curve(metrics, "step", (key,)))}
         if found:
             charts.append((title, curve_chart(found, "step", unit, ["control", "sft"][-len(found) :])))
-    bins = {
-        NAMES[name]: [(each["predicted"], each["observed"]) for each in model["calibration"]]
-        for name, model in reward_model.items()
-    }
-    charts.append(("Reward model: calibration", calibration_chart(bins, list(reward_model))))
+    bins = {}
+    for name, model in reward_model.items():
+        counted = [each for each in model["calibration"] if each["pairs"] >= FEWEST_IN_BIN]
+        if counted:
+            bins[name] = [(each["predicted"], each["observed"]) for each in counted]
+    if bins:
+        named = {NAMES[name]: points for name, points in bins.items()}
+        charts.append(("Reward model: calibration", calibration_chart(named, list(bins))))
     for title, keys, colour in RLHF_CURVES:
         if curve := _curve(rlhf, "episode", keys):
             charts.append((f"PPO: {title}", curve_chart({title: curve}, "episode", title, [colour])))
@@ -237,4 +253,8 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
         return f"{value:.1f} / {row['longest_copy_max']}"
     if key in ("distinct_1", "distinct_2"):
         return f"{value:.3f}"
-    return f"{value:,}" if key == "vocabulary" else f"{value:.1f}"
+    return f"{value:,}" if key == "vocabulary" else _one_digit(value)
+
+
+def _one_digit(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0: a KL that is estimated as -0.01 is no "-0.0"

@@ -39,8 +39,8 @@ FIGURES = {
 def write_play(path: Path) -> None:
     """A play of our own in which every reply differs."""
     rng = random.Random(0)
-    nouns = "harbour lantern orchard river candle winter garden ladder kettle meadow".split()
-    verbs = "keeps brings forgets follows mends carries leaves finds".split()
+    nouns = ["harbour", "lantern", "orchard", "river", "candle", "winter", "garden", "ladder", "kettle", "meadow"]
+    verbs = ["keeps", "brings", "forgets", "follows", "mends", "carries", "leaves", "finds"]
     lines = [
         f"{speaker}:\nThe {rng.choice(nouns)} {rng.choice(verbs)} the {rng.choice(nouns)},\n"
         f"and {rng.choice(nouns)} {rng.choice(verbs)} {number}.\n"
@@ -177,7 +177,7 @@ def test_folder_keeps_the_contract(maker: Maker, result: dict[str, Any]) -> None
 
 
 def test_same_seed_same_result(copied: Maker, result: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="exists already.*--overwrite"):
+    with pytest.raises(UserError, match=r"exists already.*--overwrite"):
         compare(CompareOptions(run=copied.run, prompts=PROMPTS))
     compare(CompareOptions(run=copied.run, prompts=PROMPTS, overwrite=True))
     again = json.loads((copied.run / "compare/compare.json").read_text("utf-8"))
@@ -209,10 +209,10 @@ def test_a_run_that_does_not_hang_together(copied: Maker) -> None:
     with pytest.raises(UserError, match="--prompts must be at least 1"):
         compare(CompareOptions(run=copied.run, prompts=0, overwrite=True))
     copied.language_model("sft", "pretrain", seed=7)
-    with pytest.raises(UserError, match="reward was made from another sft.*python -m reward"):
+    with pytest.raises(UserError, match=r"reward was made from another sft.*python -m reward"):
         compare(CompareOptions(run=copied.run, overwrite=True))
     copied.reward_model()
-    with pytest.raises(UserError, match="rlhf was made from another sft.*python -m rlhf"):
+    with pytest.raises(UserError, match=r"rlhf was made from another sft.*python -m rlhf"):
         compare(CompareOptions(run=copied.run, overwrite=True))
     shutil.rmtree(copied.run / "rlhf")
     with pytest.raises(UserError, match="rlhf does not exist: run `python -m rlhf PRESET"):

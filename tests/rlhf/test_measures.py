@@ -68,7 +68,7 @@ def test_win_rate_is_paired_and_counts_ties_half() -> None:
     assert (rate.low, rate.high) == wilson_interval(2.5, 4)
     assert win_rate([1.0, 0.0], [0.0, 1.0]).rate == 0.5
     assert win_rate([0.3] * 5, [0.3] * 5).rate == 0.5
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         win_rate([1.0], [1.0, 2.0])
 
 
