@@ -3,9 +3,11 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
 import tyro
 
 from pretrain.stage import StageOptions, StageRecord
+from pretrain.train import compute_dtype
 from rlhf.ppo_config import PPOConfig
 
 
@@ -38,6 +40,8 @@ class AlignConfig(StageOptions, PPOConfig):
     def ppo(self, output_dir: Path) -> PPOConfig:
         """The trainer's part of these settings."""
         values = {field.name: getattr(self, field.name) for field in fields(PPOConfig)}
+        if self.bf16 is None and not torch.cuda.is_available():
+            values["bf16"] = compute_dtype("auto", torch.device("cpu")) == torch.bfloat16
         return PPOConfig(**values | {"output_dir": output_dir})
 
 
@@ -55,7 +59,16 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
     ),
     "laptop": (
         "2 CPU cores, under 3 minutes",
-        AlignConfig(total_episodes=6400, cliprange_value=0.3, save_every=10, eval_every=10),
+        AlignConfig(
+            total_episodes=3328,
+            learning_rate=1e-3,
+            value_learning_rate=1e-3,
+            cliprange_value=0.3,
+            kl_coef=0.08,
+            missing_eos_penalty=3.0,
+            save_every=10,
+            eval_every=13,
+        ),
     ),
     "gpu": (
         "one GPU, bf16",
@@ -64,6 +77,8 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
             batch_size=512,
             mini_batch_size=128,
             cliprange_value=0.3,
+            kl_coef=0.08,
+            missing_eos_penalty=3.0,
             learning_rate=2e-4,
             value_learning_rate=3e-4,
             save_every=20,
