@@ -42,7 +42,7 @@ from pretrain.stage import (
     read_stage,
     settings,
 )
-from reward.critic import Critic
+from reward.critic import FREE_COPY, Critic
 from reward.evaluate import evaluate_reward, reliability, score_rankings
 from reward.labeller import rank
 from reward.model import RewardModel
@@ -164,7 +164,10 @@ class RememberingRewardModel(RewardModel):
 
 
 def figures(replies: Replies, critic: Critic, words: int) -> dict[str, Any]:
-    """Everything that is said of one source; diversity on its first `words` words."""
+    """Everything that is said of one source; diversity on its first `words` words.
+
+    copying: share of replies with more than FREE_COPY words in a row as they stand in the training text.
+    """
     score, reward = mean_interval(replies.critic), mean_interval(replies.reward)
     varied = diversity(replies.texts, words)
     copies = [critic.longest_copy(text) for text in replies.texts]
@@ -188,6 +191,7 @@ def figures(replies: Replies, critic: Critic, words: int) -> dict[str, Any]:
         "unknown_words": sum(critic.unknown_words(text) for text in replies.texts) / max(1, counted),
         "longest_copy_mean": fmean(copies),
         "longest_copy_max": max(copies),
+        "copying": fmean(copy > FREE_COPY for copy in copies),
     }
 
 

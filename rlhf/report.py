@@ -52,6 +52,7 @@ COLUMNS = [
     ("vocabulary", "Vocab.", "different words among equally many"),
     ("unknown_words", "Unknown", "share of words that are in no dictionary and not in the training text"),
     ("longest_copy_mean", "Copied", "longest run of words copied from the training text: mean / longest"),
+    ("copying", "Copying", "share of replies that copy more than 6 words in a row"),
 ]
 TERMS = {
     "words": "words that are words",
@@ -118,7 +119,9 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
     if rlhf["longest_copy_mean"] > sft["longest_copy_mean"]:
         same.append(
             f"The longest run copied from the training text grew from {sft['longest_copy_mean']:.1f} to "
-            f"{rlhf['longest_copy_mean']:.1f} words on average."
+            f"{rlhf['longest_copy_mean']:.1f} words on average (a word that is none breaks a run, and SFT has more of "
+            f"those); more than 6 words in a row are copied by {sft['copying']:.1%} of SFT's replies and "
+            f"{rlhf['copying']:.1%} of the aligned model's."
         )
     same.append(
         "Sense: nothing here measures it, and nothing here teaches it. The critic sees form alone; read the samples "
@@ -247,7 +250,7 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     if key in ("critic", "reward"):
         half = (row[f"{key}_high"] - row[f"{key}_low"]) / 2
         return f"{value:.3f} ± {half:.3f}" if key == "critic" else f"{value:+.2f} ± {half:.2f}"
-    if key in ("stopped", "unknown_words"):
+    if key in ("stopped", "unknown_words", "copying"):
         return f"{value:.1%}"
     if key == "longest_copy_mean":
         return f"{value:.1f} / {row['longest_copy_max']}"

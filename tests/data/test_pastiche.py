@@ -188,9 +188,14 @@ def _all_strings(template: Template, metre: str) -> dict[str, list[float]]:
 
 @pytest.fixture
 def small_lexicon(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"role": ["king:?", "widow:10", "gentleman:100"], "kind": ["old:?", "merry:10"],
-             "sleep": ["wait:?", "whisper:10", "return:01"], "cry": ["nay,:?", "alas,:01"],
-             "how": ["sadly:10"], "a": ["a:?", "my:?"]}
+    small = {
+        "role": ["king:?", "widow:10", "gentleman:100"],
+        "kind": ["old:?", "merry:10"],
+        "sleep": ["wait:?", "whisper:10", "return:01"],
+        "cry": ["nay,:?", "alas,:01"],
+        "how": ["sadly:10"],
+        "a": ["a:?", "my:?"],
+    }
     for category, entries in small.items():
         monkeypatch.setitem(FILLERS, category, [Filler(*entry.split(":")) for entry in entries])
     caches = (grammar.classes, grammar.fit, grammar._fits)

@@ -32,7 +32,7 @@ SHAPE = GPTConfig(vocab_size=320, context_length=64, width=32, layers=1, heads=2
 FIGURES = {
     "n", "critic", "critic_low", "critic_high", "terms", "reward", "reward_low", "reward_high", "kl_to_sft",
     "tokens", "words", "stopped", "distinct_1", "distinct_2", "vocabulary", "unknown_words", "longest_copy_mean",
-    "longest_copy_max",
+    "longest_copy_max", "copying",
 }  # fmt: skip
 
 
