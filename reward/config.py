@@ -117,7 +117,7 @@ PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
         "seconds: what the tests drive",
         RewardModelConfig(n_prompts=48, n_heldout=16, batch_size=8, log_every=2, save_every=3),
     ),
-    "laptop": ("2 CPU cores, under 3 minutes", RewardModelConfig(n_prompts=6000, epochs=2, learning_rate=3e-3)),
+    "laptop": ("2 CPU cores, under 3 minutes", RewardModelConfig(n_prompts=5200, epochs=2, learning_rate=3e-3)),
     "gpu": (
         "one GPU, bf16",
         RewardModelConfig(

@@ -79,7 +79,9 @@ class RewardStage:
         self.corpus: Corpus = parent_corpus(self.parent)
         self.heldout: HeldOut = heldout_pairs(self.corpus.validation)
         self.dtype = compute_dtype(self.config.precision, self.device)
-        self.policy.compute_dtype = self.dtype
+        if self.device.type == "cuda":
+            # On a CPU bfloat16 samples no faster, and its kernels for every size of a shrinking batch take gigabytes.
+            self.policy.compute_dtype = self.dtype
         self.critic = Critic(self.corpus.train)
         score = self.critic if config.score == "critic" else load_score_function(config.score)
         self.labeller = Labeller(score=score, annotator=config.score, temperature=config.label_temperature)

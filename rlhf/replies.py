@@ -11,7 +11,6 @@ from data.dialogue import Pair, encode_completion
 from data.tokenizers import Tokenizer
 from pretrain.model import GPT
 from pretrain.sampling import generate
-from pretrain.train import compute_dtype
 from rlhf.measures import cut_at_blank_line, response_logprobs
 
 BATCH = 320
@@ -62,8 +61,6 @@ class Writer:
         generator = torch.Generator(model.device).manual_seed(self.seed * 1_000_003 + draw)
         drawn: list[list[int]] = []
         rows = math.ceil(len(prompts) / math.ceil(len(prompts) / BATCH))  # batches of like size
-        # Sampling takes the fast type where the processor has one; what is measured is measured in float32.
-        model.compute_dtype = compute_dtype("auto", model.device)
         for start in range(0, len(prompts), rows):
             drawn += generate(
                 model,
@@ -73,7 +70,6 @@ class Writer:
                 stop_ids=[self.tokenizer.eos_id],
                 generator=generator,
             )
-        model.compute_dtype = torch.float32
         return drawn
 
     def write(self, model: GPT, draw: int, temperature: float = 1.0) -> Replies:

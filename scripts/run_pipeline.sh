@@ -20,7 +20,7 @@ stage() { # NAME MODULE ARGUMENTS…
         return
     fi
     if [ -f "$run/.$name.partial/settings.json" ]; then resume=(--resume); fi
-    $launch -m "$@" --run "$run" "${resume[@]}"
+    $launch -m "$@" --run "$run" ${resume[@]+"${resume[@]}"}
     timings+=("$(printf '%-9s %4d s' "$name" $((SECONDS - started)))")
 }
 
@@ -29,5 +29,5 @@ stage sft sft "$preset"
 stage reward reward "$preset"
 stage rlhf rlhf "$preset"
 stage compare rlhf.compare
-printf '%s\n' "${timings[@]}" "$(printf '%-9s %4d s' total "$SECONDS")" >&2
+printf '%s\n' ${timings[@]+"${timings[@]}"} "$(printf '%-9s %4d s' total "$SECONDS")" >&2
 echo "report: $run/compare/report.html" >&2

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -57,3 +58,10 @@ def smoke_base(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Pa
     run = tmp_path_factory.mktemp("smoke")
     command("pretrain", "smoke", "--corpus", "pastiche", "--run", run)
     return run
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps one state a process, and would hold every later test to the first one's precision."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

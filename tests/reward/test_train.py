@@ -411,14 +411,16 @@ def test_accumulated_batches_and_epochs(run: Path) -> None:
 
 
 def test_the_users_own_score_ranks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run / "own_taste.py").write_text("def short_wins(prompt, response):\n    return -float(len(response))\n", "utf-8")
+    (run / "own_ranking.py").write_text(
+        "def short_wins(prompt, response):\n    return -float(len(response))\n", "utf-8"
+    )
     monkeypatch.syspath_prepend(str(run))
-    folder = train_reward(config(run, score="own_taste:short_wins", label_temperature=0.0), "smoke")
+    folder = train_reward(config(run, score="own_ranking:short_wins", label_temperature=0.0), "smoke")
     results = read_stage(folder).results
     assert results["accuracy_ceiling"] == 1.0
     assert results["critic"]["score"] >= 0
     for row in map(json.loads, (folder / "rankings.jsonl").read_text("utf-8").splitlines()):
-        assert row["annotator"] == "own_taste:short_wins"
+        assert row["annotator"] == "own_ranking:short_wins"
         lengths = [len(row["completions"][group[0]]) for group in row["ranking"]]
         assert lengths == sorted(lengths)
 

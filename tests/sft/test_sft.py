@@ -236,14 +236,13 @@ def test_the_saved_model_is_the_one_that_was_measured(finished: Path) -> None:
 def test_plain_transformers_loads_it_elsewhere(finished: Path, tmp_path: Path) -> None:
     program = """
 import sys
-from importlib.util import find_spec
 from transformers import AutoModelForCausalLM, AutoTokenizer
-assert find_spec("sft") is None and find_spec("pretrain") is None
 folder = sys.argv[1]
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 ids = tokenizer("A:\\nHow now?\\n\\nB:\\n", return_tensors="pt").input_ids
 out = model.generate(ids, max_new_tokens=8, do_sample=False)
 print(model.config.eos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, out[0].tolist())
+assert not {"sft", "pretrain", "data"} & set(sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, str(finished / "sft")],
