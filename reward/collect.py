@@ -41,6 +41,8 @@ class Labeller:
     score: ScoreFunction
     annotator: str
     temperature: float
+    play_score: ScoreFunction | None = None
+    """The score of the play's own replies, where `score` would hold against them that they are the play's."""
 
 
 def choose_prompts(pairs: Sequence[Pair], count: int, seed: int, excluded: frozenset[str]) -> list[Pair]:
@@ -88,12 +90,23 @@ def collect_rankings(
         ranked = []
         for place, index in enumerate(batches[number]):
             responses = drawn[place * sampling.responses : (place + 1) * sampling.responses]
-            if include_play:
-                reply = encode_completion(tokenizer, pairs[index].completion, sampling.response_length)
-                responses += [reply] if reply else []
-            rng = random.Random(f"{sampling.seed} {index}")
-            ranking = _ranked(
-                tokenizer, pairs[index].prompt, prompts[index], responses, labeller, rng, policy_name, sampling.seed
+            prompt = pairs[index].prompt
+            scored = [(ids, labeller.score(prompt, tokenizer.decode(ids))) for ids in responses]
+            reply = encode_completion(tokenizer, pairs[index].completion, sampling.response_length)
+            if include_play and reply:
+                scored.append((reply, (labeller.play_score or labeller.score)(prompt, tokenizer.decode(reply))))
+            texts, scores = [tokenizer.decode(ids) for ids, _ in scored], [score for _, score in scored]
+            ranking = Ranking(
+                prompt=prompt,
+                completions=texts,
+                stopped=[ids[-1] == tokenizer.eos_id for ids, _ in scored],
+                ranking=rank(scores, labeller.temperature, random.Random(f"{sampling.seed} {index}"), texts),
+                annotator=labeller.annotator,
+                policy=policy_name,
+                seed=sampling.seed,
+                prompt_ids=prompts[index],
+                completion_ids=[ids for ids, _ in scored],
+                scores=scores,
             )
             ranked.append((index, ranking))
         return ranked
@@ -126,29 +139,3 @@ def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
             yield workers
     finally:
         torch.set_num_threads(threads)
-
-
-def _ranked(
-    tokenizer: Tokenizer,
-    prompt: str,
-    prompt_ids: list[int],
-    responses: list[list[int]],
-    labeller: Labeller,
-    rng: random.Random,
-    policy_name: str,
-    seed: int,
-) -> Ranking:
-    texts = [tokenizer.decode(ids) for ids in responses]
-    scores = [labeller.score(prompt, text) for text in texts]
-    return Ranking(
-        prompt=prompt,
-        completions=texts,
-        stopped=[ids[-1] == tokenizer.eos_id for ids in responses],
-        ranking=rank(scores, labeller.temperature, rng, texts),
-        annotator=labeller.annotator,
-        policy=policy_name,
-        seed=seed,
-        prompt_ids=prompt_ids,
-        completion_ids=responses,
-        scores=scores,
-    )

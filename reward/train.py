@@ -84,7 +84,12 @@ class RewardStage:
             self.policy.compute_dtype = self.dtype
         self.critic = Critic(self.corpus.train)
         score = self.critic if config.score == "critic" else load_score_function(config.score)
-        self.labeller = Labeller(score=score, annotator=config.score, temperature=config.label_temperature)
+        self.labeller = Labeller(
+            score=score,
+            annotator=config.score,
+            temperature=config.label_temperature,
+            play_score=self._score_of_play if config.score == "critic" else None,
+        )
         self.own = [ranking for path in config.rankings for ranking in self._read(path)]
 
     @property
@@ -262,6 +267,10 @@ class RewardStage:
         return collect_rankings(
             self.policy, self.tokenizer, pairs, sampling, self.labeller, name, include_play=include_play
         )
+
+    def _score_of_play(self, prompt: str, reply: str) -> float:
+        """The critic's score without its gate against copying: the play's reply *is* in the training text."""
+        return self.critic.score(self.critic.terms(prompt, reply) | {"originality": 1.0})
 
     def _read(self, path: str) -> list[Ranking]:
         return read_rankings(path, self.tokenizer, *self.lengths)

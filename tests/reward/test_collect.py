@@ -56,8 +56,10 @@ def test_equal_seeds_give_equal_rankings_and_others_do_not(policy: GPT, tokenize
 
 
 def test_the_plays_own_reply_is_the_last_candidate(policy: GPT, tokenizer: Tokenizer) -> None:
-    rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, EXACT, "sft", include_play=True)
+    lenient = replace(EXACT, play_score=lambda prompt, text: 99.0)
+    rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, lenient, "sft", include_play=True)
     for ranking in rankings:
+        assert ranking.ranking[0] == [3]  # scored by a score of its own
         # Cut at the end of the sentence that fits 12 tokens, its end token included.
         assert ranking.completions[3:] == ["And to you."]
         assert ranking.stopped[3]

@@ -408,6 +408,11 @@ def test_accumulated_batches_and_epochs(run: Path) -> None:
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert metrics[-1]["step"] == 10
     assert read_stage(folder).results["completions"] > 80  # the play's replies among them
+    rows = [json.loads(line) for line in (folder / "rankings.jsonl").read_text("utf-8").splitlines()]
+    replies = [row["scores"][4] for row in rows if len(row["scores"]) == 5]
+    # Copies of the training text all of them, and not condemned for it.
+    assert min(replies) > 0
+    assert sum(replies) / len(replies) > max(score for row in rows for score in row["scores"][:4])
 
 
 def test_the_users_own_score_ranks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
