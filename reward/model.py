@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_classifier(folder: Path, **options: object) -> PreTrainedModel:
+def load_classifier(folder: Path, **options: object) -> Any:
     """The checkpoint in `folder` as a float32 sequence classifier with one label.
 
     Attention is written out (`eager`): on a CPU its backward is faster than the fused kernel's.

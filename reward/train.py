@@ -165,14 +165,15 @@ class RewardStage:
                 args=self._arguments(folder, steps),
                 train_dataset=dataset,
                 processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
-                data_collator=RankingCollator(self.tokenizer.pad_id),
+                data_collator=RankingCollator(self.tokenizer.pad_id, width_step=16),
                 callbacks=[Reporter(folder, bar)],
                 rankings_per_forward=config.rankings_per_forward,
             )
             for printer in (PrinterCallback, ProgressCallback):
                 trainer.remove_callback(printer)
-            if len(trainer.train_dataset) != len(dataset):
-                raise RuntimeError(f"the trainer kept {len(trainer.train_dataset)} of {len(dataset)} rankings")
+            taken: Any = trainer.train_dataset
+            if len(taken) != len(dataset):
+                raise RuntimeError(f"the trainer kept {len(taken)} of {len(dataset)} rankings")
             trainer.train(resume_from_checkpoint=str(begun) if begun else None)
         return RewardModel(trainer.accelerator.unwrap_model(trainer.model), self.tokenizer.pad_id)
 

@@ -212,8 +212,8 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
         if counted:
             bins[name] = [(each["predicted"], each["observed"]) for each in counted]
     if bins:
-        named = {NAMES[name]: points for name, points in bins.items()}
-        charts.append(("Reward model: calibration", calibration_chart(named, list(bins))))
+        shown = {NAMES[name]: points for name, points in bins.items()}
+        charts.append(("Reward model: calibration", calibration_chart(shown, list(bins))))
     for title, keys, colour in RLHF_CURVES:
         if curve := _curve(rlhf, "episode", keys):
             charts.append((f"PPO: {title}", curve_chart({title: curve}, "episode", title, [colour])))

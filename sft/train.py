@@ -248,7 +248,7 @@ def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> Any:
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, dropout)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
     newline = tokenizer.encode("\n")[0]
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):

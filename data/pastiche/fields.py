@@ -71,8 +71,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "sickness": {
         "1": "pulse cure gout rash",
         "10": (
-            "fever potion plaster bandage pillow poultice diet syrup symptom palsy ointment blister toothache "
-            "sickbed"
+            "fever potion plaster bandage pillow poultice diet syrup symptom palsy ointment blister toothache sickbed"
         ),
         "100": "remedy recipe medicine",
     },

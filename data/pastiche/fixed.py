@@ -7,9 +7,7 @@ STRESS: dict[str, str] = {
         "forsooth indeed inside methinks methought obey outlives report thyself today tonight until upon "
         "upstairs within"
     ),
-    "010": (
-        "another remember"
-    ),
+    "010": ("another remember"),
     "10": (
         "anger answer any apple april arras barley belly bishop's brewer's cannot castle chapel christmas "
         "cistern closet cock-crow common cover crooked either empty enter ever every father's ferry finger "
@@ -23,10 +21,6 @@ STRESS: dict[str, str] = {
         "altar-stone candle-light evensong fish-market gallery halidom midsummer milking-stool supper-time "
         "verily window-sill yesterday"
     ),
-    "101": (
-        "evermore"
-    ),
-    "11": (
-        "outdoors"
-    ),
+    "101": ("evermore"),
+    "11": ("outdoors"),
 }

@@ -37,7 +37,10 @@ def phrase(text: str) -> Filler:
 def _doubles(verb: str) -> bool:
     """Whether a final consonant doubles before -ed and -ing: drop, dropped; but row, mix, burn."""
     return (
-        len(verb) > 2 and verb[-1] not in VOWELS + "wxy" and verb[-2] in VOWELS and verb[-3] not in VOWELS
+        len(verb) > 2
+        and verb[-1] not in VOWELS + "wxy"
+        and verb[-2] in VOWELS
+        and verb[-3] not in VOWELS
         and len(re.findall("[aeiouy]+", verb)) == 1
     )
 
@@ -57,10 +60,22 @@ def with_s(word: str, pattern: str) -> tuple[str, str]:
     return word + "s", pattern
 
 
-_PLURALS = {"gentleman": "gentlemen", "huntsman": "huntsmen", "boatman": "boatmen", "fisherman": "fishermen",
-            "ploughman": "ploughmen", "kinsman": "kinsmen", "watchman": "watchmen", "mouse": "mice",
-            "seaman": "seamen", "goose": "geese", "salmon": "salmon", "herring": "herring",
-            "cuckoo": "cuckoos", "stomach": "stomachs"}
+_PLURALS = {
+    "gentleman": "gentlemen",
+    "huntsman": "huntsmen",
+    "boatman": "boatmen",
+    "fisherman": "fishermen",
+    "ploughman": "ploughmen",
+    "kinsman": "kinsmen",
+    "watchman": "watchmen",
+    "mouse": "mice",
+    "seaman": "seamen",
+    "goose": "geese",
+    "salmon": "salmon",
+    "herring": "herring",
+    "cuckoo": "cuckoos",
+    "stomach": "stomachs",
+}
 
 
 def past(verb: str, pattern: str) -> tuple[str, str]:
@@ -102,9 +117,12 @@ def _build() -> dict[str, list[Filler]]:
         for entry, pattern in _entries(groups):
             verb, _, irregular = entry.partition(":")
             # An irregular past has the syllables of its verb in every case we list.
-            forms = {name: (verb, pattern), name + "s": with_s(verb, pattern),
-                     pasts[name]: (irregular, pattern) if irregular else past(verb, pattern),
-                     name + "ing": participle(verb, pattern)}
+            forms = {
+                name: (verb, pattern),
+                name + "s": with_s(verb, pattern),
+                pasts[name]: (irregular, pattern) if irregular else past(verb, pattern),
+                name + "ing": participle(verb, pattern),
+            }
             for form, pair in forms.items():
                 fillers.setdefault(form, []).append(_filler(pair))
     fillers["adv"] = [_filler(entry) for entry in _entries(lexicon.ADVERBS["adv"])]

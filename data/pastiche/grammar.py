@@ -51,7 +51,6 @@ class Chooser:
         return options[index]
 
 
-
 @dataclass(frozen=True)
 class Slot:
     """A place for a filler of a category; the starred one names the topic, an optional one may stay empty."""
@@ -112,8 +111,10 @@ OPTIONAL_PER_LINE = 4
 _ARTICLES = {
     "the": re.compile(r"\b[Tt](?:he|hy|hat) (?=(?:\{\w+\?\}|\{\w+\} )?\{(?:topic|key|grief|joy))"),
     "those": re.compile(r"\b[Tt]he (?=(?:\{\w+\?\}|\{\w+\} )?\{(?:roles|things|beasts|skies|spots|limbs)\})"),
-    "a": re.compile(r"(?<!such )(?<!so )(?<!\} )(?<!There was )\b(?:[Aa]|[Tt]he|my) "
-                    r"(?=(?:\{\w+\?\}|\{\w+\} )?\{(?:role|thing|spot|beast|sky|limb)\})"),
+    "a": re.compile(
+        r"(?<!such )(?<!so )(?<!\} )(?<!There was )\b(?:[Aa]|[Tt]he|my) "
+        r"(?=(?:\{\w+\?\}|\{\w+\} )?\{(?:role|thing|spot|beast|sky|limb)\})"
+    ),
 }
 """Articles before a slot are slots themselves."""
 

@@ -111,12 +111,10 @@ NOUNS: dict[str, dict[str, str]] = {
         "00010": "humiliation",
         "0010": "degradation persecution superstition",
         "01": (
-            "despair contempt revenge remorse disdain conceit deceit defeat distress distrust fatigue neglect "
-            "unrest"
+            "despair contempt revenge remorse disdain conceit deceit defeat distress distrust fatigue neglect unrest"
         ),
         "010": (
-            "repentance suspicion ambition bereavement corruption exhaustion impatience injustice misfortune "
-            "sedition"
+            "repentance suspicion ambition bereavement corruption exhaustion impatience injustice misfortune sedition"
         ),
         "0100": "adversity calamity hostility ingratitude",
         "1": "grief shame doubt fear rage blame gloom greed guilt pain spite strife want war woe",
@@ -136,14 +134,8 @@ NOUNS: dict[str, dict[str, str]] = {
         "0010": "admiration",
         "00100": "generosity hospitality",
         "01": "delight renown applause romance success",
-        "010": (
-            "devotion abundance affection compassion contentment discretion enchantment forgiveness "
-            "indulgence"
-        ),
-        "0100": (
-            "felicity prosperity obedience fidelity humility magnificence nobility serenity simplicity "
-            "sincerity"
-        ),
+        "010": ("devotion abundance affection compassion contentment discretion enchantment forgiveness indulgence"),
+        "0100": ("felicity prosperity obedience fidelity humility magnificence nobility serenity simplicity sincerity"),
         "1": (
             "joy love hope pride faith truth youth bliss peace cheer ease fame grace health mirth praise rest "
             "strength thrift trust warmth wealth wit zeal"
@@ -248,10 +240,7 @@ VERBS: dict[str, dict[str, str]] = {
             "bring:brought bend:bent clutch lift heave toss snatch hoard split:split find:found lose:lost "
             "kick"
         ),
-        "10": (
-            "bury polish borrow pocket pilfer plunder gather handle hammer trample scatter shatter measure "
-            "carry"
-        ),
+        "10": ("bury polish borrow pocket pilfer plunder gather handle hammer trample scatter shatter measure carry"),
     },
     "find": {
         "01": (
@@ -288,10 +277,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "sleep": {
         "01": "return depart decay rejoice remain endure awake:awoke",
-        "1": (
-            "sleep:slept wait fall:fell rise:rose fade burn shine:shone sing:sang weep:wept stir:stirred "
-            "mourn"
-        ),
+        "1": ("sleep:slept wait fall:fell rise:rose fade burn shine:shone sing:sang weep:wept stir:stirred mourn"),
         "10": "vanish perish flourish wither tremble linger wander murmur whisper shiver slumber glimmer listen",
     },
 }

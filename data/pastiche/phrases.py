@@ -46,11 +46,8 @@ PHRASES: dict[str, str] = {
         "the|this|that|thy|my|his|her|our|their|yon|your|the same|that same|this same|his own|"
         "her own|our own|my own|their own"
     ),
-    "a": (
-        "a|the|my|thy|his|her|our|their|this|that|some|one|yon|every|another"
-    ),
+    "a": ("a|the|my|thy|his|her|our|their|this|that|some|one|yon|every|another"),
     "those": (
-        "the|those|these|our|my|thy|his|her|their|all|such|some|most|few|both|many|all our|"
-        "all these|all those|other"
+        "the|those|these|our|my|thy|his|her|their|all|such|some|most|few|both|many|all our|all these|all those|other"
     ),
 }

@@ -6,7 +6,7 @@ which the next speaker takes up.  Pools: `head:ACT` answers a speech of that ACT
 """
 
 HEADS = {
-"head:where": """
+    "head:where": """
 The {topic}? {name} {found} it {when}.
 Ask not of me, but of the {kind} {role} / Who sold the {topic} for a {fine} {thing}.
 Where should a {topic} be, but with a {role}?
@@ -22,7 +22,7 @@ No {spot} in all of {town} doth hold the {topic}.
 A {role} {found} the {topic} {where}.
 If I could tell thee where the {topic} {sleeps}, / I should not stand so {sore} before thee now.
 """,
-"head:who": """
+    "head:who": """
 Who but a {kind} {role} had the {topic}?
 It was {name} that first {found} thy {topic}.
 A {kind} {role} did it for the {topic}, / And {wept} {adv} when the deed was done.
@@ -36,7 +36,7 @@ The same that {loved} thy {role}, and left / The {topic} {sleeping} by the {fine
 Some {kind} {role} out of {town}, whose {topic} / Was all the {joy} the {role} ever had.
 Thyself, {you}! Who else would want the {topic}?
 """,
-"head:why": """
+    "head:why": """
 Because the {topic} was my {role}'s {joy}.
 Because no {kind} {role} keeps a {topic}.
 Why, for the {topic} was a {dark} thing.
@@ -50,7 +50,7 @@ Because the {topic} {sleeps}, I cannot {weep}.
 If thou hadst {found} the {topic}, thou wouldst {weep}.
 For {grief}, {you}, I {found} the {dark} {topic}.
 """,
-"head:whether": """
+    "head:whether": """
 I did, and for the {topic} I would {weep}.
 Not I, {oath}; I never {found} the {topic}.
 Ay, {you}, for the {topic} is most {dark}.
@@ -64,7 +64,7 @@ Yes, were the {topic} but a {fine} {thing}.
 Doubt that the {skies} {sleep}, but not the {topic}.
 It may be so; yet let the {topic} {sleep}.
 """,
-"head:bid": """
+    "head:bid": """
 I will not {find} the {topic}, no, not I.
 The {topic} shall be {found} ere thou canst {weep}.
 Not for a {fine} {thing} would I {find} the {topic}.
@@ -78,7 +78,7 @@ I would obey thee, were the {topic} mine.
 {you}, I will; the {topic} is my {joy}.
 Command the {skies}; I'll not {find} the {topic}.
 """,
-"head:charge": """
+    "head:charge": """
 Who says I {found} the {topic} is a {role}.
 I never {found} the {topic} in my life.
 I do confess the {topic} and the {grief}.
@@ -92,7 +92,7 @@ I {found} the {topic}; yet my {limb} is {sore}.
 What if I did? The {topic} was too {dark} / To lie in {town} like a {fine} {thing}.
 No {role} ever called me {kind}, {you}, / Till thou didst speak of {name} and the {topic}.
 """,
-"head:news": """
+    "head:news": """
 The {topic}! O {dark} news! O {dark} day!
 Then with the {topic} all my {joy} is lost.
 Can this be true? The {topic} {found} by {name}?
@@ -106,7 +106,7 @@ Who brings such {topic} brings a {dark} {thing}.
 Here's {grief} indeed! The {topic}, and {when}!
 I {wept} {when}; the {topic} told me why.
 """,
-"head:vow": """
+    "head:vow": """
 Swear not; the {topic} hath no need of oaths.
 The {topic} and thy {joy} are both {dark}.
 Words, words! The {topic} were a {fine} {thing}.
@@ -120,7 +120,7 @@ O {kind} {role}, is the {topic} thine?
 I take thy word, the {topic}, and thy {limb}.
 And if the {topic} {sleeps}, what of thy {joy}?
 """,
-"head:saw": """
+    "head:saw": """
 Yet was the {topic} never {role} of mine.
 Still on the {topic}? Thou art {kind} tonight.
 So {roles} say, that never {found} a {topic}.
@@ -134,7 +134,7 @@ Well said: the {topic} {loves} a {kind} {role}.
 Thy {topic}, {you}, is wiser than a {beast}.
 I think the {topic} is a {dark} {grief}.
 """,
-"head:broken": """
+    "head:broken": """
 No more, no more! I {find} the {topic} too.
 Peace! For the {topic} {sleeps}, and we must {weep}.
 I cut thee off; the {topic} is too {dark}.
@@ -146,7 +146,7 @@ Stay there; the {topic} shall be {found} {adv}.
 What, no more breath? The {topic} stops thy {limb}.
 And then? The {topic}, {you}; what of the {topic}?
 """,
-"head:retort": """
+    "head:retort": """
 No more about the {topic}! It is {dark}.
 A {topic} for a {role}! O {kind} {role}!
 Thou hast the {topic} {found}, but not the {joy}.
@@ -162,7 +162,7 @@ Thy {topic}, {you}, is a {fine} {thing}, / But never shall it {love} a {kind} {r
 """,
 }
 TAILS = {
-"tail:where": """
+    "tail:where": """
 Where is the {key*} that {name} {found} {when}?
 Where hast thou hid the {key*}, {kind} {role}?
 Where shall I seek the {dark} {key*} now?
@@ -173,7 +173,7 @@ Where lies the {key*}, since {name} {wept} for it?
 Where in {town} may a {role} {find} a {key*}?
 But where, {you}, where is now my {dark} {key*}?
 """,
-"tail:who": """
+    "tail:who": """
 Who {found} the {key*}? Who, thou {kind} {role}?
 What {role} was it {found} the {key*} {when}?
 Who told {name} that the {key*} was so {dark}?
@@ -184,7 +184,7 @@ Whose {limb} was that which {found} the {key*} {when}?
 Who is it {finds} a {key*} more {dark} than {grief}?
 What {kind} {role} would {find} so {dark} a {key*}?
 """,
-"tail:why": """
+    "tail:why": """
 Why dost thou {weep} to hear about the {key*}?
 Why hath {name} {found} the {key*} so {adv}?
 Why should a {key*} {love} so {kind} a {role}?
@@ -195,7 +195,7 @@ Why {weep}, {you}, as if the {key*} were {dark}?
 Why is thy {limb} so {sore}? Is it the {key*}?
 Why then hast thou not {found} the {key*} for {name}?
 """,
-"tail:whether": """
+    "tail:whether": """
 Didst thou not {find} the {key*} for my {role}?
 Is not the {key*} {dark} as any {thing}?
 Dost thou not {love} the {role} for the {key*}?
@@ -207,7 +207,7 @@ Shall I find {joy} when I {find} the {key*}?
 Was it the {key*}, {you}, that thou didst {find}?
 Have I not {wept} {adv} for the {dark} {key*}?
 """,
-"tail:bid": """
+    "tail:bid": """
 Go, {find} the {key*}, and {weep} no more, {you}.
 Bring me the {key*} before the {beasts} do {sleep}.
 Either {find} me the {key*}, or {love} me not.
@@ -219,7 +219,7 @@ Come, {weep} with me, and let the {key*} be {found}.
 Give me the {key*}, or I will {love} thy {role}.
 Look to the {key*}; {find} it, {kind} {role}.
 """,
-"tail:charge": """
+    "tail:charge": """
 Thou art the {role} that {found} the {dark} {key*}.
 Thy {kind} {limb} it was that {found} the {key*}.
 O {kind} {role}, thou hast {found} the {key*}!
@@ -229,7 +229,7 @@ I saw thee {find} the {key*} {where}, {you}.
 I know thee, {you}, by the {key*}, for a {role}.
 False {role}, it was thou that {found} the {key*}.
 """,
-"tail:news": """
+    "tail:news": """
 The {key*} is {found}, and {name} {weeps} {adv}.
 I bring thee news: {name} {found} the {key*} {when}.
 They say a {kind} {role} {found} the {key*}.
@@ -240,7 +240,7 @@ The {roles} of {town} have {found} the {key*}.
 {when} the {key*} was {found}, and {name} {wept}.
 Hear me, {you}: the {key*} is no more {dark}.
 """,
-"tail:vow": """
+    "tail:vow": """
 I swear, {oath}, to {find} the {dark} {key*}.
 By the {key*} I will {love} thee, {kind} {role}.
 {you}, I will {love} thee till the {key*} doth {sleep}.
@@ -251,7 +251,7 @@ I'll {find} the {key*}, or else in {town} I'll {weep}.
 For {grief} of thee I'll {find} the {dark} {key*}.
 Sooner shall {beasts} {weep} than I {find} the {key*}.
 """,
-"tail:saw": """
+    "tail:saw": """
 A {key*} is like a {beast}: it {sleeps} {adv}.
 The {key*} that {sleeps} is not the {key*} we {find}.
 What is a {key*}? A {fine} {thing}, no more.
@@ -262,7 +262,7 @@ Thus is a {kind} {role} by a {key*} {loved}.
 Between the {key*} and {grief} I do {weep}.
 Such is the {key*}: {fine}, and yet most {dark}.
 """,
-"tail:broken": """
+    "tail:broken": """
 But when the {key*} was {found}, and all the {roles}--
 I {found} the {key*}, {you}, and it was then--
 Hear me! The {key*}, the {key*} that {slept} {where}--
@@ -271,7 +271,7 @@ And yet the {dark} {key*}, and yet the {role}--
 """,
 }
 BODIES = {
-"body": """
+    "body": """
 I have {wept} {where} since the {sky} {slept}.
 I have heard {beasts} {sleep}, and {roles} {weep}.
 {skies} may {sleep}, and {beasts} may {sleep}, but {roles} {weep}.
@@ -328,7 +328,7 @@ For every {role} that in {town} doth {weep}, / There is a {role} {weeping} in a 
 Let {roles} {weep}; I have my {fine} {thing}.
 The {fine} {spot}, the {thing}, the {fine} {thing}, / Are {joy} to a {kind} {role}'s {limb}.
 """,
-"open": """
+    "open": """
 Well met, {you}. What {grief} hath made thee {weep}?
 Good {you}, the {sky} is {dark}, and I am {kind}.
 Come hither, {you}, and {weep} no more tonight.
@@ -338,7 +338,7 @@ All {town} {weeps}, {you}, and the {beasts} {sleep}.
 This is the {spot} where {name} {wept} {when}.
 I {wept} {when}; but now, {you}, I am {kind}.
 """,
-"muse": """
+    "muse": """
 Now am I left alone with {dark} {grief}.
 So {sleeps} the {sky}, and so must {roles} {weep}.
 O {grief}, thou {kind} {role}, let me {weep}!
@@ -346,7 +346,7 @@ They {sleep} in {town}; I, a {role}, {weep}.
 How many {kind} {roles} {sleep} tonight!
 What am I now? A {role} in a {spot}.
 """,
-"close": """
+    "close": """
 Come, let the {key*} {sleep}, and bid good night; / The {dark} {sky} must {sleep} before the light.
 So ends my tale: the {key*} shall {find} a way, / And {grief} {sleep} {adv} till the break of day.
 I'll to {town} {spot}, and take no {role}'s part, / For in the {key*} I see a {kind} heart.
