@@ -160,7 +160,6 @@ def test_rates_follow_from_the_samples(maker: Maker, result: dict[str, Any]) -> 
         first, second = COMPARISONS[name]
         expected = win_rate(scores[first], scores[second])._asdict()
         assert {key: result["win_rates"][name][key] for key in expected} == pytest.approx(expected)
-    assert result["win_rates"]["rlhf_vs_play"]["rate"] < 0.5  # a second of training does not outwrite the play
 
 
 def test_pretrained_replies_end_at_the_first_blank_line(result: dict[str, Any]) -> None:
