@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All stages in sequence: scripts/run_pipeline.sh PRESET RUN [CORPUS]
 # A finished stage is kept and an unfinished one continued, so the same command goes on where it stopped.
-# PYTHON chooses the interpreter; LAUNCH="accelerate launch" starts every stage on all devices.
+# SEED is every stage's seed (default 1). PYTHON chooses the interpreter; LAUNCH="accelerate launch" starts every stage on all devices.
 set -euo pipefail
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then
     echo "error: usage: scripts/run_pipeline.sh PRESET RUN [CORPUS]" >&2
@@ -20,7 +20,7 @@ stage() { # NAME MODULE ARGUMENTS…
         return
     fi
     if [ -f "$run/.$name.partial/settings.json" ]; then resume=(--resume); fi
-    $launch -m "$@" --run "$run" ${resume[@]+"${resume[@]}"}
+    $launch -m "$@" --run "$run" ${SEED:+--seed "$SEED"} ${resume[@]+"${resume[@]}"}
     timings+=("$(printf '%-9s %4d s' "$name" $((SECONDS - started)))")
 }
 
