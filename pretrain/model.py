@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.console import UserError
+from pretrain.sampling import keep_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ class KVCache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def keep(self, rows: Tensor) -> None:
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+        self.keys = [keep_rows(keys, rows, self.filled) for keys in self.keys]
+        self.values = [keep_rows(values, rows, self.filled) for values in self.values]
 
 
 class Linear(nn.Linear):

@@ -16,7 +16,7 @@ class Cache(Protocol):
     """Keys and values of the positions a model has seen, allocated once."""
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch; `rows` (n,) holds their indices, ascending."""
+        """Make row j what row `rows[j]` is, for `rows` (n,): some rows go, or are repeated."""
 
 
 class CachedModel(Protocol):
@@ -35,6 +35,20 @@ class CachedModel(Protocol):
 
         `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
         """
+
+
+def keep_rows(states: Tensor, rows: Tensor, filled: int) -> Tensor:
+    """Row j of the result is row `rows[j]` of `states` (B, H, S, D), whose first `filled` positions matter.
+
+    Copies only what stands elsewhere, in place, as long as there is room: most rows stay where they are.
+    """
+    if len(rows) > len(states):
+        more = states.new_empty(len(rows), *states.shape[1:])
+        more[:, :, :filled] = states[rows, :, :filled]
+        return more
+    moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
+    states[moved, :, :filled] = states[rows[moved], :, :filled]
+    return states[: len(rows)]
 
 
 def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
@@ -88,8 +102,8 @@ def generate(
 
     A continuation ends with its first id of `stop_ids`, which it includes. Prompts may differ in length;
     an empty prompt is an error (ValueError). Where prompt and continuation outgrow the model's context,
-    the model goes on from the later half of what it has seen. The draws depend on `generator` and on the
-    batch, so equal calls give equal text.
+    the model goes on from the later half of what it has seen. A prompt that is given several times runs
+    through the model once. The draws depend on `generator` and on the batch, so equal calls give equal text.
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
@@ -99,10 +113,12 @@ def generate(
     device = model.device
     stops = torch.tensor(sorted(stop_ids), device=device)
     active = torch.arange(len(prompts), device=device)
-    ids, key_mask = _pad_left([list(prompt)[-model.context_length :] for prompt in prompts], device)
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    copies = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)
+    ids, key_mask = _pad_left([list(prompt)[-model.context_length :] for prompt in places], device)
     room = min(model.context_length, ids.shape[1] + max_new_tokens)
     history, fresh = ids, ids
-    cache = model.start(len(prompts), room)
+    cache = model.start(len(places), room)
     drawn: list[Tensor] = []
     drawn_rows: list[Tensor] = []
     for _ in range(max_new_tokens):
@@ -112,12 +128,15 @@ def generate(
             fresh, cache = history, model.start(len(active), room)
         positions = (key_mask.long().cumsum(1) - 1).clamp(min=0)[:, -fresh.shape[1] :]
         logits = model.step(fresh, positions, key_mask, cache)
+        if len(logits) < len(active):  # the distinct prompts are read: from here on every continuation has a row
+            cache.keep(copies)
+            logits, history, key_mask = logits[copies], history[copies], key_mask[copies]
         token = sample_tokens(logits, temperature, top_k, top_p, generator)
         drawn.append(token)
         drawn_rows.append(active)
         going_on = ~torch.isin(token, stops)
         if not going_on.all():
-            rows = going_on.nonzero().squeeze(1)
+            rows = _fill_gaps(going_on)
             if rows.numel() == 0:
                 break
             cache.keep(rows)
@@ -130,6 +149,14 @@ def generate(
         for row, token_id in zip(rows.tolist(), tokens.tolist(), strict=True):
             continuations[row].append(token_id)
     return continuations
+
+
+def _fill_gaps(going_on: Tensor) -> Tensor:
+    """The rows that go on (n,), the last of them in the places of those that stopped: the fewest moves."""
+    remaining = going_on.nonzero().squeeze(1)
+    rows = torch.arange(len(remaining), device=going_on.device)
+    rows[~going_on[: len(rows)]] = remaining[remaining >= len(rows)]
+    return rows
 
 
 def _pad_left(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,8 @@ class RewardModelConfig(StageOptions):
     """Share of the steps in which the learning rate rises linearly from 0; then it falls linearly to 0."""
     max_grad_norm: float = 1.0
     """Clip the gradient's norm."""
+    mean_loss_coef: float = 0.5
+    """Weight of a second loss, by a score that is the mean over a response's tokens instead of read at its last."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Type of the activations; auto takes bf16 where the processor has instructions for it."""
 
@@ -78,7 +80,7 @@ class RewardModelConfig(StageOptions):
         for name in ("temperature", "learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("label_temperature", "weight_decay"):
+        for name in ("label_temperature", "weight_decay", "mean_loss_coef"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 <= self.warmup_fraction <= 1:

@@ -1,5 +1,6 @@
 """The reward stage: responses of the SFT model → rankings → a model that scores responses."""
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -158,6 +159,8 @@ class RewardStage:
         done = int(begun.name.rpartition("-")[2]) if begun else 0
         folder.keep_metrics(lambda line: line["step"] <= done)
         model = new_reward_model(self.parent_folder, config.seed)
+        if config.mean_loss_coef:
+            model.mean_score = copy.deepcopy(model.score).requires_grad_(True)
         with quiet_transformers(), warnings.catch_warnings(), progress_bar("reward", steps, done) as bar:
             warnings.simplefilter("ignore")  # of the libraries among themselves
             trainer = RankingTrainer(
@@ -165,9 +168,10 @@ class RewardStage:
                 args=self._arguments(folder, steps),
                 train_dataset=dataset,
                 processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
-                data_collator=RankingCollator(self.tokenizer.pad_id, width_step=16),
+                collator=RankingCollator(self.tokenizer.pad_id, width_step=16),
                 callbacks=[Reporter(folder, bar)],
                 rankings_per_forward=config.rankings_per_forward,
+                mean_loss_coef=config.mean_loss_coef,
             )
             for printer in (PrinterCallback, ProgressCallback):
                 trainer.remove_callback(printer)
@@ -175,7 +179,10 @@ class RewardStage:
             if len(taken) != len(dataset):
                 raise RuntimeError(f"the trainer kept {len(taken)} of {len(dataset)} rankings")
             trainer.train(resume_from_checkpoint=str(begun) if begun else None)
-        return RewardModel(trainer.accelerator.unwrap_model(trainer.model), self.tokenizer.pad_id)
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if config.mean_loss_coef:
+            del trained.mean_score  # its work is done
+        return RewardModel(trained, self.tokenizer.pad_id)
 
     def evaluate(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
         """Set the scale of the scores, judge the model on the held-out rankings, write plots and samples."""

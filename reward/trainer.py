@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import RewardTrainer
 
@@ -56,7 +56,7 @@ class RankingCollator:
     A packed row is the tokens that all its sequences begin with, then the rest of each distinct sequence.
     `input_ids`, `position_ids`, `segments` (R, T): segment 0 is the common beginning, 1, 2, … the rests, −1
     padding (on the right; shortest row first). `ends` (N,): where the N distinct sequences end, in the
-    flattened rows. `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares.
+    flattened rows; `owners` (R, T): which of the N a token belongs to, −1 where to none or to all. `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares.
     """
 
     def __init__(self, pad_id: int, width_step: int = 1) -> None:
@@ -69,7 +69,9 @@ class RankingCollator:
         ends: list[int] = []
         chosen: list[int] = []
         rejected: list[int] = []
+        owners: list[list[int]] = []
         for number, row in enumerate(packed):
+            owners.append([segment - 1 + len(ends) if segment else -1 for segment in row.segments])
             chosen += [len(ends) + place for place in row.chosen]
             rejected += [len(ends) + place for place in row.rejected]
             ends += [number * width + end for end in row.ends]
@@ -81,6 +83,7 @@ class RankingCollator:
             "input_ids": padded([row.ids for row in packed], self.pad_id),
             "position_ids": padded([row.positions for row in packed], 0),
             "segments": padded([row.segments for row in packed], -1),
+            "owners": padded(owners, -1),
             "ends": torch.tensor(ends),
             "chosen": torch.tensor(chosen),
             "rejected": torch.tensor(rejected),
@@ -127,26 +130,55 @@ class RankingTrainer(RewardTrainer):
     """RewardTrainer whose batches come from `RankingCollator`.
 
     rankings_per_forward: rankings that run through the model together; grouped by length, little is padding.
+    mean_loss_coef: weight of a second loss on the same pairs, by a score that is the mean over a response's tokens
+    through a head of its own. The reward at the last token gives the tokens before it hardly a gradient; this one
+    teaches every token what speaks for or against it. The model's `mean_score` is that head; 0 leaves it out.
     """
 
-    def __init__(self, *args: Any, rankings_per_forward: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        collator: RankingCollator,
+        rankings_per_forward: int,
+        mean_loss_coef: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs | {"data_collator": collator})
+        self.width_step = collator.width_step
         self.rankings_per_forward = rankings_per_forward
+        self.mean_loss_coef = mean_loss_coef
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """−log σ(r_chosen − r_rejected), the mean over the batch's pairs."""
-        hidden = torch.cat([self._hidden(model, inputs, start) for start in self._starts(inputs)])
-        score = self.accelerator.unwrap_model(model).score
-        rewards = score(hidden.flatten(0, 1)[inputs["ends"]].to(score.weight.dtype)).squeeze(-1).float()
+        """−log σ(r_chosen − r_rejected), the mean over the batch's pairs, and the same by the mean over tokens."""
+        hidden = torch.cat([self._hidden(model, inputs, start) for start in self._starts(inputs)]).flatten(0, 1)
+        heads = self.accelerator.unwrap_model(model)
+        rewards = heads.score(hidden[inputs["ends"]].to(heads.score.weight.dtype)).squeeze(-1).float()
         margins = rewards[inputs["chosen"]] - rewards[inputs["rejected"]]
-        loss = -F.logsigmoid(margins).mean()
+        loss = pair_loss = -F.logsigmoid(margins).mean()
+        if self.mean_loss_coef:
+            means = self._means(heads.mean_score, hidden, inputs)
+            mean_margins = means[inputs["chosen"]] - means[inputs["rejected"]]
+            loss = pair_loss - self.mean_loss_coef * F.logsigmoid(mean_margins).mean()
         mode = "train" if model.training else "eval"
-        figures = {"accuracy": (margins > 0).float().mean(), "margin": margins.mean(), "mean_reward": rewards.mean()}
+        figures = {
+            "pair_loss": pair_loss,
+            "accuracy": (margins > 0).float().mean(),
+            "margin": margins.mean(),
+            "mean_reward": rewards.mean(),
+        }
         for name, value in figures.items():
             self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
         return (loss, {"logits": rewards}) if return_outputs else loss
+
+    def _means(self, head: nn.Module, hidden: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """(N,): the mean of `head` over the tokens of each of the N responses; `hidden` (R · T, width)."""
+        owners = inputs["owners"].flatten()
+        owned = owners >= 0
+        scores = head(hidden[owned].float()).squeeze(-1)
+        sums = scores.new_zeros(len(inputs["ends"])).index_add(0, owners[owned], scores)
+        return sums / owners[owned].bincount(minlength=len(sums))
 
     def _starts(self, inputs: dict[str, Tensor]) -> range:
         return range(0, len(inputs["input_ids"]), self.rankings_per_forward)
@@ -155,7 +187,7 @@ class RankingTrainer(RewardTrainer):
         """Final hidden states (rows, T, width) of some rows, run at their own length and padded with 0."""
         rows = slice(start, start + self.rankings_per_forward)
         segments = inputs["segments"][rows]
-        length = int((segments >= 0).sum(1).max())
+        length = math.ceil(int((segments >= 0).sum(1).max()) / self.width_step) * self.width_step
         outputs = model(
             input_ids=inputs["input_ids"][rows, :length],
             position_ids=inputs["position_ids"][rows, :length],
@@ -193,14 +225,14 @@ class Reporter(TrainerCallback):
             return
         self.folder.log(
             step=state.global_step,
-            loss=logs["loss"],
+            loss=round(logs["pair_loss"], 5),
             accuracy=round(logs["accuracy"], 5),
             margin=round(logs["margin"], 5),
             mean_reward=round(logs["mean_reward"], 5),
             gradient_norm=round(logs["grad_norm"], 5),
             learning_rate=logs["learning_rate"],
         )
-        self.bar.advance(0, f"loss {logs['loss']:.4f} · pairs right {logs['accuracy']:.3f}")
+        self.bar.advance(0, f"loss {logs['pair_loss']:.4f} · pairs right {logs['accuracy']:.3f}")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from data.console import UserError
+from pretrain.sampling import keep_rows
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -54,8 +55,9 @@ class PreallocatedLayer(DynamicLayer):
         return self.filled + queries, 0
 
     def keep(self, rows: Tensor) -> None:
-        """Drop the rows of the batch that are not in `rows` (n,)."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        """Make row j what row `rows[j]` is."""
+        self.keys = keep_rows(self.keys, rows, self.filled)
+        self.values = keep_rows(self.values, rows, self.filled)
 
 
 class RowCache:

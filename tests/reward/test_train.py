@@ -163,7 +163,7 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
                 args=arguments,
                 train_dataset=dataset,
                 processing_class=processing,
-                data_collator=RankingCollator(tokenizer.pad_id),
+                collator=RankingCollator(tokenizer.pad_id),
                 rankings_per_forward=2,
             )
         assert len(trainer.train_dataset) == len(dataset)
@@ -193,6 +193,7 @@ def test_a_batch_holds_each_prompt_and_each_response_once() -> None:
     assert batch["segments"].tolist() == [[0, 1, 2, -1, -1, -1, -1], [0, 1, 1, 1, 2, 2, 3]]
     assert batch["position_ids"].tolist() == [[0, 1, 1, 0, 0, 0, 0], [0, 1, 2, 3, 1, 2, 1]]
     assert batch["ends"].tolist() == [1, 2, 10, 12, 13]
+    assert batch["owners"].tolist() == [[-1, 0, 1, -1, -1, -1, -1], [-1, 2, 2, 2, 3, 3, 4]]
     assert batch["chosen"].tolist() == [0, 2, 2, 3]
     assert batch["rejected"].tolist() == [1, 3, 4, 4]
     allowed = packed_attention_bias(batch["segments"], torch.float32)[1, 0] == 0
