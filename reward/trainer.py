@@ -56,7 +56,8 @@ class RankingCollator:
     A packed row is the tokens that all its sequences begin with, then the rest of each distinct sequence.
     `input_ids`, `position_ids`, `segments` (R, T): segment 0 is the common beginning, 1, 2, … the rests, −1
     padding (on the right; shortest row first). `ends` (N,): where the N distinct sequences end, in the
-    flattened rows; `owners` (R, T): which of the N a token belongs to, −1 where to none or to all. `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares.
+    flattened rows. `owners` (R, T): which of the N a token belongs to, −1 where to none or to all. `chosen`,
+    `rejected` (P,): the places in `ends` that each of the P pairs compares.
     """
 
     def __init__(self, pad_id: int, width_step: int = 1) -> None:

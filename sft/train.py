@@ -38,6 +38,7 @@ from pretrain.stage import (
     settings,
 )
 from sft.config import FineTuneConfig
+from sft.end_token import fit_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
 from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
 
@@ -188,6 +189,7 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     main = run.state.is_main_process
     if main:
         nats_before, before = run.nats(), run.replies(run.base)
+    fit_end_row(run.model, run.examples, run.tokenizer.eos_id)
     trainer = run.trainer(folder)
     checkpoint = last_checkpoint(folder)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -239,11 +241,7 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
 
 
 def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> Any:
-    """The pretrained model in float32, its end token ready to be learned.
-
-    No text of pretraining holds `<|endoftext|>`, so its row is noise. It starts as the newline's, which ended
-    a speech until now; from noise, or the mean of all rows, one epoch does not teach the model to stop.
-    """
+    """The pretrained model in float32, the row of its end token that of the newline, which ended a speech until now."""
     config = AutoConfig.from_pretrained(folder)
     for name in DROPOUTS:
         if hasattr(config, name):

@@ -182,6 +182,42 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
         torch.testing.assert_close(grouped[name], plain[name], atol=1e-6, rtol=1e-4)
 
 
+def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Path, tmp_path: Path) -> None:
+    """Against sequences that run alone; what all of a prompt's responses begin with tells none from another."""
+    folder = base / "sft"
+    tokenizer = Tokenizer.load(folder)
+    rankings = some_rankings(tokenizer, 3)
+    model = new_reward_model(folder, seed=1).eval()
+    model.mean_score = new_reward_model(folder, seed=2).score
+
+    def losses(mean_loss_coef: float) -> float:
+        trainer = RankingTrainer(
+            model=model,
+            args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, max_length=None),
+            train_dataset=ranking_dataset(rankings, 64),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            collator=RankingCollator(tokenizer.pad_id),
+            rankings_per_forward=2,
+            mean_loss_coef=mean_loss_coef,
+        )
+        model.eval()
+        return float(trainer.compute_loss(model, trainer.data_collator(list(trainer.train_dataset))))
+
+    def mean_score(ids: list[int], common: int) -> float:
+        hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, common:]
+        return float(model.mean_score(hidden).mean().detach())
+
+    pair_losses = []
+    for ranking in rankings:
+        sequences = [ranking.sequence(index) for index in range(4)]
+        common = next(i for i, tokens in enumerate(zip(*sequences, strict=False)) if len(set(tokens)) > 1)
+        for better, worse in ranking.pairs():
+            margin = mean_score(sequences[better], common) - mean_score(sequences[worse], common)
+            pair_losses.append(math.log1p(math.exp(-margin)))
+    with torch.no_grad():
+        assert losses(0.7) - losses(0.0) == pytest.approx(0.7 * sum(pair_losses) / len(pair_losses), abs=1e-5)
+
+
 def test_a_batch_holds_each_prompt_and_each_response_once() -> None:
     rows = [
         {"chosen_ids": [[7, 1, 2, 3], [7, 1, 2, 3], [7, 1, 4]], "rejected_ids": [[7, 1, 4], [7, 1], [7, 1]]},

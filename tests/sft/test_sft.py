@@ -26,6 +26,7 @@ from pretrain.model import GPT, GPTConfig
 from pretrain.stage import check_descends, open_stage, read_stage
 from sft import train as sft_train
 from sft.config import PRESETS, FineTuneConfig
+from sft.end_token import fit_end_row
 from sft.evaluate import completion_nats, sample_replies
 from sft.pairs import IGNORED, Example, encode_pairs, training_order
 from sft.train import FineTuning, as_dataset, check_nothing_lost, fine_tune, last_checkpoint, load_base
@@ -178,6 +179,55 @@ def test_the_end_token_starts_as_the_newline(tmp_path: Path, family: str, tied: 
     rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
     assert rates == ({0.1} if family == "gpt2" else set())
     assert model.config.to_dict()["attn_pdrop" if family == "gpt2" else "attention_dropout"] == 0.1
+
+
+@pytest.mark.parametrize(("family", "tied"), [("modern", True), ("modern", False), ("gpt2", True)])
+def test_fitting_the_end_tokens_row_finds_where_replies_end(tmp_path: Path, family: str, tied: bool) -> None:
+    """By the whole model's own logits: the best row there is, and no other weight is touched."""
+    tokenizer = bpe_tokenizer(TEXT, 300)
+    torch.manual_seed(0)
+    shape = GPTConfig(
+        family=family,  # type: ignore[arg-type]
+        vocab_size=tokenizer.vocab_size,
+        context_length=64,
+        width=32,
+        layers=1,
+        heads=2,
+        feed_forward=64,
+        tied=tied,
+    )
+    save_model(GPT(shape), tokenizer, tmp_path)
+    tokenizer.save(tmp_path)
+    model, end = load_base(tmp_path, tokenizer, dropout=0.0), tokenizer.eos_id
+    texts = ["Good morrow.", "What news abroad, my lord? I hear of none.", "No.", "The road is empty, and so am I."]
+    prompt = tokenizer.encode("ANNE:\n")
+    examples = [Example(prompt, [*tokenizer.encode(text), end]) for text in texts]
+    before = {name: weights.clone() for name, weights in model.named_parameters()}
+    start = before["model.embed_tokens.weight" if family == "modern" else "transformer.wte.weight"][end]
+
+    def objective(row: torch.Tensor) -> torch.Tensor:
+        head, losses = model.get_output_embeddings().weight, []
+        for example in examples:
+            states = model.base_model(torch.tensor([example.ids])).last_hidden_state[0]
+            logits = states @ torch.cat([head[:end].detach(), row[None], head[end + 1 :].detach()]).T
+            for position, token in enumerate(example.completion, start=len(prompt) - 1):
+                ending = logits[position].softmax(-1)[end]
+                losses.append(-(ending if token == end else 1 - ending).log())
+        return torch.stack(losses).mean() + 1e-4 * (row - start).square().sum()
+
+    fit_end_row(model, examples, end)
+    fitted = model.get_output_embeddings().weight[end].detach().requires_grad_(True)
+    best = objective(fitted)
+    assert best < 0.5 * objective(start)
+    (gradient,) = torch.autograd.grad(best, fitted)
+    assert gradient.norm() < 1e-3
+    others = [row for row in range(tokenizer.vocab_size) if row != end]
+    for name, weights in model.named_parameters():
+        if len(weights) == tokenizer.vocab_size:
+            assert torch.equal(weights[others], before[name][others])
+            assert torch.equal(weights[end], fitted)
+        else:
+            assert torch.equal(weights, before[name])
 
 
 def test_held_out_nats_do_not_depend_on_the_batch_and_equal_a_loop(finished: Path) -> None:
