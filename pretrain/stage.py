@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -58,6 +59,8 @@ class StageRecord:
     tokenizer_sha256: str = ""
     results: dict[str, Any] = field(default_factory=dict)
     wall_seconds: float = 0.0
+    peak_memory_gib: float | None = None
+    """Most memory that the (main) process held on the host; None where the system does not say."""
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
     git_commit: str | None = None
@@ -111,6 +114,7 @@ class StageFolder:
             record.weights_sha256 = sha256_of(weights) if weights.exists() else ""
             record.tokenizer_sha256 = sha256_of(tokenizer) if tokenizer.exists() else ""
             record.wall_seconds = round(record.wall_seconds + self.seconds, 2)
+            record.peak_memory_gib = _peak_memory_gib()
             record.versions = _versions()
             record.device = _device()
             record.git_commit = _git_commit()
@@ -281,6 +285,15 @@ def _check_same_settings(partial: Path, chosen: str) -> None:
             f"{partial} was begun with other settings ({', '.join(differing)}): "
             "give the same ones to resume, or --overwrite to start again"
         )
+
+
+def _peak_memory_gib() -> float | None:
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
 def _versions() -> dict[str, str]:

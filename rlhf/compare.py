@@ -346,7 +346,10 @@ def print_table(result: dict[str, Any]) -> None:
 def _made(record: StageRecord) -> dict[str, Any]:
     """How a stage was made, for the report."""
     values = asdict(record)
-    kept = ("preset", "seed", "parent", "weights_sha256", "wall_seconds", "device", "git_commit", "versions", "results")
+    kept = (
+        "preset", "seed", "parent", "weights_sha256", "wall_seconds", "peak_memory_gib", "device", "git_commit",
+        "versions", "results",
+    )  # fmt: skip
     return {name: values[name] for name in kept}
 
 
