@@ -8,6 +8,7 @@ partial folder.
 import hashlib
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -309,7 +310,10 @@ def _versions() -> dict[str, str]:
 def _device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu ({torch.get_num_threads()} threads, {platform.machine()})"
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"cpu ({torch.get_num_threads()} threads, {name})"
 
 
 def _git_commit() -> str | None:

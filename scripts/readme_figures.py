@@ -77,7 +77,7 @@ def figures(comparison: dict[str, Any]) -> str:
         )
     lines += ["", "| by the critic | rate | 95 % interval |", "|---|---|---|"]
     for name, rate in comparison["win_rates"].items():
-        lines.append(f"| {name.replace('_', ' ')} | {rate['rate']:.3f} | {rate['low']:.3f} – {rate['high']:.3f} |")
+        lines.append(f"| {name.replace('_', ' ')} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} |")
     count = comparison["win_rates"]["rlhf_vs_sft"]["n"]
     return "\n".join([*lines, "", f"({count} held-out prompts that nothing was tuned on; the run above.)"])
 
