@@ -11,7 +11,7 @@ from pretrain.stage import StageOptions, StageRecord
 class RewardModelConfig(StageOptions):
     """Sample responses from the SFT model, rank them, train the reward model on the rankings."""
 
-    n_prompts: int = 5200
+    n_prompts: int = 4200
     """Prompts of the training text that are ranked, at most as many as it has."""
     n_heldout: int = 360
     """Held-out prompts (dev) that the reward model is judged on, at most as many as there are."""
@@ -119,7 +119,10 @@ PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
         "seconds: what the tests drive",
         RewardModelConfig(n_prompts=48, n_heldout=16, batch_size=8, log_every=2, save_every=3),
     ),
-    "laptop": ("2 CPU cores, under 3 minutes", RewardModelConfig(n_prompts=5200, epochs=2, learning_rate=3e-3)),
+    "laptop": (
+        "2 CPU cores, under 4 minutes",
+        RewardModelConfig(include_play=True, epochs=2, learning_rate=3e-3),
+    ),
     "gpu": (
         "one GPU, bf16",
         RewardModelConfig(

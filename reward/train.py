@@ -168,7 +168,7 @@ class RewardStage:
                 args=self._arguments(folder, steps),
                 train_dataset=dataset,
                 processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
-                collator=RankingCollator(self.tokenizer.pad_id, width_step=16),
+                collator=RankingCollator(self.tokenizer.pad_id, width_step=32),
                 callbacks=[Reporter(folder, bar)],
                 rankings_per_forward=config.rankings_per_forward,
                 mean_loss_coef=config.mean_loss_coef,

@@ -60,14 +60,15 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
     "laptop": (
         "2 CPU cores, under 3 minutes",
         AlignConfig(
-            total_episodes=3584,
-            learning_rate=1e-3,
+            total_episodes=5120,
+            num_ppo_epochs=1,
+            learning_rate=1.5e-3,
             value_learning_rate=1e-3,
             cliprange_value=0.3,
-            kl_coef=0.08,
+            kl_coef=0.125,
             missing_eos_penalty=3.0,
             save_every=10,
-            eval_every=14,
+            eval_every=10,
         ),
     ),
     "gpu": (
