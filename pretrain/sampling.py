@@ -5,7 +5,8 @@ causal language model. Prompts are padded on the left, a row that has stopped le
 position is computed twice.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,21 @@ class CachedModel(Protocol):
 
         `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
         """
+
+
+@contextmanager
+def plain_matmul() -> Iterator[None]:
+    """float32 products by torch's own kernels while this lasts: for sampling on a CPU.
+
+    The kernels of precision "medium" are made and kept for every shape, and a batch that shrinks with every stop
+    has very many. The setting is torch's, for all threads.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def keep_rows(states: Tensor, rows: Tensor, filled: int) -> Tensor:

@@ -153,6 +153,7 @@ class RewardStage:
     def train(self, folder: StageFolder, rankings: Sequence[Ranking]) -> RewardModel:
         """Train from the SFT checkpoint, or from the trainer's last state if the folder has one."""
         config = self.config
+        torch.set_float32_matmul_precision("medium")  # oneDNN's kernels on a CPU; not before all is sampled
         dataset = ranking_dataset(rankings, self.policy.context_length)
         steps = config.epochs * math.ceil(len(dataset) / config.batch_size)
         begun = last_checkpoint(folder.resume_path / "trainer") if folder.resuming else None
@@ -291,7 +292,6 @@ class RewardStage:
 
 def train_reward(config: RewardModelConfig, preset: str) -> Path:
     """Make the reward model of RUN/sft and leave it in RUN/reward; returns that folder."""
-    torch.set_float32_matmul_precision("medium")
     stage = RewardStage(config)
     folder = open_stage("reward", config)
     announce("reward", stage.describe())

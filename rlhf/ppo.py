@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
-from pretrain.sampling import generate
+from pretrain.sampling import generate, plain_matmul
 from rlhf import losses, training_state
 from rlhf.experience import Rollout, micro_batches, unflatten
 from rlhf.kl import AdaptiveKL, FixedKL, KLController, k1, k3
@@ -171,7 +171,7 @@ class PPOTrainer:
         prompts = batch[self.accelerator.process_index * share :][:share]
         # The whole distribution at the training temperature: no top-k, no top-p, no minimum length, or the
         # KL would be measured on another distribution than the one that was sampled.
-        with self.accelerator.autocast():
+        with self.accelerator.autocast() if self.device.type == "cuda" else plain_matmul():
             responses = generate(
                 HFCachedModel(self.policy.lm),
                 prompts,

@@ -13,6 +13,7 @@ from pretrain.checkpoint import build_model, gpt_config, load_model
 from pretrain.model import GPT
 from pretrain.plots import plot_curves
 from pretrain.progress import progress_bar
+from pretrain.sampling import plain_matmul
 from pretrain.stage import (
     StageRecord,
     announce,
@@ -96,7 +97,8 @@ class Alignment:
 
     def judge(self, trainer: PPOTrainer) -> Metrics:
         """What the critic, which PPO does not see, says of the policy's replies to held-out prompts."""
-        replies = self.writer.write(as_gpt(trainer), draw=0)
+        with plain_matmul():
+            replies = self.writer.write(as_gpt(trainer), draw=0)
         return {
             "eval/critic": self._mean_critic(replies.texts),
             "eval/critic_before": self._critic_before,
