@@ -11,7 +11,7 @@ from pretrain.stage import StageOptions, StageRecord
 class RewardModelConfig(StageOptions):
     """Sample responses from the SFT model, rank them, train the reward model on the rankings."""
 
-    n_prompts: int = 4800
+    n_prompts: int = 4200
     """Prompts of the training text that are ranked, at most as many as it has."""
     n_heldout: int = 360
     """Held-out prompts (dev) that the reward model is judged on, at most as many as there are."""
