@@ -60,7 +60,7 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
     "laptop": (
         "2 CPU cores, under 3 minutes",
         AlignConfig(
-            total_episodes=5120,
+            total_episodes=6144,
             num_ppo_epochs=1,
             learning_rate=1.5e-3,
             value_learning_rate=1e-3,
@@ -68,7 +68,7 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
             kl_coef=0.135,
             missing_eos_penalty=4.0,
             save_every=10,
-            eval_every=10,
+            eval_every=12,
         ),
     ),
     "gpu": (
