@@ -86,7 +86,7 @@ def samples(rows: list[dict[str, Any]]) -> str:
     """Replies with who speaks to whom: the prompts themselves are the play's."""
     parts = []
     for number, row in enumerate(rows, start=1):
-        cue, reply = re.findall(r"^([^\n:]+):$", "\n" + row["prompt"], re.MULTILINE)[-2:]
+        cue, *_, reply = (line.removesuffix(":") for line in row["prompt"].strip().split("\n"))  # the two speakers
         shown = "\n\n".join(
             f"   {name} (critic {row['critic'][stage]:.2f}):\n\n```text\n{row[stage].strip()}\n```"
             for name, stage in (("SFT", "sft"), ("aligned", "rlhf"))
