@@ -16,7 +16,7 @@ from sft.pairs import Example
 PROBED = 512
 """Examples that the row is fitted on."""
 PULL = 1e-4
-"""Weight of the squared distance from where the row starts: few examples may not let it run away."""
+"""Least weight of the squared distance from where the row starts."""
 
 
 def fit_end_row(model: Any, examples: Sequence[Example], eos_id: int) -> None:
@@ -30,12 +30,13 @@ def fit_end_row(model: Any, examples: Sequence[Example], eos_id: int) -> None:
     head = model.get_output_embeddings().weight
     start = head[eos_id].detach().clone()
     row = start.clone().requires_grad_(True)
+    pull = max(PULL, 1 / len(ends))  # few examples could not tell where other replies end, and may not try
     optimizer = torch.optim.LBFGS([row], max_iter=60, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = F.binary_cross_entropy_with_logits(hidden @ row - rest, ends)
-        value = value + PULL * (row - start).square().sum()
+        value = value + pull * (row - start).square().sum()
         value.backward()
         return value
 
