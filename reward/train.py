@@ -102,7 +102,8 @@ class RewardStage:
 
     def describe(self) -> str:
         config, (prompt, response) = self.config, self.lengths
-        source = f"{config.responses} responses to {config.n_prompts} prompts, ranked by {config.score}"
+        play = " and the play's own" if config.include_play else ""
+        source = f"{config.responses} responses{play} to {config.n_prompts} prompts, ranked by {config.score}"
         if self.own:
             own = f"{len(self.own)} rankings of your own"
             source = own if config.rankings_use == "replace" else f"{source}, and {own}"

@@ -80,7 +80,7 @@ class CompareOptions(StageOptions):
     """Compare the stages of a run on held-out prompts."""
 
     split: Literal["test", "dev"] = "test"
-    """test: prompts that no choice was tuned on. dev: for tuning."""
+    """test: read here alone. dev: for tuning."""
     prompts: int | None = None
     """Use only the first so many prompts of the split; by default all."""
 

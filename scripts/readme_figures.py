@@ -33,7 +33,7 @@ def blocks(run: Path, log: str) -> dict[str, str]:
     aligned = comparison["reward_model"]["rlhf"]
     peak = max(stage["peak_memory_gib"] for stage in stages.values())
     return {
-        "timings": timings(log, stages, peak),
+        "timings": timings(log, stages, peak, date.fromtimestamp((run / "compare/stage.json").stat().st_mtime)),
         "table": figures(comparison),
         "samples": samples(comparison["samples"][:10]),
         "pretrain": f"In the run above: {pretrain['bits_per_char']:.4f} bits ({pretrain['nats_per_char']:.4f} nats) "
@@ -49,7 +49,7 @@ def blocks(run: Path, log: str) -> dict[str, str]:
     }
 
 
-def timings(log: str, stages: dict[str, Any], peak: float) -> str:
+def timings(log: str, stages: dict[str, Any], peak: float, made_on: date) -> str:
     """What the pipeline says of its stages, imports included."""
     rows = re.findall(r"^(\w+) +(\d+) s$", log, re.MULTILINE)
     if [name for name, _ in rows] != ["pretrain", "sft", "reward", "rlhf", "compare", "total"]:
@@ -58,7 +58,7 @@ def timings(log: str, stages: dict[str, Any], peak: float) -> str:
     table = "\n".join(f"| {name} | {seconds} s |" for name, seconds in rows)
     return (
         f"Measured by `make demo` on {made['corpus']['name']}, seed {made['seed']} ({made['device']}, torch "
-        f"{made['versions']['torch']}, {date.today().isoformat()}; at most {peak:.2f} GiB of memory):\n\n"
+        f"{made['versions']['torch']}, {made_on.isoformat()}; at most {peak:.2f} GiB of memory):\n\n"
         f"| stage | wall time, imports included |\n|---|---|\n{table}"
     )
 
@@ -79,7 +79,7 @@ def figures(comparison: dict[str, Any]) -> str:
     for name, rate in comparison["win_rates"].items():
         lines.append(f"| {name.replace('_', ' ')} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} |")
     count = comparison["win_rates"]["rlhf_vs_sft"]["n"]
-    return "\n".join([*lines, "", f"({count} held-out prompts that nothing was tuned on; the run above.)"])
+    return "\n".join([*lines, "", f"({count} held-out prompts that no stage learned from; the run above.)"])
 
 
 def samples(rows: list[dict[str, Any]]) -> str:
