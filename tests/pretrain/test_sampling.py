@@ -41,6 +41,7 @@ def greedy_without_cache(model: GPT, prompt: list[int], steps: int, stops: set[i
 )
 def test_greedy_batch_equals_one_row_without_cache(family: str, prompts: list[list[int]], stops: set[int]) -> None:
     model = MODELS[family]
+    prompts = [*prompts, *prompts[::2]]  # some are given twice
     together = generate(model, prompts, max_new_tokens=9, temperature=0, stop_ids=stops)
     assert together == [greedy_without_cache(model, prompt, 9, stops) for prompt in prompts]
 
