@@ -38,6 +38,15 @@ class CachedModel(Protocol):
         """
 
 
+class LanguageModel(Protocol):
+    """What `generate_without_cache` needs of a model: any function of the ids that knows its context."""
+
+    context_length: int
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Logits (B, T, V) of ids (B, T), T at most `context_length`."""
+
+
 @contextmanager
 def plain_matmul() -> Iterator[None]:
     """float32 products by torch's own kernels while this lasts: for sampling on a CPU.
@@ -165,6 +174,29 @@ def generate(
         for row, token_id in zip(rows.tolist(), tokens.tolist(), strict=True):
             continuations[row].append(token_id)
     return continuations
+
+
+@torch.inference_mode()
+def generate_without_cache(
+    model: LanguageModel,
+    ids: Tensor,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Continue ids (B, T) to (B, T + `max_new_tokens`) by the plain loop: what `generate` is measured against.
+
+    For every new token all that fits into the context runs through the model again, so the work grows with
+    the square of the length; and any model will do, also one that has no cache.
+    """
+    for _ in range(max_new_tokens):
+        logits = model(ids[:, -model.context_length :])[:, -1]
+        token = sample_tokens(logits, temperature, top_k, top_p, generator)
+        ids = torch.cat([ids, token[:, None]], dim=1)
+    return ids
 
 
 def _fill_gaps(going_on: Tensor) -> Tensor:

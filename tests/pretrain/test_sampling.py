@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.model import GPT, GPTConfig
-from pretrain.sampling import filter_logits, generate, sample_tokens
+from pretrain.sampling import filter_logits, generate, generate_without_cache, sample_tokens
 
 torch.manual_seed(0)
 MODELS = {
@@ -77,6 +77,29 @@ def test_equal_seeds_equal_text_and_other_seeds_other_text() -> None:
         return generate(MODELS["gpt2"], [[1, 2]] * 8, max_new_tokens=10, generator=torch.Generator().manual_seed(seed))
 
     assert texts(1) == texts(1) != texts(2)
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+def test_the_plain_loop_draws_the_same_text(family: str) -> None:
+    prompts = [[1, 2], [3, 4], [5, 6]]
+    with_cache = generate(MODELS[family], prompts, max_new_tokens=12, generator=torch.Generator().manual_seed(5))
+    plain = generate_without_cache(
+        MODELS[family], torch.tensor(prompts), max_new_tokens=12, generator=torch.Generator().manual_seed(5)
+    )
+    assert plain.tolist() == [prompt + text for prompt, text in zip(prompts, with_cache, strict=True)]
+
+
+def test_the_plain_loop_slides_over_the_context_of_any_model() -> None:
+    class Counter:
+        context_length = 3
+
+        def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+            """Sure of the sum of what it sees, modulo 7."""
+            sums = torch.nn.functional.one_hot(ids.sum(1) % 7, 7).float()
+            return sums[:, None].expand(-1, ids.shape[1], -1)
+
+    ids = generate_without_cache(Counter(), torch.tensor([[1], [5]]), max_new_tokens=5, temperature=0)
+    assert ids.tolist() == [[1, 1, 2, 4, 0, 6], [5, 5, 3, 6, 0, 2]]
 
 
 def test_text_longer_than_the_context_goes_on() -> None:
