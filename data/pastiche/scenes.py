@@ -27,17 +27,17 @@ ACTS = {"where": 3, "who": 2, "why": 3, "whether": 3, "bid": 4, "charge": 3, "ne
 """What a speech does with its last line, and how often."""
 
 PLANS: dict[tuple[str, ...], int] = {
-    ("short",): 9,
+    ("short",): 22,
     ("head",): 8,
     ("short", "tail"): 6,
     ("head", "tail"): 12,
     ("head", "body", "tail"): 13,
     ("head", "body", "body", "tail"): 12,
-    ("head",) + ("body",) * 3 + ("tail",): 8,
-    ("head",) + ("body",) * 5 + ("tail",): 5,
+    ("head",) + ("body",) * 3 + ("tail",): 7,
+    ("head",) + ("body",) * 5 + ("tail",): 4,
 }
 PROSE_PLANS: dict[tuple[str, ...], int] = {
-    ("short",): 9,
+    ("short",): 16,
     ("head",): 8,
     ("short", "tail"): 7,
     ("head", "tail"): 11,

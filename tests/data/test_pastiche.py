@@ -25,8 +25,8 @@ language = importlib.util.module_from_spec(_SPEC)
 sys.modules["pastiche_language"] = language
 _SPEC.loader.exec_module(language)
 
-SHA256_SMALL = "0e424cc71dc1d5d0a101139d6e12c26e42fd538565963621821d51d4c73d34cb"
-SHA256_DEFAULT = "f0807994ce66be16642bc7deb25b1489a3de5f85f7623a235d3a96090d054ce4"
+SHA256_SMALL = "4eb212751397bfdccfbed4d0b61c125c469dd3bef04ffc7145899a22d0857111"
+SHA256_DEFAULT = "2fbd7cedf08c76512b44aedc48cf462acab21e98ac6aa5a1e52f4c2ebb04c1d6"
 
 
 def speeches() -> list[str]:
