@@ -1,0 +1,1 @@
+"""The lecture's steps: six small models between a table of pairs and a transformer."""
