@@ -143,26 +143,35 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None
     ) -> Tensor:
-        batch, length, width = x.shape
-        split = (batch, length, self.heads, width // self.heads)
-        q, k, v = (project(x).view(split).transpose(1, 2) for project in (self.query, self.key, self.value))
-        if self.modern:
-            q, k = self.query_norm(q), self.key_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        q, k, v = self.project(x, rotation)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu":
             # Written out: on a CPU torch's fused kernel has a backward several times slower in bfloat16.
-            scores = (q * self.scale) @ k.transpose(-1, -2)
-            if bias is not None:
-                scores = scores + bias.to(scores.dtype)
-            mixed = F.dropout(scores.float().softmax(-1).to(x.dtype), dropout) @ v
+            mixed = F.dropout(self.weights(q, k, bias), dropout) @ v
         else:
             mask = None if bias is None else bias.to(q.dtype)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+    def project(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (B, T, C), each (B, H, T, D); the first two normalised and rotated."""
+        batch, length, width = x.shape
+        split = (batch, length, self.heads, width // self.heads)
+        q, k, v = (layer(x).view(split).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        if self.modern:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        return q, k, v
+
+    def weights(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+        """What each query (B, H, T, D) attends to: shares (B, H, T, S) of the keys (B, H, S, D), rows of sum 1."""
+        scores = (q * self.scale) @ k.transpose(-1, -2)
+        if bias is not None:
+            scores = scores + bias.to(scores.dtype)
+        return scores.float().softmax(-1).to(q.dtype)
 
 
 class FeedForward(nn.Module):
