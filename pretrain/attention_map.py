@@ -14,13 +14,13 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.console import UserError, console, run_command
 from data.jsonl import write_whole
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
-from pretrain.model import GPT
+from pretrain.model import GPT, Attention
 from pretrain.plots import plt
 from pretrain.stage import read_stage
 
@@ -36,12 +36,14 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
     """
     found: list[Tensor] = []
 
-    def note(attention: Any, given: tuple[Any, ...]) -> None:
+    def note(attention: nn.Module, given: tuple[Any, ...]) -> None:
+        assert isinstance(attention, Attention)
         x, bias, rotation, _ = given
         q, k, _ = attention.project(x, rotation)
         found.append(attention.weights(q, k, bias)[0].float().cpu())
 
-    hooks = [block.attention.register_forward_pre_hook(note) for block in model.blocks]
+    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    hooks = [attention.register_forward_pre_hook(note) for attention in layers]
     was_training = model.training
     try:
         model.eval()(ids[None].to(model.device))
