@@ -2,7 +2,7 @@
 
 from data.console import run_command
 from pretrain.cli import preset_command
-from pretrain.config import PRESETS
+from pretrain.presets import PRESETS
 from pretrain.train import pretrain
 
 

@@ -1,7 +1,8 @@
 """A GPT as a plain Hugging Face checkpoint, written and read without transformers.
 
 gpt2 → `GPT2LMHeadModel`, modern → `Qwen3ForCausalLM`. A later stage's checkpoint, saved by transformers
-from the same shapes, is read back by the same two tables.
+from the same shapes, is read back by the same two tables. GPT-2's layout has biases: a model without any is written
+with zeros, and read back as one with biases. Rows that only pad the vocabulary are not written.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.console import UserError
 from data.tokenizers import Tokenizer
@@ -126,8 +127,14 @@ def gpt_config(config: dict[str, Any]) -> GPTConfig:
 def to_huggingface(model: GPT) -> dict[str, Tensor]:
     """The model's weights under transformers' names, on the CPU."""
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    for name in weights.keys() & {"embedding.weight", "head.weight"}:
+        weights[name] = weights[name][: model.config.vocab_size]
     if model.config.family == "modern":
         return {_rename(name, MODERN_NAMES): tensor.contiguous() for name, tensor in weights.items()}
+    if not model.config.bias:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.LayerNorm | nn.Linear) and name != "head":
+                weights[f"{name}.bias"] = torch.zeros(module.weight.shape[0])
     renamed: dict[str, Tensor] = {}
     for layer in range(model.config.layers):
         # GPT-2 keeps query, key and value in one matrix.

@@ -1,12 +1,13 @@
-"""What a pretraining run is made of, and the presets."""
+"""What a pretraining run is made of."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from data.console import UserError
 from pretrain.model import GPTConfig
 from pretrain.stage import StageOptions
+
+CYCLIC_SCHEDULES = ("triangular", "triangular2", "exp_range")
 
 
 @dataclass(kw_only=True)
@@ -19,6 +20,8 @@ class PretrainConfig(StageOptions):
     """Characters, byte-level BPE trained on the training split, or GPT-2's own vocabulary."""
     vocab_size: int = 1024
     """Size of the BPE vocabulary, its two special tokens included."""
+    padded_vocab_size: int | None = None
+    """Rows of the embedding while training, if more than the vocabulary has: GPUs like multiples of 64."""
 
     family: Literal["gpt2", "modern"] = "modern"
     """gpt2: LayerNorm, learned positions, GELU. modern: RMSNorm, rotary positions, QK-norm, SwiGLU."""
@@ -36,6 +39,10 @@ class PretrainConfig(StageOptions):
     """Nonlinearity of the gpt2 family."""
     tied: bool = True
     """Whether the output projection is the embedding itself."""
+    bias: bool = True
+    """Biases in the linear layers and norms of the gpt2 family; modern never has any."""
+    initialisation: Literal["gpt2", "torch"] = "gpt2"
+    """Of the gpt2 family: GPT-2's small weights, or whatever torch's layers start with (embeddings N(0, 1))."""
 
     steps: int = 1000
     """Optimizer steps."""
@@ -50,15 +57,27 @@ class PretrainConfig(StageOptions):
     muon_learning_rate: float = 0.04
     """Peak learning rate of Muon; a matrix (out, in) gets √max(1, out/in) times that."""
     weight_decay: float = 0.0
-    """Decoupled weight decay, on matrices only."""
+    """Decoupled weight decay."""
+    decay: Literal["matrices", "all"] = "matrices"
+    """What AdamW decays: matrices, or every parameter as torch does by default. Beside Muon it decays nothing."""
+    adam_beta1: float = 0.9
+    """Decay of AdamW's first moment."""
     adam_beta2: float = 0.95
-    """Second moment's decay; the first moment's is 0.9."""
-    schedule: Literal["constant", "cosine", "linear"] = "linear"
-    """Course of the learning rate after the warm-up."""
+    """Decay of AdamW's second moment."""
+    adam_eps: float = 1e-10
+    """AdamW's epsilon; tiny, rare tokens' rows move as far as common ones."""
+    schedule: Literal["constant", "cosine", "linear", "triangular", "triangular2", "exp_range"] = "linear"
+    """Course of the learning rate: after the warm-up; or in cycles between two bounds (Smith, WACV 2017)."""
     warmup_fraction: float = 0.02
-    """Share of the steps in which the learning rate rises linearly from 0."""
+    """Share of the steps in which the learning rate rises linearly from 0; cycles have none."""
     final_fraction: float = 0.0
     """Where cosine and linear end, as a share of the peak."""
+    base_fraction: float = 0.1
+    """Lower bound of the cycles, as a share of the upper one, which is the learning rate."""
+    step_size: int = 500
+    """Steps in half a cycle, from bound to bound."""
+    gamma: float = 0.9999
+    """exp_range: the cycles' height shrinks by this factor every step."""
     max_grad_norm: float | None = None
     """Clip the gradient's norm."""
 
@@ -68,6 +87,8 @@ class PretrainConfig(StageOptions):
     """torch.compile: 10 to 20 seconds once, then faster steps."""
     eval_every: int = 200
     """Steps between evaluations on the whole validation split; the best weights are kept."""
+    eval_first: bool = False
+    """Evaluate the untrained model too."""
     save_every: int = 400
     """Steps between the states that --resume continues from."""
     sample_tokens: int = 100
@@ -77,6 +98,7 @@ class PretrainConfig(StageOptions):
         return GPTConfig(
             family=self.family,
             vocab_size=vocab_size,
+            padded_vocab_size=self.padded_vocab_size,
             context_length=self.context_length,
             width=self.width,
             layers=self.layers,
@@ -85,6 +107,8 @@ class PretrainConfig(StageOptions):
             dropout=self.dropout,
             activation=self.activation,
             tied=self.tied,
+            bias=self.bias,
+            initialisation=self.initialisation,
         )
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
@@ -101,68 +125,18 @@ class PretrainConfig(StageOptions):
 
     def validate(self) -> None:
         """Raise UserError for a configuration that cannot be trained."""
-        for name in ("steps", "batch_size", "eval_every", "save_every"):
+        for name in ("steps", "batch_size", "step_size", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate"):
+        for name in ("learning_rate", "muon_learning_rate", "gamma", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup_fraction", "final_fraction"):
+        for name in ("warmup_fraction", "final_fraction", "base_fraction", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.schedule in CYCLIC_SCHEDULES and self.warmup_fraction > 0:
+            raise UserError(f"schedule {self.schedule} begins at its lower bound: set warmup_fraction to 0")
         self.model_config(vocab_size=1)
-
-
-def learning_rate_scale(step: int, config: PretrainConfig) -> float:
-    """The share of the peak learning rate that step 0 … steps − 1 takes: warm-up, then the schedule."""
-    warmup = round(config.warmup_fraction * config.steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.schedule == "constant":
-        return 1.0
-    progress = (step - warmup) / max(1, config.steps - warmup)
-    shape = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return config.final_fraction + (1 - config.final_fraction) * shape
-
-
-_SMOKE: dict[str, Any] = {
-    "vocab_size": 384,
-    "width": 64,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 128,
-    "context_length": 96,
-    "steps": 60,
-    "batch_size": 8,
-    "eval_every": 60,
-    "save_every": 20,
-    "sample_tokens": 40,
-}
-
-PRESETS: dict[str, tuple[str, PretrainConfig]] = {
-    "smoke": ("seconds: what the tests drive", PretrainConfig(**_SMOKE)),
-    "laptop": (
-        "2 CPU cores, under 2 minutes",
-        PretrainConfig(width=128, heads=2, feed_forward=344, steps=680, eval_every=170, save_every=170),
-    ),
-    "gpu": (
-        "one GPU, 10.7 M parameters, context 256, bf16",
-        PretrainConfig(
-            width=384,
-            layers=6,
-            heads=6,
-            feed_forward=1024,
-            context_length=256,
-            dropout=0.2,
-            weight_decay=0.1,
-            steps=1500,
-            batch_size=64,
-            muon_learning_rate=0.03,
-            learning_rate=0.006,
-            precision="bf16",
-            compile=True,
-            eval_every=150,
-            save_every=500,
-        ),
-    ),
-}

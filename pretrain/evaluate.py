@@ -23,7 +23,7 @@ from pretrain.stage import check_corpus, read_stage
 
 
 @torch.inference_mode()
-def total_nats(model: GPT, ids: Tensor, context: int, *, stride: int | None = None, batch_size: int = 64) -> float:
+def total_nats(model: GPT, ids: Tensor, context: int, *, stride: int | None = None) -> float:
     """−Σ log p of ids[1:], each predicted once from at most `context` tokens before it.
 
     Windows of `context` tokens advance by `stride` (default: the whole context, non-overlapping windows).
@@ -37,6 +37,8 @@ def total_nats(model: GPT, ids: Tensor, context: int, *, stride: int | None = No
         end = min(targets, done + (context if done == 0 else stride))
         windows.append((max(0, end - context), done, end))
         done = end
+    # At most 64 windows at once, and fewer where their logits would take more than 128 MiB.
+    batch_size = max(1, min(64, 2**25 // (context * model.config.vocab_size)))
     total = 0.0
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]

@@ -1,6 +1,6 @@
 """The GPT, in two families that share one body.
 
-gpt2    LayerNorm, learned positions, GELU or ReLU, biases, elementwise dropout: the course's model,
+gpt2    LayerNorm, learned positions, GELU or ReLU, biases or none, elementwise dropout: the course's model,
         saved in transformers' GPT-2 layout (Radford et al., 2019).
 modern  RMSNorm, rotary positions, QK-norm, SwiGLU, no biases, tied embedding, locked dropout: saved in
         transformers' Qwen3 layout (Su et al., arXiv 2104.09864; Shazeer, arXiv 2002.05202;
@@ -27,7 +27,10 @@ class GPTConfig:
 
     family: Literal["gpt2", "modern"] = "modern"
     vocab_size: int
-    """Rows of the embedding; at least the tokenizer's vocabulary."""
+    """Ids that there are: the tokenizer's vocabulary."""
+    padded_vocab_size: int | None = None
+    """Rows of the embedding and the head while training, if more: matrices of a size that GPUs like. Nothing else
+    knows of them: evaluation, sampling and the checkpoint have `vocab_size`."""
     context_length: int
     """Positions a prediction can look back on, in tokens."""
     width: int
@@ -40,6 +43,10 @@ class GPTConfig:
     """Feed-forward nonlinearity of the gpt2 family; modern always uses SwiGLU."""
     tied: bool = True
     """Whether the output projection is the embedding itself."""
+    bias: bool = True
+    """Biases in the linear layers and norms of the gpt2 family; modern never has any."""
+    initialisation: Literal["gpt2", "torch"] = "gpt2"
+    """Of the gpt2 family: GPT-2's small weights, or whatever torch's layers start with (embeddings N(0, 1))."""
 
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.context_length, self.width, self.layers, self.heads) < 1:
@@ -52,6 +59,19 @@ class GPTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
+        if self.padded_vocab_size is not None and self.padded_vocab_size < self.vocab_size:
+            raise UserError(
+                f"padded_vocab_size {self.padded_vocab_size} is less than the vocabulary's {self.vocab_size} tokens"
+            )
+
+    @property
+    def has_biases(self) -> bool:
+        return self.family == "gpt2" and self.bias
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding and the head."""
+        return self.padded_vocab_size or self.vocab_size
 
 
 class KVCache:
@@ -131,11 +151,10 @@ class Attention(nn.Module):
         self.modern = config.family == "modern"
         head_width = config.width // config.heads
         self.scale = 1 / math.sqrt(head_width)
-        bias = not self.modern
-        self.query = Linear(config.width, config.width, bias=bias)
-        self.key = Linear(config.width, config.width, bias=bias)
-        self.value = Linear(config.width, config.width, bias=bias)
-        self.out = Linear(config.width, config.width, bias=bias)
+        self.query = Linear(config.width, config.width, bias=config.has_biases)
+        self.key = Linear(config.width, config.width, bias=config.has_biases)
+        self.value = Linear(config.width, config.width, bias=config.has_biases)
+        self.out = Linear(config.width, config.width, bias=config.has_biases)
         if self.modern:
             self.query_norm, self.key_norm = RMSNorm(head_width), RMSNorm(head_width)
         self.dropout = 0.0 if self.modern else config.dropout
@@ -182,8 +201,8 @@ class FeedForward(nn.Module):
         self.modern = config.family == "modern"
         if self.modern:
             self.gate = Linear(config.width, config.feed_forward, bias=False)
-        self.up = Linear(config.width, config.feed_forward, bias=not self.modern)
-        self.down = Linear(config.feed_forward, config.width, bias=not self.modern)
+        self.up = Linear(config.width, config.feed_forward, bias=config.has_biases)
+        self.down = Linear(config.feed_forward, config.width, bias=config.has_biases)
         self.activation = config.activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,14 +214,20 @@ class FeedForward(nn.Module):
         return self.down(F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
 
 
+def build_norm(config: GPTConfig) -> nn.Module:
+    """The family's normalisation of the residual stream."""
+    if config.family == "modern":
+        return RMSNorm(config.width)
+    return LayerNorm(config.width, bias=config.bias)
+
+
 class Block(nn.Module):
     """Attention, then feed-forward, each on a normalised copy and added to the residual stream."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        norm = RMSNorm if config.family == "modern" else LayerNorm
-        self.attention_norm, self.attention = norm(config.width), Attention(config, layer)
-        self.feed_forward_norm, self.feed_forward = norm(config.width), FeedForward(config)
+        self.attention_norm, self.attention = build_norm(config), Attention(config, layer)
+        self.feed_forward_norm, self.feed_forward = build_norm(config), FeedForward(config)
         self.dropout = LockedDropout(config.dropout) if config.family == "modern" else nn.Dropout(config.dropout)
 
     def forward(
@@ -223,14 +248,14 @@ class GPT(nn.Module):
         self.cos: Tensor
         self.sin: Tensor
         modern = config.family == "modern"
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = nn.Embedding(config.vocab_rows, config.width)
         if not modern:
             self.positions = nn.Embedding(config.context_length, config.width)
         self.dropout = LockedDropout(config.dropout) if modern else nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = RMSNorm(config.width) if modern else LayerNorm(config.width)
+        self.norm = build_norm(config)
         if not config.tied:
-            self.head = Linear(config.width, config.vocab_size, bias=False)
+            self.head = Linear(config.width, config.vocab_rows, bias=False)
         if modern:
             half = config.width // config.heads // 2
             frequencies = 10_000.0 ** (-torch.arange(half, dtype=torch.float32) / half)
@@ -247,6 +272,8 @@ class GPT(nn.Module):
                     nn.init.zeros_(parameter)  # every block starts as the identity
                 elif parameter.ndim == 2 and not name.startswith("embedding"):
                     nn.init.normal_(parameter, std=0.7 / math.sqrt(parameter.shape[1]))
+            return
+        if self.config.initialisation == "torch":
             return
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
@@ -301,6 +328,8 @@ class GPT(nn.Module):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         weight = self.embedding.weight if self.config.tied else self.head.weight
+        if not self.training:
+            weight = weight[: self.config.vocab_size]
         return F.linear(hidden, weight.to(hidden.dtype)).float()
 
 

@@ -9,9 +9,8 @@ from pretrain.config import PretrainConfig
 def build_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of every parameter, each exactly once; groups keep their peak in `peak_lr`.
 
-    Weight decay falls on matrices only (norms, gains and biases have none). Muon (Jordan, 2024) takes the
-    matrices inside the blocks; embeddings and the head stay with AdamW, whose epsilon is tiny so that rare
-    tokens' rows move as far as common ones.
+    Muon (Jordan, 2024) takes the matrices inside the blocks and decays them; embeddings and the head stay with
+    AdamW, undecayed. Alone, AdamW decays the matrices (norms, gains and biases not), or everything.
     """
     hidden, matrices, rest = [], [], []
     for name, parameter in model.named_parameters():
@@ -24,13 +23,12 @@ def build_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.opt
     muon = config.optimizer == "muon"
     adamw = torch.optim.AdamW(
         [
-            # Beside Muon, AdamW holds embeddings only, which are not decayed.
             {"params": matrices, "weight_decay": 0.0 if muon else config.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
+            {"params": rest, "weight_decay": config.weight_decay if config.decay == "all" and not muon else 0.0},
         ],
         lr=config.learning_rate,
-        betas=(0.9, config.adam_beta2),
-        eps=1e-10 if muon else 1e-8,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
         fused=True,
     )
     optimizers: list[torch.optim.Optimizer] = [adamw]

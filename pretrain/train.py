@@ -16,13 +16,14 @@ from data.console import UserError
 from data.corpus import Corpus, load_corpus
 from data.tokenizers import Tokenizer, build_tokenizer
 from pretrain.checkpoint import save_model
-from pretrain.config import PretrainConfig, learning_rate_scale
+from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split
 from pretrain.model import GPT
 from pretrain.optim import build_optimizers, set_schedule
 from pretrain.plots import plot_curves
 from pretrain.progress import progress_bar
 from pretrain.sample import sample_texts
+from pretrain.schedules import learning_rate_scale
 from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
 
 
@@ -130,6 +131,8 @@ class Pretraining:
         if folder.resuming:
             self._load(folder)
         with progress_bar("pretrain", self.config.steps, self.progress.step) as bar:
+            if self.config.eval_first and self.progress.step == 0:
+                self._evaluate(folder)
             while self.progress.step < self.config.steps:
                 self._step()
                 bar.advance()
@@ -182,7 +185,7 @@ class Pretraining:
             self.tokenizer.save(folder.path, self.model.context_length)
         folder.log(
             step=progress.step,
-            train_nats_per_token=round(train_loss, 5),
+            train_nats_per_token=round(train_loss, 5) if progress.step else None,
             bits_per_char=round(figures["bits_per_char"], 5),
             nats_per_char=round(nats, 5),
             learning_rate_scale=round(learning_rate_scale(progress.step, self.config), 5),
@@ -268,7 +271,8 @@ def pretrain(config: PretrainConfig, preset: str) -> Path:
 
 
 def write_plot(path: Path, metrics: list[dict[str, Any]], run: Pretraining) -> None:
-    """Validation and training loss in bits per character over the steps."""
+    """Validation and training loss in bits per character over the steps, without the untrained model's."""
+    metrics = [line for line in metrics if line["step"]]
     chars_per_token = len(run.corpus.train) / len(run.windows.ids)
     steps = [line["step"] for line in metrics]
     floor = run.corpus.entropy_bits_per_char

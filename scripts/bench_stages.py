@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 
-from pretrain.config import PRESETS
 from pretrain.model import GPT
 from pretrain.optim import build_optimizers
+from pretrain.presets import PRESETS
 from pretrain.sampling import generate
 
 VOCABULARY = 1024

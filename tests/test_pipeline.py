@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.pastiche import pastiche
-from pretrain.config import PRESETS
+from pretrain.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "sft", "reward", "rlhf", "compare")

@@ -32,6 +32,10 @@ def tiny(family: str = "modern", **changes) -> GPT:
         ("gpt2", {"activation": "gelu_tanh"}),
         ("gpt2", {"activation": "gelu"}),
         ("gpt2", {"activation": "relu", "tied": False}),
+        ("gpt2", {"bias": False}),
+        ("gpt2", {"padded_vocab_size": 320}),
+        ("gpt2", {"bias": False, "tied": False, "padded_vocab_size": 320}),
+        ("modern", {"padded_vocab_size": 320}),
     ],
 )
 def test_export_gives_transformers_logits(tmp_path: Path, family: str, changes: dict) -> None:
@@ -43,6 +47,8 @@ def test_export_gives_transformers_logits(tmp_path: Path, family: str, changes: 
     ids = torch.randint(tokenizer.vocab_size, (3, 20))
     with torch.no_grad():
         assert torch.allclose(model(ids), theirs(ids).logits, atol=1e-5)
+        assert torch.allclose(load_model(tmp_path)(ids), theirs(ids).logits, atol=1e-5)
+    assert theirs.config.vocab_size == 300
     assert theirs.config.pad_token_id == tokenizer.pad_id != theirs.config.eos_token_id == tokenizer.eos_id
 
 
@@ -75,6 +81,42 @@ def test_cached_steps_equal_the_full_forward_under_left_padding(family: str) -> 
                 start = 0 if end == padding + 4 else end - 1
                 logits = model.step(padded[:, start:end], positions[:, start:end], mask[:, :end], cache)
                 assert torch.allclose(logits[0], full[end - padding - 1], atol=1e-5)
+
+
+def test_padding_of_the_vocabulary_is_in_the_training_loss_alone() -> None:
+    """As published: while training the softmax runs over all rows; what is evaluated and sampled has no such ids."""
+    model = tiny("gpt2", padded_vocab_size=320)
+    ids = torch.randint(300, (2, 9))
+    with torch.no_grad():
+        model.embedding.weight[300:] += 5 * model.norm.bias  # a padding row that would be likely
+        assert model(ids).shape == (2, 9, 300)
+        assert model.step(ids, torch.arange(9)[None], torch.ones(2, 9, dtype=torch.bool), model.start(2, 9)).shape == (
+            2,
+            300,
+        )
+        held_out = model(ids[:, :-1], ids[:, 1:])
+        model.train()
+        logits = model(ids)
+        assert logits.shape == (2, 9, 320)
+        by_hand = -logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).mean()
+        assert torch.allclose(model(ids[:, :-1], ids[:, 1:]), by_hand, atol=1e-6)
+        assert by_hand > held_out
+
+
+def test_no_bias_means_none() -> None:
+    model = tiny("gpt2", bias=False)
+    assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
+
+
+def test_initialisations() -> None:
+    """GPT-2's weights are small; torch's embeddings are not, so a model begins further from ln V."""
+    stds = {}
+    for kind in ("gpt2", "torch"):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(family="gpt2", initialisation=kind, **SHAPE))  # type: ignore[arg-type]
+        stds[kind] = [model.embedding.weight.std().item(), model.blocks[0].feed_forward.down.weight.std().item()]
+    assert stds["gpt2"] == pytest.approx([0.02, 0.02 / 2], rel=0.1)
+    assert stds["torch"] == pytest.approx([1.0, 1 / (3 * 48) ** 0.5], rel=0.1)
 
 
 def test_loss_is_the_mean_cross_entropy_and_the_future_is_unseen() -> None:
@@ -117,6 +159,7 @@ def test_locked_dropout_is_one_mask_over_time_and_keeps_the_mean() -> None:
         ({"heads": 32}, "even"),
         ({"dropout": 1.0}, "dropout"),
         ({"layers": 0}, "least 1"),
+        ({"padded_vocab_size": 299}, "less than the vocabulary's 300"),
     ],
 )
 def test_impossible_shapes_are_refused(changes: dict, words: str) -> None:

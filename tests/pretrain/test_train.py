@@ -1,10 +1,12 @@
 """Training: equal configurations give equal weights, resume changes nothing, the loss is the loss."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +15,11 @@ from safetensors.torch import load_file
 from data.console import UserError
 from data.corpus import load_corpus
 from data.tokenizers import bpe_tokenizer
-from pretrain.config import PretrainConfig, learning_rate_scale
+from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split, total_nats
 from pretrain.model import GPT, GPTConfig
 from pretrain.optim import build_optimizers, set_schedule
-from pretrain.stage import sha256_of
+from pretrain.stage import settings, sha256_of
 from pretrain.train import Pretraining, Windows, pretrain
 
 WORDS = ["the", "a", "my", "thy", "king", "queen", "sword", "crown", "loves", "fears", "gives", "takes", "and", "or"]
@@ -51,6 +53,15 @@ def config(corpus_path: Path, tmp_path: Path) -> PretrainConfig:
         sample_tokens=8,
         precision="fp32",
     )
+
+
+def run_once(config: PretrainConfig, folder: Path) -> Path:
+    """The run folder of this configuration, trained without an interruption when first asked for."""
+    values = json.dumps(settings(config), sort_keys=True).encode()
+    run = folder / hashlib.sha256(values).hexdigest()[:12]
+    if not run.exists():
+        pretrain(dataclasses.replace(config, run=run), "test")
+    return run
 
 
 def weights_of(run: Path) -> str:
@@ -87,17 +98,53 @@ def test_equal_seeds_equal_weights(config: PretrainConfig, tmp_path: Path, optim
     assert found[0] == found[1] != found[2]
 
 
-@pytest.mark.parametrize("killed_after", [3, 7, 13, 23])
+COURSE = {
+    "family": "gpt2",
+    "tokenizer": "char",
+    "optimizer": "adamw",
+    "bias": False,
+    "schedule": "triangular2",
+    "step_size": 5,
+    "warmup_fraction": 0.0,
+    "learning_rate": 0.003,
+    "max_grad_norm": 1.0,
+    "weight_decay": 0.1,
+    "micro_batch_size": 2,
+    "eval_first": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "killed_after", "forwards"),
+    [({}, 3, 0), ({}, 7, 0), ({}, 13, 0), ({}, 23, 0)]
+    + [(COURSE, 0, 0), (COURSE, 3, 2), (COURSE, 8, 0), (COURSE, 13, 3), (COURSE, 15, 1), (COURSE, 23, 3)],
+)
 def test_resume_equals_no_interruption_bit_for_bit(
-    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+    config: PretrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict,
+    killed_after: int,
+    forwards: int,
 ) -> None:
-    pretrain(dataclasses.replace(config, run=tmp_path / "whole"), "test")
-    step = Pretraining._step
+    """Killed after so many steps (saved every 5, evaluated every 8) and some forward passes of the next one."""
+    config = dataclasses.replace(config, **changes)
+    whole = run_once(config, tmp_path.parent)
+    step, forward = Pretraining._step, GPT.forward
+    passes_left = forwards
 
     def dies(run: Pretraining) -> None:
-        if run.progress.step == killed_after:
+        with monkeypatch.context() as patched:
+            if run.progress.step == killed_after:
+                patched.setattr(GPT, "forward", dies_in_the_forward)
+            step(run)
+
+    def dies_in_the_forward(*arguments: Any) -> torch.Tensor:
+        nonlocal passes_left
+        if passes_left == 0:
             raise KeyboardInterrupt
-        step(run)
+        passes_left -= 1
+        return forward(*arguments)
 
     broken = dataclasses.replace(config, run=tmp_path / "broken")
     with monkeypatch.context() as patched:
@@ -106,13 +153,13 @@ def test_resume_equals_no_interruption_bit_for_bit(
             pretrain(broken, "test")
     assert not (tmp_path / "broken" / "pretrain").exists()
     pretrain(dataclasses.replace(broken, resume=True), "test")
-    assert weights_of(tmp_path / "broken") == weights_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "broken") == weights_of(whole)
 
-    def figures(run: str) -> list[tuple[int, float, str]]:
-        lines = (tmp_path / run / "pretrain" / "metrics.jsonl").read_text().splitlines()
-        return [(line["step"], line["train_nats_per_token"], line["sample"]) for line in map(json.loads, lines)]
+    def figures(run: Path) -> list[dict]:
+        lines = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
-    assert figures("broken") == figures("whole")
+    assert figures(tmp_path / "broken") == figures(whole)
 
 
 def test_accumulation_changes_nothing_but_rounding(config: PretrainConfig, tmp_path: Path) -> None:
@@ -141,19 +188,6 @@ def test_every_window_is_seen_once_an_epoch() -> None:
     assert torch.equal(again.batch(20), windows.batch(20))
 
 
-def test_learning_rate_schedules_by_hand() -> None:
-    base = PretrainConfig(steps=100, warmup_fraction=0.1, final_fraction=0.2)
-    linear = dataclasses.replace(base, schedule="linear")
-    assert [learning_rate_scale(step, linear) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert learning_rate_scale(55, linear) == pytest.approx(0.2 + 0.8 * 0.5)
-    assert learning_rate_scale(100, linear) == pytest.approx(0.2)
-    cosine = dataclasses.replace(base, schedule="cosine")
-    assert learning_rate_scale(55, cosine) == pytest.approx(0.6)
-    assert learning_rate_scale(100, cosine) == pytest.approx(0.2)
-    constant = dataclasses.replace(base, schedule="constant")
-    assert learning_rate_scale(99, constant) == 1.0
-
-
 @pytest.mark.parametrize("family", ["modern", "gpt2"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_every_parameter_has_one_optimizer(family: str, optimizer: str) -> None:
@@ -166,10 +200,22 @@ def test_every_parameter_has_one_optimizer(family: str, optimizer: str) -> None:
         for group in chosen.param_groups:
             if any(p.ndim == 1 for p in group["params"]):
                 assert group["weight_decay"] == 0
+    assert sum(group["weight_decay"] > 0 for chosen in optimizers for group in chosen.param_groups) == 1
     set_schedule(optimizers, 0.5, 0.05)
     assert all(group["lr"] == 0.5 * group["peak_lr"] for chosen in optimizers for group in chosen.param_groups)
     if optimizer == "muon":
         assert optimizers[1].param_groups[0]["momentum"] == pytest.approx(0.9)
+
+
+def test_adamw_takes_the_settings_and_decays_all_where_asked() -> None:
+    settings = {"adam_beta1": 0.8, "adam_beta2": 0.99, "adam_eps": 1e-7, "learning_rate": 0.002, "weight_decay": 0.3}
+    config = PretrainConfig(family="gpt2", optimizer="adamw", decay="all", **settings)
+    [adamw] = build_optimizers(GPT(config.model_config(50)), config)
+    for group in adamw.param_groups:
+        assert (group["betas"], group["eps"], group["lr"], group["weight_decay"]) == ((0.8, 0.99), 1e-7, 0.002, 0.3)
+    matrices = dataclasses.replace(config, decay="matrices")
+    for group in build_optimizers(GPT(config.model_config(50)), matrices)[0].param_groups:
+        assert {parameter.ndim for parameter in group["params"]} == ({2} if group["weight_decay"] else {1})
 
 
 def test_whole_split_loss_is_every_token_once(corpus_path: Path) -> None:
