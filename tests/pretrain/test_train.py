@@ -116,8 +116,10 @@ COURSE = {
 
 @pytest.mark.parametrize(
     ("changes", "killed_after", "forwards"),
-    [({}, 3, 0), ({}, 7, 0), ({}, 13, 0), ({}, 23, 0)]
-    + [(COURSE, 0, 0), (COURSE, 3, 2), (COURSE, 8, 0), (COURSE, 13, 3), (COURSE, 15, 1), (COURSE, 23, 3)],
+    [
+        *[({}, killed, 0) for killed in (3, 7, 13, 23)],
+        *[(COURSE, killed, forwards) for killed, forwards in ((0, 0), (3, 2), (8, 0), (13, 3), (15, 1), (23, 3))],
+    ],
 )
 def test_resume_equals_no_interruption_bit_for_bit(
     config: PretrainConfig,
