@@ -100,7 +100,10 @@ PRESETS: dict[str, tuple[str, FineTuneConfig]] = {
             samples=32,
         ),
     ),
-    "laptop": ("2 CPU cores, under a minute", FineTuneConfig(prompt_length=48, response_length=80)),
+    "laptop": (
+        "2 CPU cores, under a minute",
+        FineTuneConfig(prompt_length=48, response_length=80, max_pairs=4000, learning_rate=1e-3),
+    ),
     "gpu": (
         "one GPU, for the 10.7 M base",
         FineTuneConfig(prompt_length=128, response_length=128, batch_size=64, micro_batch_size=64),
