@@ -38,7 +38,7 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
 
     def note(attention: nn.Module, given: tuple[Any, ...]) -> None:
         assert isinstance(attention, Attention)
-        x, bias, rotation, _ = given
+        x, bias, rotation = given
         q, k, _ = attention.project(x, rotation)
         found.append(attention.weights(q, k, bias)[0].float().cpu())
 

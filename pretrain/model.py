@@ -6,7 +6,7 @@ modern  RMSNorm, rotary positions, QK-norm, SwiGLU, no biases, tied embedding, l
         transformers' Qwen3 layout (Su et al., arXiv 2104.09864; Shazeer, arXiv 2002.05202;
         Dehghani et al., arXiv 2302.05442).
 
-Shapes: B sequences, T positions, S cached and new positions, C width, H heads, D = C/H, V vocabulary.
+Shapes: B sequences, T positions, S keys, C width, H heads, D = C/H, V vocabulary.
 """
 
 import math
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.console import UserError
-from pretrain.sampling import keep_rows
+from pretrain.decoding import Decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,27 +74,6 @@ class GPTConfig:
         return self.padded_vocab_size or self.vocab_size
 
 
-class KVCache:
-    """Keys and values of every layer, allocated once: 2 × layers × (B, H, S, D)."""
-
-    def __init__(self, config: GPTConfig, batch_size: int, length: int, like: Tensor) -> None:
-        shape = (batch_size, config.heads, length, config.width // config.heads)
-        self.keys = [like.new_empty(shape) for _ in range(config.layers)]
-        self.values = [like.new_empty(shape) for _ in range(config.layers)]
-        self.filled = 0
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, H, T, D) after what is filled; return everything so far, (B, H, S, D)."""
-        end = self.filled + keys.shape[2]
-        self.keys[layer][:, :, self.filled : end] = keys
-        self.values[layer][:, :, self.filled : end] = values
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def keep(self, rows: Tensor) -> None:
-        self.keys = [keep_rows(keys, rows, self.filled) for keys in self.keys]
-        self.values = [keep_rows(values, rows, self.filled) for values in self.values]
-
-
 class Linear(nn.Linear):
     """A linear layer whose float32 weights are cast to the dtype of the activations."""
 
@@ -137,7 +116,7 @@ class LockedDropout(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (x_i, x_{i+D/2}) of (B, H, T, D) by the angles of `cos` and `sin` (B, 1, T, D/2)."""
+    """Rotate the pairs (x_i, x_{i+D/2}) of (B, H, T, D) by the angles of `cos` and `sin` (T, D/2)."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
@@ -145,9 +124,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head causal self-attention (Vaswani et al., arXiv 1706.03762)."""
 
-    def __init__(self, config: GPTConfig, layer: int) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.layer, self.heads = layer, config.heads
+        self.heads = config.heads
         self.modern = config.family == "modern"
         head_width = config.width // config.heads
         self.scale = 1 / math.sqrt(head_width)
@@ -159,19 +138,14 @@ class Attention(nn.Module):
             self.query_norm, self.key_norm = RMSNorm(head_width), RMSNorm(head_width)
         self.dropout = 0.0 if self.modern else config.dropout
 
-    def forward(
-        self, x: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         q, k, v = self.project(x, rotation)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu":
             # Written out: on a CPU torch's fused kernel has a backward several times slower in bfloat16.
             mixed = F.dropout(self.weights(q, k, bias), dropout) @ v
         else:
-            mask = None if bias is None else bias.to(q.dtype)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
     def project(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,11 +159,9 @@ class Attention(nn.Module):
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         return q, k, v
 
-    def weights(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
         """What each query (B, H, T, D) attends to: shares (B, H, T, S) of the keys (B, H, S, D), rows of sum 1."""
-        scores = (q * self.scale) @ k.transpose(-1, -2)
-        if bias is not None:
-            scores = scores + bias.to(scores.dtype)
+        scores = (q * self.scale) @ k.transpose(-1, -2) + bias.to(q.dtype)
         return scores.float().softmax(-1).to(q.dtype)
 
 
@@ -224,16 +196,14 @@ def build_norm(config: GPTConfig) -> nn.Module:
 class Block(nn.Module):
     """Attention, then feed-forward, each on a normalised copy and added to the residual stream."""
 
-    def __init__(self, config: GPTConfig, layer: int) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.attention_norm, self.attention = build_norm(config), Attention(config, layer)
+        self.attention_norm, self.attention = build_norm(config), Attention(config)
         self.feed_forward_norm, self.feed_forward = build_norm(config), FeedForward(config)
         self.dropout = LockedDropout(config.dropout) if config.family == "modern" else nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None
-    ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), bias, rotation, cache))
+    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias, rotation))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -252,7 +222,7 @@ class GPT(nn.Module):
         if not modern:
             self.positions = nn.Embedding(config.context_length, config.width)
         self.dropout = LockedDropout(config.dropout) if modern else nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = build_norm(config)
         if not config.tied:
             self.head = Linear(config.width, config.vocab_rows, bias=False)
@@ -295,45 +265,33 @@ class GPT(nn.Module):
 
         T may not exceed the context. Logits and loss are float32.
         """
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        hidden = self._hidden(ids, positions, _causal_bias(ids.shape[1], ids.shape[1], ids.device), None)
-        logits = self._logits(hidden)
+        length = ids.shape[1]
+        x, rotation = self.embedding(ids), None
+        if self.config.family == "modern":
+            rotation = (self.cos[:length], self.sin[:length])
+        else:
+            x = x + self.positions.weight[:length]
+        x = self.dropout(x.to(self.compute_dtype))
+        bias = _causal_bias(length, ids.device)
+        for block in self.blocks:
+            x = block(x, bias, rotation)
+        head = self.embedding.weight if self.config.tied else self.head.weight
+        if not self.training:
+            head = head[: self.config.vocab_size]
+        logits = F.linear(self.norm(x), head.to(x.dtype)).float()
         if targets is None:
             return logits
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    def start(self, batch_size: int, length: int) -> KVCache:
-        return KVCache(self.config, batch_size, length, self.embedding.weight.to(self.compute_dtype))
+    def start(self, batch_size: int, length: int) -> Decoding:
+        """See `pretrain.sampling.CachedModel.start`."""
+        return Decoding(self, batch_size, length)
 
-    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: KVCache) -> Tensor:
-        """See `pretrain.sampling.CachedModel.step`."""
-        bias = torch.zeros(key_mask.shape, device=ids.device).masked_fill(~key_mask, -1e9)[:, None, None]
-        if ids.shape[1] > 1:
-            bias = bias + _causal_bias(ids.shape[1], key_mask.shape[1], ids.device)
-        hidden = self._hidden(ids, positions, bias, cache)
-        cache.filled += ids.shape[1]
-        return self._logits(hidden[:, -1])
-
-    def _hidden(self, ids: Tensor, positions: Tensor, bias: Tensor, cache: KVCache | None) -> Tensor:
-        x = self.embedding(ids)
-        rotation = None
-        if self.config.family == "modern":
-            rotation = (self.cos[positions][:, None], self.sin[positions][:, None])
-        else:
-            x = x + self.positions(positions)
-        x = self.dropout(x.to(self.compute_dtype))
-        for block in self.blocks:
-            x = block(x, bias, rotation, cache)
-        return self.norm(x)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        weight = self.embedding.weight if self.config.tied else self.head.weight
-        if not self.training:
-            weight = weight[: self.config.vocab_size]
-        return F.linear(hidden, weight.to(hidden.dtype)).float()
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: Decoding) -> Tensor:
+        """See `pretrain.sampling.CachedModel.step`; without dropout, as in evaluation."""
+        return cache.step(ids, positions, key_mask)
 
 
-def _causal_bias(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(queries, keys): 0 where a query may look, -1e9 where the key lies in its future."""
-    future = torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
-    return torch.zeros(queries, keys, device=device).masked_fill(future, -1e9)
+def _causal_bias(length: int, device: torch.device) -> Tensor:
+    """(T, T): 0 where a query (row) may look, -1e9 where the key lies in its future."""
+    return torch.full((length, length), -1e9, device=device).triu(1)

@@ -31,10 +31,10 @@ class CachedModel(Protocol):
     def start(self, batch_size: int, length: int) -> Cache:
         """An empty cache for `batch_size` rows of at most `length` positions."""
 
-    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: Any) -> Tensor:
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: Any) -> Tensor:
         """Append `ids` (B, T) at `positions` (B, T) and return the last position's logits (B, V).
 
-        `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
+        `key_mask` (B, S) is False where a cached or new key is padding; S counts both. None where nothing is.
         """
 
 
@@ -62,18 +62,22 @@ def plain_matmul() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def keep_rows(states: Tensor, rows: Tensor, filled: int) -> Tensor:
-    """Row j of the result is row `rows[j]` of `states` (B, H, S, D), whose first `filled` positions matter.
+def keep_rows(states: Tensor, rows: Tensor, filled: int, dim: int = 0) -> Tensor:
+    """Row j of the result is row `rows[j]` of `states` (…, S, D), whose first `filled` positions matter.
 
-    Copies only what stands elsewhere, in place, as long as there is room: most rows stay where they are.
+    Rows are counted along `dim`. Copies only what stands elsewhere, in place, as long as there is room: most rows
+    stay where they are.
     """
-    if len(rows) > len(states):
-        more = states.new_empty(len(rows), *states.shape[1:])
-        more[:, :, :filled] = states[rows, :, :filled]
+    matter = states.narrow(-2, 0, filled)
+    if len(rows) > states.shape[dim]:
+        shape = list(states.shape)
+        shape[dim] = len(rows)
+        more = states.new_empty(shape)
+        more.narrow(-2, 0, filled).copy_(matter.index_select(dim, rows))
         return more
     moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
-    states[moved, :, :filled] = states[rows[moved], :, :filled]
-    return states[: len(rows)]
+    matter.index_copy_(dim, moved, matter.index_select(dim, rows[moved]))
+    return states.narrow(dim, 0, len(rows))
 
 
 def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
@@ -132,48 +136,52 @@ def generate(
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
-    continuations: list[list[int]] = [[] for _ in prompts]
     if not prompts or max_new_tokens <= 0:
-        return continuations
+        return [[] for _ in prompts]
     device = model.device
     stops = torch.tensor(sorted(stop_ids), device=device)
-    active = torch.arange(len(prompts), device=device)
     places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     copies = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)
-    ids, key_mask = _pad_left([list(prompt)[-model.context_length :] for prompt in places], device)
-    room = min(model.context_length, ids.shape[1] + max_new_tokens)
-    history, fresh = ids, ids
-    cache = model.start(len(places), room)
-    drawn: list[Tensor] = []
-    drawn_rows: list[Tensor] = []
-    for _ in range(max_new_tokens):
-        if key_mask.shape[1] > room:
+    fresh, prompt_mask = _pad_left([list(prompt)[-model.context_length :] for prompt in places], device)
+    distinct, length = fresh.shape
+    texts = torch.empty(length + max_new_tokens, len(prompts), dtype=torch.long, device=device)
+    texts[:length] = fresh[copies].T
+    key_mask = None
+    if not prompt_mask.all():
+        key_mask = torch.cat([prompt_mask, prompt_mask.new_ones(distinct, max_new_tokens)], dim=1)
+    room = min(model.context_length, len(texts))
+    cache = model.start(distinct, room)
+    positions = _positions(fresh, prompt_mask)
+    active = torch.arange(len(prompts), device=device)
+    lengths = torch.full_like(active, max_new_tokens)
+    first = 0
+    for end in range(length, len(texts)):
+        if end - first > room:
             # The context is full: start again from its later half, as one prompt.
-            history, key_mask = history[:, -(room // 2) - 1 :], key_mask[:, -(room // 2) - 1 :]
-            fresh, cache = history, model.start(len(active), room)
-        positions = (key_mask.long().cumsum(1) - 1).clamp(min=0)[:, -fresh.shape[1] :]
-        logits = model.step(fresh, positions, key_mask, cache)
+            first = end - room // 2 - 1
+            fresh, cache = texts[first:end, active].T, model.start(len(active), room)
+            positions = _positions(fresh, None if key_mask is None else key_mask[:, first:end])
+        logits = model.step(fresh, positions, None if key_mask is None else key_mask[:, first:end], cache)
         if len(logits) < len(active):  # the distinct prompts are read: from here on every continuation has a row
             cache.keep(copies)
-            logits, history, key_mask = logits[copies], history[copies], key_mask[copies]
+            logits, positions = logits[copies], positions[copies]
+            key_mask = None if key_mask is None else key_mask[copies]
         token = sample_tokens(logits, temperature, top_k, top_p, generator)
-        drawn.append(token)
-        drawn_rows.append(active)
+        texts[end].index_copy_(0, active, token)
+        fresh, positions = token[:, None], positions[:, -1:] + 1
+        if stops.numel() == 0:
+            continue
         going_on = ~torch.isin(token, stops)
         if not going_on.all():
+            lengths[active[~going_on]] = end + 1 - length
             rows = _fill_gaps(going_on)
             if rows.numel() == 0:
                 break
             cache.keep(rows)
-            active, token = active[rows], token[rows]
-            history, key_mask = history[rows], key_mask[rows]
-        fresh = token[:, None]
-        history = torch.cat([history, fresh], dim=1)
-        key_mask = torch.cat([key_mask, key_mask.new_ones(len(active), 1)], dim=1)
-    for tokens, rows in zip(drawn, drawn_rows, strict=True):
-        for row, token_id in zip(rows.tolist(), tokens.tolist(), strict=True):
-            continuations[row].append(token_id)
-    return continuations
+            active, fresh, positions = active[rows], fresh[rows], positions[rows]
+            key_mask = None if key_mask is None else key_mask[rows]
+    written = texts[length:].T.tolist()
+    return [ids[:count] for ids, count in zip(written, lengths.tolist(), strict=True)]
 
 
 @torch.inference_mode()
@@ -213,3 +221,9 @@ def _pad_left(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, T
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     return ids, torch.arange(longest, device=device) >= longest - lengths[:, None]
+
+
+def _positions(ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Positions (B, T) of ids (B, T), of which the padding, where `mask` (B, T) is False, does not count."""
+    mask = torch.ones_like(ids) if mask is None else mask.long()
+    return (mask.cumsum(1) - 1).clamp(min=0)

@@ -66,6 +66,10 @@ class RowCache:
     def __init__(self, states: Cache) -> None:
         self.states = states
 
+    @property
+    def filled(self) -> int:
+        return int(self.states.get_seq_length())
+
     def keep(self, rows: Tensor) -> None:
         for layer in self.states.layers:
             if isinstance(layer, PreallocatedLayer):
@@ -97,11 +101,10 @@ class HFCachedModel:
             return RowCache(Cache(layers=[PreallocatedLayer(length) for _ in range(self.layers)]))
         return RowCache(DynamicCache(config=self.model.config))
 
-    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor, cache: Any) -> Tensor:
-        """Append `ids` (B, T) at `positions` (B, T); logits (B, V) of the last position.
-
-        `key_mask` (B, S) is False where a cached or new key is padding; S counts both.
-        """
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: Any) -> Tensor:
+        """See `pretrain.sampling.CachedModel.step`."""
+        if key_mask is None:
+            key_mask = ids.new_ones(len(ids), cache.filled + ids.shape[1], dtype=torch.bool)
         mask: Tensor = key_mask.long()
         if self.layers and self.attention in ("eager", "sdpa"):
             mask = self._attention_mask(key_mask, ids.shape[1])
