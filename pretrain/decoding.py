@@ -7,9 +7,9 @@ product, and the keys and values of all layers lie in one tensor. A step is then
 Shapes as in `pretrain.model`: B sequences, T new positions, S cached and new ones, C width, H heads, D = C/H.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +98,7 @@ class Decoding:
     def __init__(self, model: "GPT", batch_size: int, length: int) -> None:
         config, dtype = model.config, model.compute_dtype
         self.dtype, self.modern = dtype, config.family == "modern"
-        self.layers = [Layer(block, dtype) for block in model.blocks]
+        self.layers = [Layer(block, dtype) for block in cast("Iterable[Block]", model.blocks)]
         self.norm, self.embedding = norm_function(model.norm, dtype), model.embedding.weight
         self.head = (self.embedding if config.tied else model.head.weight)[: config.vocab_size].to(dtype)
         # By position: its embedding, or the cosines and signed sines that rotate a head's two halves.
@@ -159,7 +159,7 @@ class Decoding:
 
 
 def attention_bias(key_mask: Tensor | None, queries: int, keys: int, heads: int, like: Tensor) -> Tensor | None:
-    """What is added to scores (B·H, T, S), or can be broadcast to them: -1e9 where a query must not look."""
+    """What is added to the scores (B·H, T, S): -1e9 where a query must not look; None where it may look anywhere."""
     causal = like.new_full((queries, keys), -1e9).triu(keys - queries + 1) if queries > 1 else None
     if key_mask is None:
         return causal

@@ -66,9 +66,18 @@ def test_what_transformers_saves_comes_back(tmp_path: Path, family: str) -> None
     assert gpt_config(json.loads((tmp_path / "theirs" / "config.json").read_text())) == model.config
 
 
-@pytest.mark.parametrize("family", ["modern", "gpt2"])
-def test_cached_steps_equal_the_full_forward_under_left_padding(family: str) -> None:
-    model = tiny(family)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("modern", {}),
+        ("modern", {"tied": False}),
+        ("gpt2", {}),
+        ("gpt2", {"activation": "relu", "bias": False}),
+        ("gpt2", {"activation": "gelu", "tied": False, "padded_vocab_size": 320}),
+    ],
+)
+def test_cached_steps_equal_the_full_forward_under_left_padding(family: str, changes: dict) -> None:
+    model = tiny(family, **changes)
     ids = torch.randint(300, (1, 12))
     with torch.no_grad():
         full = model(ids)[0]
@@ -81,6 +90,21 @@ def test_cached_steps_equal_the_full_forward_under_left_padding(family: str) -> 
                 start = 0 if end == padding + 4 else end - 1
                 logits = model.step(padded[:, start:end], positions[:, start:end], mask[:, :end], cache)
                 assert torch.allclose(logits[0], full[end - padding - 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+def test_cached_steps_in_bfloat16_err_no_more_than_the_full_forward(family: str) -> None:
+    model = tiny(family)
+    ids = torch.randint(300, (4, 12))
+    with torch.no_grad():
+        exact = model(ids)[:, -1]
+        model.compute_dtype = torch.bfloat16
+        full = model(ids)[:, -1]
+        cache = model.start(4, 12)
+        positions = torch.arange(12).expand(4, 12)
+        for part in (slice(0, 8), *(slice(place, place + 1) for place in range(8, 12))):
+            logits = model.step(ids[:, part], positions[:, part], None, cache)
+    assert 0 < (logits - exact).abs().mean() < 1.5 * (full - exact).abs().mean()
 
 
 def test_padding_of_the_vocabulary_is_in_the_training_loss_alone() -> None:
