@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+OWN = {"seed", "reward_sha256"}  # what differs between runs of the same settings
 STAGES = ("pretrain", "sft", "reward", "rlhf", "compare")
 
 # What, the aim, and the figure from (results by stage, compare.json).
@@ -93,7 +94,7 @@ def main() -> None:
         raise SystemExit("error: usage: python scripts/results_table.py RUN [RUN …]")
     runs = [read(Path(argument)) for argument in sys.argv[1:]]
     settings = [
-        {name: {key: value for key, value in record["config"].items() if key != "seed"} for name, record in run.items()}
+        {name: {key: record["config"][key] for key in record["config"].keys() - OWN} for name, record in run.items()}
         for run, _ in runs
     ]
     if any(other != settings[0] for other in settings):
