@@ -1,12 +1,14 @@
-"""A GPT as a plain Hugging Face checkpoint, written and read without transformers.
+"""A stage folder's weights. A GPT is a plain Hugging Face checkpoint, written and read without transformers.
 
 gpt2 → `GPT2LMHeadModel`, modern → `Qwen3ForCausalLM`. A later stage's checkpoint, saved by transformers
 from the same shapes, is read back by the same two tables. GPT-2's layout has biases: a model without any is written
-with zeros, and read back as one with biases. Rows that only pad the vocabulary are not written.
+with zeros, and read back as one with biases. Rows that only pad the vocabulary are not written. A rung of
+the ladder has a `config.json` of its own kind, which transformers does not know.
 """
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from torch import Tensor, nn
 
 from data.console import UserError
 from data.tokenizers import Tokenizer
+from pretrain.ladder.models import RUNGS, LadderConfig, LadderModel
 from pretrain.model import GPT, GPTConfig
 
+LADDER = "ladder"
+"""`model_type` of a rung."""
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 
 MODERN_NAMES = [
@@ -166,9 +171,15 @@ def from_huggingface(weights: dict[str, Tensor], config: GPTConfig) -> dict[str,
     return found
 
 
-def save_model(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write config.json, generation_config.json and model.safetensors (put in place by a rename)."""
+def save_model(model: GPT | LadderModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write config.json, generation_config.json (of a GPT) and model.safetensors (put in place by a rename)."""
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, LadderModel):
+        described = {"model_type": LADDER, "architectures": [type(model).__name__], **asdict(model.config)}
+        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_weights(weights, folder / "model.safetensors")
+        return
     config = huggingface_config(model.config, tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     generation = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
@@ -184,21 +195,62 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
-    """The language model of a stage folder, in evaluation mode.
+    """The GPT of a stage folder, in evaluation mode.
 
-    Raises UserError when the folder holds no such checkpoint, or a broken one.
+    Raises UserError when the folder holds no such checkpoint, a broken one, or a rung of the ladder.
     """
+    model = load_any_model(folder, device)
+    if isinstance(model, LadderModel):
+        raise _no_gpt(folder, model.config)
+    return model
+
+
+def load_any_model(folder: Path, device: torch.device | str = "cpu") -> GPT | LadderModel:
+    """`load_model`, or a rung of the ladder: what can be sampled and evaluated."""
+    config, weights = _read(folder, config_alone=False)
+    if isinstance(config, GPTConfig):
+        return build_model(weights, config).to(device).eval()
+    model = new_model(config)
+    model.load_state_dict(weights)
+    return model.to(device).eval()
+
+
+def read_gpt_config(folder: Path) -> GPTConfig:
+    """The shape of the GPT in a stage folder; UserError as `load_model`."""
+    config, _ = _read(folder, config_alone=True)
+    if isinstance(config, LadderConfig):
+        raise _no_gpt(folder, config)
+    return config
+
+
+def _read(folder: Path, config_alone: bool) -> tuple[GPTConfig | LadderConfig, dict[str, Tensor]]:
     try:
         values = json.loads((folder / "config.json").read_text("utf-8"))
-        config = gpt_config(values)
-        weights = load_file(folder / "model.safetensors")
+        if values.get("model_type") == LADDER:
+            sizes = {name: value for name, value in values.items() if name not in ("model_type", "architectures")}
+            config: GPTConfig | LadderConfig = LadderConfig(**sizes)
+        else:
+            config = gpt_config(values)
+        weights = {} if config_alone else load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a checkpoint: {Path(error.filename or 'a file').name} is missing") from None
-    except (ValueError, KeyError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} holds a broken checkpoint ({error}): make the stage again") from None
     if "score.weight" in weights:
         raise UserError(f"{folder} holds a reward model, which scores text and cannot write it")
-    return build_model(weights, config).to(device).eval()
+    return config, weights
+
+
+def _no_gpt(folder: Path, config: LadderConfig) -> UserError:
+    return UserError(
+        f"{folder} holds the ladder's {config.rung}, which cannot be fine-tuned: "
+        f"`python -m pretrain laptop --run {folder.parent} --overwrite` makes a model that can"
+    )
+
+
+def new_model(config: GPTConfig | LadderConfig) -> GPT | LadderModel:
+    """An untrained model."""
+    return GPT(config) if isinstance(config, GPTConfig) else RUNGS[config.rung](config)
 
 
 def build_model(weights: dict[str, Tensor], config: GPTConfig) -> GPT:

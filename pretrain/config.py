@@ -4,10 +4,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.console import UserError
+from pretrain.ladder.models import LadderConfig, Rung
 from pretrain.model import GPTConfig
 from pretrain.stage import StageOptions
 
 CYCLIC_SCHEDULES = ("triangular", "triangular2", "exp_range")
+# What is the GPT's alone, and how the rungs of the ladder are, whatever one asks for.
+LADDER_IS = {
+    "padded_vocab_size": None,
+    "dropout": 0.0,
+    "activation": "relu",
+    "tied": False,
+    "bias": True,
+    "initialisation": "torch",
+    "precision": "fp32",
+}
 
 
 @dataclass(kw_only=True)
@@ -23,8 +34,9 @@ class PretrainConfig(StageOptions):
     padded_vocab_size: int | None = None
     """Rows of the embedding while training, if more than the vocabulary has: GPUs like multiples of 64."""
 
-    family: Literal["gpt2", "modern"] = "modern"
-    """gpt2: LayerNorm, learned positions, GELU. modern: RMSNorm, rotary positions, QK-norm, SwiGLU."""
+    family: Literal["gpt2", "modern"] | Rung = "modern"
+    """gpt2: LayerNorm, learned positions, GELU. modern: RMSNorm, rotary positions, QK-norm, SwiGLU. The others: a rung
+    of the lecture's ladder (its preset has the sizes; 0 is what a rung does not have)."""
     width: int = 192
     """Width of the residual stream."""
     layers: int = 4
@@ -94,16 +106,21 @@ class PretrainConfig(StageOptions):
     sample_tokens: int = 100
     """Length of the samples written at every evaluation, in tokens."""
 
-    def model_config(self, vocab_size: int) -> GPTConfig:
+    def model_config(self, vocab_size: int) -> GPTConfig | LadderConfig:
+        """The model's shape; UserError for one that cannot be built."""
+        sizes = {name: getattr(self, name) for name in ("context_length", "width", "layers", "heads", "feed_forward")}
+        if self.family != "gpt2" and self.family != "modern":
+            for name, value in LADDER_IS.items():
+                if getattr(self, name) != value:
+                    raise UserError(
+                        f"the rung {self.family} has {name} {value}, not {getattr(self, name)}: leave it so"
+                    )
+            return LadderConfig(rung=self.family, vocab_size=vocab_size, **sizes)
         return GPTConfig(
             family=self.family,
             vocab_size=vocab_size,
             padded_vocab_size=self.padded_vocab_size,
-            context_length=self.context_length,
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            feed_forward=self.feed_forward,
+            **sizes,
             dropout=self.dropout,
             activation=self.activation,
             tied=self.tied,

@@ -17,13 +17,14 @@ from torch import Tensor
 from data.console import UserError, run_command
 from data.corpus import load_corpus
 from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model
+from pretrain.checkpoint import load_any_model
+from pretrain.ladder.models import LadderModel
 from pretrain.model import GPT
 from pretrain.stage import check_corpus, read_stage
 
 
 @torch.inference_mode()
-def total_nats(model: GPT, ids: Tensor, context: int, *, stride: int | None = None) -> float:
+def total_nats(model: GPT | LadderModel, ids: Tensor, context: int, *, stride: int | None = None) -> float:
     """−Σ log p of ids[1:], each predicted once from at most `context` tokens before it.
 
     Windows of `context` tokens advance by `stride` (default: the whole context, non-overlapping windows).
@@ -37,8 +38,8 @@ def total_nats(model: GPT, ids: Tensor, context: int, *, stride: int | None = No
         end = min(targets, done + (context if done == 0 else stride))
         windows.append((max(0, end - context), done, end))
         done = end
-    # At most 64 windows at once, and fewer where their logits would take more than 128 MiB.
-    batch_size = max(1, min(64, 2**25 // (context * model.config.vocab_size)))
+    # At most 64 windows at once, more where they are short, fewer where their logits would take more than 128 MiB.
+    batch_size = max(1, min(max(64, 4096 // context), 2**25 // (context * model.config.vocab_size)))
     total = 0.0
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
@@ -54,7 +55,7 @@ def total_nats(model: GPT, ids: Tensor, context: int, *, stride: int | None = No
 
 
 def evaluate_split(
-    model: GPT, tokenizer: Tokenizer, text: str, before: str, *, stride: int | None = None
+    model: GPT | LadderModel, tokenizer: Tokenizer, text: str, before: str, *, stride: int | None = None
 ) -> dict[str, float | int]:
     """`bits_per_char`, `nats_per_char`, `tokens` and `chars` of `text`, every token of it counted.
 
@@ -95,7 +96,7 @@ def main() -> None:
     corpus = load_corpus(options.corpus or record.corpus["spec"])
     if options.corpus is None:
         check_corpus(corpus, record)
-    model, tokenizer = load_model(options.checkpoint), Tokenizer.load(options.checkpoint)
+    model, tokenizer = load_any_model(options.checkpoint), Tokenizer.load(options.checkpoint)
     stride = min(options.stride, model.context_length) if options.stride else None
     text, before = (corpus.validation, corpus.train) if options.split == "validation" else (corpus.train, "\n")
     figures = evaluate_split(model, tokenizer, text, before, stride=stride)

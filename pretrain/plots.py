@@ -20,11 +20,19 @@ def plot_curves(
     ylabel: str,
     title: str = "",
     floor: tuple[str, float] | None = None,
+    marks: tuple[str, Mapping[str, tuple[float, float]]] | None = None,
 ) -> None:
-    """Draw named (x, y) curves into one PNG; `floor` adds a named horizontal line."""
+    """Draw named (x, y) curves into one PNG.
+
+    `floor` adds a named horizontal line; `marks`, named too, a point (x, y) in the colour of the curve it belongs to.
+    """
     figure, axes = plt.subplots(figsize=(6.4, 3.8), dpi=120)
     for name, (x, y) in curves.items():
-        axes.plot(x, y, label=name, linewidth=1.6, marker="o" if len(x) < 12 else None, markersize=3)
+        [line] = axes.plot(x, y, label=name, linewidth=1.6, marker="o" if len(x) < 12 else None, markersize=3)
+        if marks is not None and name in marks[1]:
+            axes.plot(*marks[1][name], marker="D", color=line.get_color(), markerfacecolor="none", markersize=8)
+    if marks is not None:
+        axes.plot([], [], marker="D", color="grey", linestyle="", markerfacecolor="none", label=marks[0])
     if floor is not None:
         axes.axhline(floor[1], color="grey", linestyle="--", linewidth=1, label=floor[0])
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)

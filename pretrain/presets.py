@@ -67,6 +67,32 @@ _LECTURE = _SEED | {
     "save_every": 250,
 }
 
+# The rungs below it; more is not common to them than this. The bigram is that of the lecture's script bigram.py.
+_LADDER = _SEED | {
+    "initialisation": "torch",
+    "context_length": 8,
+    "steps": 5000,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "eval_every": 500,
+    "save_every": 500,
+}
+_BIGRAM = _LADDER | {
+    "family": "bigram",
+    "width": 0,
+    "layers": 0,
+    "heads": 0,
+    "feed_forward": 0,
+    "steps": 3000,
+    "learning_rate": 1e-2,
+    "eval_every": 300,
+}
+_ONE_HEAD = _LADDER | {"family": "one-head", "width": 32, "layers": 1, "heads": 1, "feed_forward": 0}
+_MULTI_HEAD = _ONE_HEAD | {"family": "multi-head", "heads": 4}
+_FEED_FORWARD = _MULTI_HEAD | {"family": "feed-forward", "feed_forward": 32}
+_RESIDUAL = _FEED_FORWARD | {"family": "residual", "layers": 3, "feed_forward": 128}
+_LAYER_NORM = _RESIDUAL | {"family": "layer-norm"}
+
 _NANOGPT = _SEED | {
     "activation": "gelu",
     "tied": True,
@@ -108,6 +134,12 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
             save_every=500,
         ),
     ),
+    "bigram": ("4 K parameters: the ladder's first rung, a table of pairs; seconds", PretrainConfig(**_BIGRAM)),
+    "one-head": ("8 K: the bigram, and a head of self-attention; under a minute", PretrainConfig(**_ONE_HEAD)),
+    "multi-head": ("8 K: four heads in place of one; under a minute", PretrainConfig(**_MULTI_HEAD)),
+    "feed-forward": ("9 K: and a feed-forward layer; under a minute", PretrainConfig(**_FEED_FORWARD)),
+    "residual": ("42 K: three blocks of both, added to a stream; a minute or two", PretrainConfig(**_RESIDUAL)),
+    "layer-norm": ("42 K: and norms, the ladder's last rung; a minute or two", PretrainConfig(**_LAYER_NORM)),
     "lecture": (
         "10.8 M parameters: the model that Karpathy's lecture ends with; a GPU, or most of a day on a CPU",
         PretrainConfig(**_LECTURE),

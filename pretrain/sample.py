@@ -5,20 +5,22 @@ python -m pretrain.sample --checkpoint runs/mine/rlhf --prompt $'ROMEO:\\n' --nu
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
 from data.console import UserError, run_command
 from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model
+from pretrain.checkpoint import load_any_model
+from pretrain.ladder.models import LadderModel
 from pretrain.model import GPT
-from pretrain.sampling import generate
+from pretrain.sampling import generate, generate_without_cache
 from pretrain.stage import read_stage
 
 
 def sample_texts(
-    model: GPT,
+    model: GPT | LadderModel,
     tokenizer: Tokenizer,
     prompts: list[str],
     *,
@@ -29,17 +31,22 @@ def sample_texts(
     seed: int = 1,
 ) -> list[str]:
     """A continuation of every prompt, without the prompt and without the token that ended it."""
-    generator = torch.Generator(model.device).manual_seed(seed)
-    continuations = generate(
-        model,
-        [tokenizer.encode(prompt) for prompt in prompts],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        stop_ids=[tokenizer.eos_id],
-        generator=generator,
-    )
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "generator": torch.Generator(model.device).manual_seed(seed),
+    }
+    encoded = [tokenizer.encode(prompt) for prompt in prompts]
+    if isinstance(model, LadderModel):
+        continuations = []
+        for ids in encoded:
+            longer = generate_without_cache(model, torch.tensor([ids], device=model.device), **settings)
+            new = longer[0, len(ids) :].tolist()
+            continuations.append(new[: new.index(tokenizer.eos_id)] if tokenizer.eos_id in new else new)
+    else:
+        continuations = generate(model, encoded, stop_ids=[tokenizer.eos_id], **settings)
     return [tokenizer.decode(ids) for ids in continuations]
 
 
@@ -78,7 +85,7 @@ def main() -> None:
         raise UserError(f"--top-p must be in (0, 1], not {options.top_p}")
     read_stage(options.checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = load_model(options.checkpoint, device), Tokenizer.load(options.checkpoint)
+    model, tokenizer = load_any_model(options.checkpoint, device), Tokenizer.load(options.checkpoint)
     texts = sample_texts(
         model,
         tokenizer,

@@ -15,10 +15,9 @@ from torch import Tensor
 from data.console import UserError
 from data.corpus import Corpus, load_corpus
 from data.tokenizers import Tokenizer, build_tokenizer
-from pretrain.checkpoint import save_model
+from pretrain.checkpoint import new_model, save_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split
-from pretrain.model import GPT
 from pretrain.optim import build_optimizers, set_schedule
 from pretrain.plots import plot_curves
 from pretrain.progress import progress_bar
@@ -109,7 +108,7 @@ class Pretraining:
         self.tokenizer, ids = encode_corpus(self.corpus, config)
         self.windows = Windows(ids, config.context_length, config.batch_size, config.seed)
         set_seed(config.seed)
-        self.model = GPT(config.model_config(self.tokenizer.vocab_size))
+        self.model = new_model(config.model_config(self.tokenizer.vocab_size))
         self.model.compute_dtype = compute_dtype(config.precision, self.accelerator.device)
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, config))
         self.parallel, self.optimizers = prepared[0], list(prepared[1:])
@@ -119,8 +118,10 @@ class Pretraining:
 
     def describe(self) -> str:
         config, tokens = self.config, self.config.steps * self.config.batch_size * self.config.context_length
+        parameters = self.model.parameter_count()
+        size = f"{parameters / 1e6:.2f} M" if parameters > 100_000 else f"{parameters:,}"
         return (
-            f"{self.model.parameter_count() / 1e6:.2f} M parameters · {self.corpus.name} · {self.tokenizer.kind} "
+            f"{size} parameters · {self.corpus.name} · {self.tokenizer.kind} "
             f"vocabulary {self.tokenizer.vocab_size} · {config.steps} steps, "
             f"{tokens / len(self.windows.ids):.1f} epochs · "
             f"{str(self.model.compute_dtype).removeprefix('torch.')} on {self.accelerator.device}"

@@ -24,7 +24,7 @@ from trl import SFTConfig, SFTTrainer
 from data.console import UserError
 from data.dialogue import encode_prompt
 from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model
+from pretrain.checkpoint import load_model, read_gpt_config
 from pretrain.plots import plot_curves
 from pretrain.progress import Bar, progress_bar
 from pretrain.stage import (
@@ -55,7 +55,7 @@ class FineTuning:
         self.config, self.base = config, config.run / "pretrain"
         self.state = PartialState(cpu=not torch.cuda.is_available())  # several processes on CPUs need telling
         self.parent = read_parent(config.run, "pretrain")
-        config.validate(self.parent.config["context_length"])
+        config.validate(read_gpt_config(self.base).context_length)
         self.micro, self.accumulation = config.micro_batches(self.state.num_processes)
         with self.state.main_process_first():
             self.corpus = parent_corpus(self.parent)
