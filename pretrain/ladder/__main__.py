@@ -152,9 +152,7 @@ def report(run: Path, configs: dict[str, PretrainConfig], corpus: Corpus) -> Non
         title=f"The ladder, on {corpus.name}",
         marks=("the lecture", {name: LECTURE[name] for name in curves}) if corpus.name == "tinyshakespeare" else None,
     )
-    table = Table(
-        title="Validation loss, nats per character (the whole split)", box=box.SIMPLE_HEAD
-    )
+    table = Table(title="Validation loss, nats per character (the whole split)", box=box.SIMPLE_HEAD)
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "rung" else "right", no_wrap=heading == "rung")
     for result in results:

@@ -23,7 +23,9 @@ from data.dialogue import Pair
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import load_model, save_model
 from pretrain.model import GPT, GPTConfig
+from pretrain.presets import PRESETS as PRETRAIN_PRESETS
 from pretrain.stage import check_descends, open_stage, read_stage
+from pretrain.train import pretrain
 from sft import train as sft_train
 from sft.config import PRESETS, FineTuneConfig
 from sft.end_token import fit_end_row
@@ -507,6 +509,15 @@ def test_a_base_that_is_not_what_it_was(run: Path) -> None:
     with pytest.raises(UserError, match="unfinished"):
         fine_tune(config(run), "smoke")
     assert not (run / ".sft.partial").exists()
+
+
+def test_a_rung_of_the_ladder_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "sea.txt").write_text(TEXT)
+    settings = {"corpus": str(tmp_path / "sea.txt"), "run": tmp_path / "run", "steps": 2, "sample_tokens": 5}
+    pretrain(replace(PRETRAIN_PRESETS["bigram"][1], **settings), "bigram")
+    with pytest.raises(UserError, match="the ladder's bigram, which is no GPT and cannot be fine-tuned: `python -m"):
+        FineTuning(config(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["pretrain"]
 
 
 def test_a_parent_of_another_stage(finished: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.console import UserError
+from pretrain.checkpoint import new_model
 from pretrain.ladder.models import (
     RUNGS,
     Head,
@@ -17,6 +18,7 @@ from pretrain.ladder.models import (
     NormBlock,
     ResidualBlock,
 )
+from pretrain.presets import PRESETS
 
 V, T, C = 11, 8, 12
 SHAPES: dict[str, dict[str, int]] = {
@@ -169,15 +171,8 @@ def test_parameters_counted_by_hand() -> None:
         "residual": 42_051,
         "layer-norm": 42_499,
     }
-    shapes = {rung: {name: 32 if size == C else size for name, size in shape.items()} for rung, shape in SHAPES.items()}
-    shapes["feed-forward"]["feed_forward"] = 32
-    for rung in ("multi-head", "feed-forward", "residual", "layer-norm"):
-        shapes[rung]["heads"] = 4
-    for rung in ("residual", "layer-norm"):
-        shapes[rung] |= {"layers": 3, "feed_forward": 128}
-    for rung, model in RUNGS.items():
-        config = LadderConfig(rung=rung, vocab_size=67, **shapes[rung])
-        assert model(config).parameter_count() == by_hand[rung], rung
+    for rung, parameters in by_hand.items():
+        assert new_model(PRESETS[rung][1].model_config(67)).parameter_count() == parameters, rung
 
 
 @pytest.mark.parametrize(
