@@ -135,7 +135,7 @@ class Pretraining:
             if self.config.eval_first and self.progress.step == 0:
                 self._evaluate(folder)
             while self.progress.step < self.config.steps:
-                self._step()
+                self.step()
                 bar.advance()
                 ended = self.progress.step == self.config.steps
                 if ended or self.progress.step % self.config.eval_every == 0:
@@ -146,10 +146,10 @@ class Pretraining:
                     self._save(folder)
         self.progress.seconds += folder.seconds
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Learn from the next batch."""
         config, step = self.config, self.progress.step
-        scale = learning_rate_scale(step, config)
-        set_schedule([optimizer.optimizer for optimizer in self.optimizers], scale, step / config.steps)
+        set_schedule([optimizer.optimizer for optimizer in self.optimizers], self.scale(step), step / config.steps)
         share = self.micro * self.accumulation
         first = self.accelerator.process_index * share
         batch = self.windows.batch(step)[first : first + share].to(self.accelerator.device)
@@ -166,6 +166,10 @@ class Pretraining:
             optimizer.zero_grad()  # of every optimizer, or Muon's gradients would accumulate
         self.progress.step += 1
         self.progress.loss_steps += 1
+
+    def scale(self, step: int) -> float:
+        """The share of the peak learning rate that a step takes."""
+        return learning_rate_scale(step, self.config)
 
     def _evaluate(self, folder: StageFolder) -> float:
         """Validate on the whole split, keep the weights if they are the best so far; the training loss."""
@@ -189,7 +193,8 @@ class Pretraining:
             train_nats_per_token=round(train_loss, 5) if progress.step else None,
             bits_per_char=round(figures["bits_per_char"], 5),
             nats_per_char=round(nats, 5),
-            learning_rate_scale=round(learning_rate_scale(progress.step, self.config), 5),
+            nats_per_token=round(nats * figures["chars"] / figures["tokens"], 5),
+            learning_rate_scale=round(self.scale(progress.step), 5),
             seconds=round(progress.seconds + folder.seconds, 2),
             sample=self._sample(),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 Run = Callable[..., Any]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_sample_writes_as_many_texts_as_asked_and_the_same_again(command: Run, smoke_base: Path) -> None:
@@ -29,6 +30,36 @@ def test_evaluate_prints_one_json_object_that_agrees_with_the_stage(command: Run
     record = json.loads((smoke_base / "pretrain" / "stage.json").read_text())
     assert printed["bits_per_char"] == pytest.approx(record["results"]["bits_per_char"], abs=0.01)
     assert printed["split"] == "validation"
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Python in which trl, transformers and datasets cannot be found."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "def find_spec(name, path=None, target=None):\n"
+        "    absent = name.split('.')[0] in ('trl', 'transformers', 'datasets')\n"
+        "    return None if absent else find(name, path, target)\n"
+        "PathFinder.find_spec = staticmethod(find_spec)\n"
+    )
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}"}
+
+
+def test_the_base_course_alone(command: Run, bare: dict[str, str], tmp_path: Path) -> None:
+    def python(code: str) -> str:
+        run = [sys.executable, "-c", code]
+        return subprocess.run(run, cwd=REPOSITORY, env=os.environ | bare, capture_output=True, text=True).stderr
+
+    assert "ModuleNotFoundError" in python("import transformers")
+    sources = [path for package in ("data", "pretrain") for path in (REPOSITORY / package).rglob("*.py")]
+    names = [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in sources]
+    assert python("import " + ", ".join(names)) == ""
+    command("pretrain", "smoke", "--corpus", "pastiche", "--steps", 4, "--run", tmp_path, **bare)
+    folder = tmp_path / "pretrain"
+    assert json.loads(command("pretrain.evaluate", "--checkpoint", folder, **bare).stdout)["chars"] > 0
+    assert command("pretrain.sample", "--checkpoint", folder, "--max-new-tokens", 5, **bare).stdout
 
 
 def test_same_command_same_bits(command: Run, smoke_base: Path, tmp_path: Path) -> None:
@@ -114,7 +145,7 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(command: Run, tmp_path: Path
     script.write_text(code)
     done = subprocess.run(
         [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=200,

@@ -132,7 +132,7 @@ def test_resume_equals_no_interruption_bit_for_bit(
     """Killed after so many steps (saved every 5, evaluated every 8) and some forward passes of the next one."""
     config = dataclasses.replace(config, **changes)
     whole = run_once(config, tmp_path.parent)
-    step, forward = Pretraining._step, GPT.forward
+    step, forward = Pretraining.step, GPT.forward
     passes_left = forwards
 
     def dies(run: Pretraining) -> None:
@@ -150,7 +150,7 @@ def test_resume_equals_no_interruption_bit_for_bit(
 
     broken = dataclasses.replace(config, run=tmp_path / "broken")
     with monkeypatch.context() as patched:
-        patched.setattr(Pretraining, "_step", dies)
+        patched.setattr(Pretraining, "step", dies)
         with pytest.raises(KeyboardInterrupt):
             pretrain(broken, "test")
     assert not (tmp_path / "broken" / "pretrain").exists()
