@@ -238,8 +238,8 @@ def parent_of(record: StageRecord, run: Path) -> dict[str, str]:
 def settings(options: StageOptions) -> dict[str, Any]:
     """A stage's configuration without what only says where and how it runs."""
     values = asdict(options)
-    for name in ("run", "overwrite", "resume"):
-        del values[name]
+    for name in ("run", "overwrite", "resume", "workers"):
+        values.pop(name, None)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 

@@ -1,0 +1,292 @@
+"""What the trials of `pretrain.cyclical_study` say: factors, intervals, tables, a picture."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+Floats = NDArray[np.float64]
+
+COLOURS = {
+    "constant": "black",
+    "constant_mean": "grey",
+    "triangular": "tab:blue",
+    "triangular2": "tab:green",
+    "exp_range": "tab:orange",
+    "cosine": "tab:red",
+}
+COMPARISONS = [
+    ("constant", "triangular"),
+    ("constant", "triangular2"),
+    ("constant", "exp_range"),
+    ("constant", "cosine"),
+    ("constant", "constant_mean"),
+    ("constant_mean", "triangular"),
+]
+"""Who is compared with whom: the factor is loss(first) / loss(second)."""
+REGIONS = ("too low", "about right", "too high")
+"""Of a constant rate: below a third of the best one, within a factor of 3 of it, above three times it."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The trials as columns, by rising rate: rates (N,), losses in nats per character by schedule (N,)."""
+
+    rates: Floats
+    by_schedule: dict[str, Floats]
+
+    @classmethod
+    def of(cls, trials: Sequence[dict[str, Any]]) -> "Losses":
+        ordered = sorted(trials, key=lambda trial: trial["rate"])
+        names = ordered[0]["losses"]
+        return cls(
+            np.array([trial["rate"] for trial in ordered]),
+            {name: np.array([trial["losses"][name] for trial in ordered]) for name in names},
+        )
+
+    def smooth(self, name: str, rows: NDArray[np.int64] | None = None) -> Floats:
+        """Means of a schedule's loss over every tenth of the trials, neighbours by rate (of `rows`, in order)."""
+        losses = self.by_schedule[name] if rows is None else self.by_schedule[name][rows]
+        return np.convolve(losses, np.full(self.window, 1 / self.window), mode="valid")
+
+    @property
+    def window(self) -> int:
+        return max(1, len(self.rates) // 10)
+
+    def best_rate(self, name: str) -> float:
+        """The rate drawn (geometric mean of a tenth of the trials) at which a schedule ends lowest."""
+        first = int(self.smooth(name).argmin())
+        return float(np.exp(np.log(self.rates[first : first + self.window]).mean()))
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.int64]], float], count: int, resamples: int = 10_000
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic of `count` things drawn from those with replacement.
+
+    `statistic` gets the indices drawn, (count,). (Efron, 1979; always the same draws.)
+    """
+    rng = np.random.default_rng(0)
+    values = [statistic(rng.integers(count, size=count)) for _ in range(resamples)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def study_figures(trials: Sequence[dict[str, Any]], ratio: float) -> dict[str, Any]:
+    """Everything that is reported, as JSON."""
+    losses = Losses.of(trials)
+    best_rate = losses.best_rate("constant")
+    return {
+        "trials": len(trials),
+        "best_constant_rate": best_rate,
+        "schedules": {
+            name: {
+                "mean_nats_per_char": float(values.mean()),
+                "best_nats_per_char": float(losses.smooth(name).min()),
+                "best_rate": losses.best_rate(name),
+                "diverged": sum(name in trial["diverged"] for trial in trials),
+            }
+            for name, values in losses.by_schedule.items()
+        },
+        "comparisons": [_compare(losses, first, second, best_rate, ratio) for first, second in COMPARISONS],
+    }
+
+
+def _compare(losses: Losses, first: str, second: str, best_rate: float, ratio: float) -> dict[str, Any]:
+    factors = losses.by_schedule[first] / losses.by_schedule[second]
+    rates = losses.rates * ((1 + ratio) / 2 if first == "constant_mean" else 1)
+    inside = {
+        "too low": rates < best_rate / 3,
+        "about right": (rates >= best_rate / 3) & (rates <= best_rate * 3),
+        "too high": rates > best_rate * 3,
+    }
+
+    def best_factor(drawn: NDArray[np.int64]) -> float:
+        rows = np.sort(drawn)
+        return float(losses.smooth(first, rows).min() / losses.smooth(second, rows).min())
+
+    everything = np.arange(len(factors))
+    return {
+        "loss_of": first,
+        "over_loss_of": second,
+        "mean": float(factors.mean()),
+        "interval": bootstrap_interval(lambda drawn: float(factors[drawn].mean()), len(factors)),
+        "median": float(np.median(factors)),
+        "won": float((factors > 1).mean()),
+        "regions": {
+            name: {"trials": int(rows.sum()), "mean": float(factors[rows].mean()) if rows.any() else None}
+            for name, rows in inside.items()
+        },
+        "both_at_their_best": best_factor(everything),
+        "both_at_their_best_interval": bootstrap_interval(best_factor, len(factors), resamples=2000),
+    }
+
+
+def label(name: str, ratio: float) -> str:
+    """A schedule as a reader sees it, r being the rate drawn."""
+    if name == "constant":
+        return "constant r"
+    if name == "constant_mean":
+        return f"constant {(1 + ratio) / 2:g} r"
+    return f"{name}, peak {ratio:g} r" if name == "cosine" else f"{name} r to {ratio:g} r"
+
+
+HEADINGS = ["loss of … over …", "mean factor", "95 % interval", "median", "won", *REGIONS, "both at their best"]
+
+
+def _rows(figures: dict[str, Any], ratio: float) -> list[list[str]]:
+    """The comparisons under HEADINGS."""
+    rows = []
+    for line in figures["comparisons"]:
+        low, high = line["interval"]
+        best_low, best_high = line["both_at_their_best_interval"]
+        rows.append(
+            [
+                f"{label(line['loss_of'], ratio)} / {label(line['over_loss_of'], ratio)}",
+                f"{line['mean']:.4f}",
+                f"{low:.4f} to {high:.4f}",
+                f"{line['median']:.4f}",
+                f"{line['won']:.0%}",
+                *(
+                    "" if line["regions"][name]["mean"] is None else f"{line['regions'][name]['mean']:.3f}"
+                    for name in REGIONS
+                ),
+                f"{line['both_at_their_best']:.4f} ({best_low:.3f} to {best_high:.3f})",
+            ]
+        )
+    return rows
+
+
+def terminal_table(figures: dict[str, Any]) -> Table:
+    """The comparisons for the terminal, 80 columns wide."""
+    table = Table(
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=f"{figures['trials']} paired trials: above 1, the second is better",
+    )
+    table.add_column("loss / loss")
+    for heading in ("mean, 95 % interval", "won", "low", "right", "high", "best"):
+        table.add_column(heading, justify="right")
+    for line in figures["comparisons"]:
+        low, high = line["interval"]
+        means = [line["regions"][name]["mean"] for name in REGIONS]
+        table.add_row(
+            f"{line['loss_of']}/{line['over_loss_of']}",
+            f"{line['mean']:.3f} {low:.3f} {high:.3f}",
+            f"{line['won']:.0%}",
+            *("" if mean is None else f"{mean:.3f}" for mean in means),
+            f"{line['both_at_their_best']:.3f}",
+        )
+    return table
+
+
+def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, Any], ratio: float) -> None:
+    """table.md: the comparisons, the schedules, and every trial."""
+    names = list(trials[0]["losses"])
+    labels = [label(name, ratio) for name in names]
+    best = figures["best_constant_rate"]
+    counts = figures["comparisons"][0]["regions"]
+    parts = [
+        "# Cyclical learning rates against a constant one\n",
+        f"{figures['trials']} trials; r is the rate drawn, losses are nats per character on the whole validation "
+        "split. A factor above 1: the schedule named second ends lower. The best constant rate is about "
+        f"{best:.1e}; rates are too low under a third of it, about right within a factor of 3, too high above "
+        f"({', '.join(str(counts[name]['trials']) for name in REGIONS)} trials). Both at their best: each schedule "
+        "at the rate that suits it best, by means over a tenth of the trials, neighbours by rate.\n",
+        *_markdown(HEADINGS, _rows(figures, ratio)),
+        "\n## Each schedule by itself\n",
+        *_markdown(
+            ["schedule", "mean loss over the range", "loss at its best", "where r is", "diverged"],
+            [
+                [
+                    label(name, ratio),
+                    f"{line['mean_nats_per_char']:.4f}",
+                    f"{line['best_nats_per_char']:.4f}",
+                    f"{line['best_rate']:.1e}",
+                    str(line["diverged"]),
+                ]
+                for name, line in figures["schedules"].items()
+            ],
+        ),
+        "\nA run that ends worse than the uniform guess, or with no number, counts as the uniform guess.\n",
+        "## Each trial\n",
+        *_markdown(
+            ["trial", "seed", "r", *labels],
+            [
+                [str(trial["trial"]), str(trial["seed"]), f"{trial['rate']:.3e}"]
+                + [f"{trial['losses'][name]:.4f}" + "*" * (name in trial["diverged"]) for name in names]
+                for trial in trials
+            ],
+        ),
+    ]
+    path.write_text("\n".join(parts) + "\n", "utf-8")
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in [headings, ["---"] * len(headings), *rows]]
+
+
+def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, Any], ratio: float) -> None:
+    """Left: loss against the rate drawn, every schedule. Right: the factors, their means and intervals."""
+    losses, best = Losses.of(trials), figures["best_constant_rate"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), dpi=120, width_ratios=[1.15, 1])
+    window = losses.window
+    middle = np.exp(np.convolve(np.log(losses.rates), np.full(window, 1 / window), mode="valid"))
+    for name, values in losses.by_schedule.items():
+        colour, dashes = COLOURS[name], "--" if name == "constant_mean" else "-"
+        left.plot(losses.rates, values, ".", color=colour, markersize=3, alpha=0.35)
+        left.plot(middle, losses.smooth(name), dashes, color=colour, label=label(name, ratio), linewidth=1.7)
+    left.axvspan(best / 3, best * 3, color="gold", alpha=0.15, linewidth=0)
+    left.text(best, 0.985, "about right", transform=left.get_xaxis_transform(), ha="center", va="top", fontsize=8)
+    left.set(xscale="log", xlabel="learning rate r that was drawn", ylabel="validation loss, nats per character")
+    left.set_title("Where each schedule ends")
+    left.grid(alpha=0.25)
+    left.legend(frameon=False, fontsize=8)
+
+    names = []
+    jitter = np.random.default_rng(0)
+    for row, line in enumerate(figures["comparisons"]):
+        first, second = line["loss_of"], line["over_loss_of"]
+        factors = losses.by_schedule[first] / losses.by_schedule[second]
+        colour = COLOURS[second]
+        right.plot(
+            factors, row + jitter.uniform(-0.28, 0.28, len(factors)), ".", color=colour, markersize=4, alpha=0.35
+        )
+        low, high = line["interval"]
+        right.errorbar(
+            [line["mean"]],
+            [row],
+            xerr=[[line["mean"] - low], [high - line["mean"]]],
+            fmt="D",
+            color="black",
+            markersize=5,
+            capsize=4,
+            zorder=5,
+        )
+        right.annotate(
+            f"{line['mean']:.3f} [{low:.3f}, {high:.3f}], won {line['won']:.0%}",
+            (line["mean"], row - 0.36),
+            ha="center",
+            fontsize=8,
+        )
+        names.append(f"{label(first, ratio)}\nover {label(second, ratio)}")
+    right.axvline(1, color="black", linewidth=0.8)
+    right.set_yticks(range(len(names)), names, fontsize=8)
+    right.set_ylim(len(names) - 0.5, -0.6)
+    right.set(xlabel="loss of the first / loss of the second (right of 1 the second is better)")
+    right.set_title("Mean factor, 95 % interval, and every trial")
+    right.grid(alpha=0.25, axis="x")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
