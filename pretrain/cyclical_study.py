@@ -39,7 +39,7 @@ from pretrain.presets import PRESETS
 from pretrain.progress import progress_bar
 from pretrain.stage import StageFolder, StageOptions, StageRecord, announce, corpus_entry, open_stage, settings
 from pretrain.study_report import plot_study, study_figures, terminal_table, write_tables
-from pretrain.train import Pretraining
+from pretrain.train import Pretraining, encode_corpus
 
 TRIAL = {"trial": int, "seed": int, "rate": float, "losses": dict, "diverged": list[str], "seconds": float}
 """A line of trials.jsonl. Losses are nats per character by schedule; seconds are the study's until then."""
@@ -210,8 +210,7 @@ def run_study(options: StudyOptions) -> Path:
     corpus = load_corpus(options.corpus)
     entry = corpus_entry(corpus, options.corpus)
     chosen = replace(options, corpus=entry["spec"])
-    for config in paired_configs(chosen, 0).values():
-        config.validate()
+    encode_corpus(corpus, paired_configs(chosen, 0)["constant"])  # or it is too short
     folder = open_stage("cyclical_study", chosen)
     path = folder.path / "trials.jsonl"
     trials = finished_trials(path)

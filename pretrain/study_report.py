@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
@@ -54,30 +55,32 @@ class Losses:
             {name: np.array([trial["losses"][name] for trial in ordered]) for name in names},
         )
 
-    def smooth(self, name: str, rows: NDArray[np.int64] | None = None) -> Floats:
-        """Means of a schedule's loss over every tenth of the trials, neighbours by rate (of `rows`, in order)."""
-        losses = self.by_schedule[name] if rows is None else self.by_schedule[name][rows]
-        return np.convolve(losses, np.full(self.window, 1 / self.window), mode="valid")
+    def smooth(self, values: Floats) -> Floats:
+        """Means over every tenth of the trials that are neighbours by rate, of values (…, N): (…, N + 1 − window)."""
+        return sliding_window_view(values, self.window, axis=-1).mean(-1)
 
     @property
     def window(self) -> int:
         return max(1, len(self.rates) // 10)
 
     def best_rate(self, name: str) -> float:
-        """The rate drawn (geometric mean of a tenth of the trials) at which a schedule ends lowest."""
-        first = int(self.smooth(name).argmin())
-        return float(np.exp(np.log(self.rates[first : first + self.window]).mean()))
+        """The rate drawn at which a schedule ends lowest."""
+        return float(self.middles[self.smooth(self.by_schedule[name]).argmin()])
+
+    @property
+    def middles(self) -> Floats:
+        """The geometric mean rates of what `smooth` gives."""
+        return np.exp(self.smooth(np.log(self.rates)))
 
 
 def bootstrap_interval(
-    statistic: Callable[[NDArray[np.int64]], float], count: int, resamples: int = 10_000
+    statistic: Callable[[NDArray[np.int64]], Floats], count: int, resamples: int = 10_000
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic of `count` things drawn from those with replacement.
+    """The 95 % percentile interval of a statistic of `count` things drawn from those with replacement (Efron, 1979).
 
-    `statistic` gets the indices drawn, (count,). (Efron, 1979; always the same draws.)
+    `statistic` gets the indices drawn, (resamples, count), and gives (resamples,). The draws are always the same.
     """
-    rng = np.random.default_rng(0)
-    values = [statistic(rng.integers(count, size=count)) for _ in range(resamples)]
+    values = statistic(np.random.default_rng(0).integers(count, size=(resamples, count)))
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
@@ -92,7 +95,7 @@ def study_figures(trials: Sequence[dict[str, Any]], ratio: float) -> dict[str, A
         "schedules": {
             name: {
                 "mean_nats_per_char": float(values.mean()),
-                "best_nats_per_char": float(losses.smooth(name).min()),
+                "best_nats_per_char": float(losses.smooth(values).min()),
                 "best_rate": losses.best_rate(name),
                 "diverged": sum(name in trial["diverged"] for trial in trials),
             }
@@ -111,23 +114,23 @@ def _compare(losses: Losses, first: str, second: str, best_rate: float, ratio: f
         "too high": rates > best_rate * 3,
     }
 
-    def best_factor(drawn: NDArray[np.int64]) -> float:
-        rows = np.sort(drawn)
-        return float(losses.smooth(first, rows).min() / losses.smooth(second, rows).min())
+    def best_factor(drawn: NDArray[np.int64]) -> Floats:
+        rows = np.sort(drawn, axis=-1)
+        lowest = [losses.smooth(losses.by_schedule[name][rows]).min(-1) for name in (first, second)]
+        return lowest[0] / lowest[1]
 
-    everything = np.arange(len(factors))
     return {
         "loss_of": first,
         "over_loss_of": second,
         "mean": float(factors.mean()),
-        "interval": bootstrap_interval(lambda drawn: float(factors[drawn].mean()), len(factors)),
+        "interval": bootstrap_interval(lambda drawn: factors[drawn].mean(-1), len(factors)),
         "median": float(np.median(factors)),
         "won": float((factors > 1).mean()),
         "regions": {
             name: {"trials": int(rows.sum()), "mean": float(factors[rows].mean()) if rows.any() else None}
             for name, rows in inside.items()
         },
-        "both_at_their_best": best_factor(everything),
+        "both_at_their_best": float(best_factor(np.arange(len(factors)))),
         "both_at_their_best_interval": bootstrap_interval(best_factor, len(factors), resamples=2000),
     }
 
@@ -241,12 +244,10 @@ def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, 
     """Left: loss against the rate drawn, every schedule. Right: the factors, their means and intervals."""
     losses, best = Losses.of(trials), figures["best_constant_rate"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), dpi=120, width_ratios=[1.15, 1])
-    window = losses.window
-    middle = np.exp(np.convolve(np.log(losses.rates), np.full(window, 1 / window), mode="valid"))
     for name, values in losses.by_schedule.items():
         colour, dashes = COLOURS[name], "--" if name == "constant_mean" else "-"
         left.plot(losses.rates, values, ".", color=colour, markersize=3, alpha=0.35)
-        left.plot(middle, losses.smooth(name), dashes, color=colour, label=label(name, ratio), linewidth=1.7)
+        left.plot(losses.middles, losses.smooth(values), dashes, color=colour, label=label(name, ratio), linewidth=1.7)
     left.axvspan(best / 3, best * 3, color="gold", alpha=0.15, linewidth=0)
     left.text(best, 0.985, "about right", transform=left.get_xaxis_transform(), ha="center", va="top", fontsize=8)
     left.set(xscale="log", xlabel="learning rate r that was drawn", ylabel="validation loss, nats per character")
