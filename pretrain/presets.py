@@ -203,7 +203,7 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
         ),
     ),
     "gpt-from-scratch": (
-        "1.6 M parameters, batches of 256 short windows: the project GPT From Scratch; 2 hours on a CPU",
+        "1.6 M parameters, batches of 256 short windows: the project GPT From Scratch; hours on a CPU",
         PretrainConfig(
             **_SEED
             | {

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
+from pretrain.presets import PRESETS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PRESETS = ("smoke", "laptop", "gpu")
 
 # One process for all modules: each imports torch, and most transformers and trl.
 HELP = """
@@ -96,7 +97,7 @@ def test_every_command_parses(pages: dict[str, str]) -> None:
 
 def test_stages_are_run_with_a_preset_and_the_rest_without(pages: dict[str, str]) -> None:
     for command in commands():
-        has_presets = command.module in ("pretrain", "sft", "reward", "rlhf")
+        has_presets = command.module in ("pretrain", "pretrain.lr_range_test", "sft", "reward", "rlhf")
         assert bool(command.preset) == has_presets, command.line
 
 
