@@ -84,7 +84,7 @@ def test_the_next_call_keeps_what_is_finished(ladder: Path, corpus: Path, tmp_pa
 
 
 def test_a_rung_that_was_stopped_is_resumed(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, taken = Pretraining._step, []
+    step, taken = Pretraining.step, []
 
     def dies(run: Pretraining) -> None:
         if run.config.family == "one-head" and run.progress.step == 7 and not taken.count("killed"):
@@ -93,15 +93,20 @@ def test_a_rung_that_was_stopped_is_resumed(corpus: Path, tmp_path: Path, monkey
         taken.append(str(run.config.family))
         step(run)
 
-    for rung in RUNGS:  # the preset saves every 500 steps
-        monkeypatch.setitem(PRESETS, rung, (PRESETS[rung][0], short(rung, tmp_path, corpus)))
-    monkeypatch.setattr(Pretraining, "_step", dies)
-    options = LadderOptions(run=tmp_path / "run", corpus=str(corpus), steps=8)
+    small = {"width": 16, "layers": 1, "heads": 2, "feed_forward": 32, "context_length": 16, "batch_size": 4}
+    for name in [*RUNGS, "lecture"]:  # the rungs' presets save every 500 steps
+        changes: dict[str, Any] = small if name == "lecture" else {}
+        monkeypatch.setitem(PRESETS, name, (PRESETS[name][0], short(name, tmp_path, corpus, **changes)))
+    monkeypatch.setattr(Pretraining, "step", dies)
+    options = LadderOptions(run=tmp_path / "run", corpus=str(corpus), steps=8, lecture_steps=4)
     with pytest.raises(KeyboardInterrupt):
         climb(options)
     climb(options)
     # One-head was killed before its eighth step, and had saved its state after the fifth.
-    assert Counter(taken) == {"killed": 1, "one-head": 7 + 3} | {rung: 8 for rung in RUNGS if rung != "one-head"}
+    others = {rung: 8 for rung in RUNGS if rung != "one-head"}
+    assert Counter(taken) == {"killed": 1, "one-head": 7 + 3, "gpt2": 4} | others
+    rows = json.loads((tmp_path / "run" / "ladder.json").read_text())["rungs"]
+    assert [(row["rung"], row["steps"]) for row in rows] == [(rung, 8) for rung in RUNGS] + [("lecture", 4)]
 
 
 @pytest.mark.parametrize("rung", ["bigram", "residual"])
@@ -109,7 +114,7 @@ def test_resume_equals_no_interruption_bit_for_bit(
     rung: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretrain(short(rung, tmp_path / "whole", corpus), rung)
-    step = Pretraining._step
+    step = Pretraining.step
 
     def dies(run: Pretraining) -> None:
         if run.progress.step == 8:
@@ -117,7 +122,7 @@ def test_resume_equals_no_interruption_bit_for_bit(
         step(run)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Pretraining, "_step", dies)
+        patched.setattr(Pretraining, "step", dies)
         with pytest.raises(KeyboardInterrupt):
             pretrain(short(rung, tmp_path / "broken", corpus), rung)
     pretrain(short(rung, tmp_path / "broken", corpus, resume=True), rung)
