@@ -1,9 +1,54 @@
-"""The optimizers: AdamW alone, or torch's Muon on the hidden matrices with AdamW on the rest."""
+"""The optimizers: AdamW alone, or Muon on the hidden matrices with AdamW on the rest."""
+
+import math
+from collections import defaultdict
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon (Jordan, 2024), with matrices of one shape, or its transpose, orthogonalised at once.
+
+    torch takes the matrices one after the other, which at the widths of this course is mostly waiting.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update, as `torch.optim.Muon.step` with the learning rate adjusted for shape as in the original."""
+        for group in self.param_groups:
+            decay, momentum = 1 - group["lr"] * group["weight_decay"], group["momentum"]
+            alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                if "momentum_buffer" not in self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+                average = self.state[weight]["momentum_buffer"]
+                average.lerp_(weight.grad, 1 - momentum)
+                nesterov = weight.grad.lerp(average, momentum)
+                wide = nesterov if len(nesterov) <= nesterov.shape[1] else nesterov.T
+                alike[wide.shape[0], wide.shape[1]].append((weight, wide))
+            for matrices in alike.values():
+                updates = orthogonalise(torch.stack([wide for _, wide in matrices]), group)
+                for (weight, _), update in zip(matrices, updates, strict=True):
+                    tall = len(weight) > weight.shape[1]
+                    scale = math.sqrt(len(weight) / weight.shape[1]) if tall else 1.0
+                    weight.mul_(decay).add_(update.T if tall else update, alpha=-group["lr"] * scale)
+
+
+def orthogonalise(matrices: Tensor, group: dict[str, Any]) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, of (n, rows ≤ columns): a Newton–Schulz iteration in bfloat16."""
+    a, b, c = group["ns_coefficients"]
+    x = matrices.bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def build_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -34,7 +79,7 @@ def build_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.opt
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if hidden:
         optimizers.append(
-            torch.optim.Muon(
+            Muon(
                 hidden,
                 lr=config.muon_learning_rate,
                 momentum=0.95,

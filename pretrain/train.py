@@ -1,5 +1,6 @@
 """The pretraining loop."""
 
+import ctypes
 import math
 import shutil
 from contextlib import nullcontext
@@ -36,6 +37,20 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors free: a step on a CPU otherwise gets its memory from the system anew, page by page.
+
+    A setting of the whole process. Where there is no glibc nothing happens.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 class Windows:
@@ -100,6 +115,7 @@ class Pretraining:
 
     def __init__(self, config: PretrainConfig) -> None:
         config.validate()
+        keep_freed_memory()
         self.config = config
         self.accelerator = Accelerator()
         self.micro, self.accumulation = config.micro_batches(self.accelerator.num_processes)

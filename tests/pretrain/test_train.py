@@ -18,7 +18,7 @@ from data.tokenizers import bpe_tokenizer
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split, total_nats
 from pretrain.model import GPT, GPTConfig
-from pretrain.optim import build_optimizers, set_schedule
+from pretrain.optim import Muon, build_optimizers, set_schedule
 from pretrain.stage import settings, sha256_of
 from pretrain.train import Pretraining, Windows, pretrain
 
@@ -218,6 +218,25 @@ def test_adamw_takes_the_settings_and_decays_all_where_asked() -> None:
     matrices = dataclasses.replace(config, decay="matrices")
     for group in build_optimizers(GPT(config.model_config(50)), matrices)[0].param_groups:
         assert {parameter.ndim for parameter in group["params"]} == ({2} if group["weight_decay"] else {1})
+
+
+def test_muon_is_torchs_muon() -> None:
+    settings = {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.1, "adjust_lr_fn": "original"}
+    shapes = [(16, 16), (24, 16), (16, 24), (24, 16), (16, 16), (8, 40)]
+    weights = []
+    for kind in (Muon, torch.optim.Muon):
+        generator = torch.Generator().manual_seed(0)
+        ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        optimizer = kind(ours, **settings)
+        for _ in range(3):
+            for weight in ours[:-1]:  # the last has no gradient and stays
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            optimizer.step()
+        weights.append([weight.detach() for weight in ours])
+        assert len(optimizer.state) == len(shapes) - 1
+    for ours, theirs in zip(*weights, strict=True):
+        # What one rounding to bfloat16 may change, for another order of summation, and no more.
+        torch.testing.assert_close(ours, theirs, atol=3 * 0.03 * 2**-7, rtol=0)
 
 
 def test_whole_split_loss_is_every_token_once(corpus_path: Path) -> None:
