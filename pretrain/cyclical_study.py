@@ -229,7 +229,7 @@ def run_study(options: StudyOptions) -> Path:
     console.print(terminal_table(figures))
     record = StageRecord(
         stage="cyclical_study",
-        preset="",
+        preset="shakespeare-gpt",
         config=settings(chosen),
         parent=None,
         corpus=entry,
