@@ -280,6 +280,7 @@ def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, 
             (line["mean"], row - 0.36),
             ha="center",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
         names.append(f"{label(first, ratio)}\nover {label(second, ratio)}")
     right.axvline(1, color="black", linewidth=0.8)
