@@ -112,7 +112,7 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
     "smoke": ("seconds: what the tests drive", PretrainConfig(**_SMOKE)),
     "laptop": (
         "2 CPU cores, under 2 minutes",
-        PretrainConfig(width=128, heads=2, feed_forward=344, steps=680, eval_every=170, save_every=170),
+        PretrainConfig(width=128, heads=2, feed_forward=344, steps=800, eval_every=200, save_every=200),
     ),
     "gpu": (
         "one GPU, 10.7 M parameters, context 256, bf16",
