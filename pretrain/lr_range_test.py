@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from data.console import UserError, run_command
 from pretrain.cli import preset_command
@@ -133,7 +133,8 @@ def find_bounds(rates: Sequence[float], smoothed: Sequence[float]) -> Bounds:
 
 def plot_range(path: Path, rates: Sequence[float], losses: Sequence[float], config: RangeTestConfig, b: Bounds) -> None:
     """The loss over the learning rate, raw and smoothed, and the bounds."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), dpi=120)
+    figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="tight")
+    axes = figure.subplots()
     axes.plot(rates, losses, color="0.75", linewidth=1, label="a batch's loss")
     axes.plot(rates, centred_mean(losses, config.smoothing), linewidth=1.8, label="smoothed")
     for name, rate in (("lower", b.lower), ("upper", b.upper)):
@@ -151,9 +152,7 @@ def plot_range(path: Path, rates: Sequence[float], losses: Sequence[float], conf
     axes.set_ylim(b.loss_lowest - 0.1 * b.loss_first, min(max(losses), 1.25 * b.loss_first))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9, loc="lower left")
-    figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)
 
 
 def lr_range_test(config: RangeTestConfig, preset: str) -> dict[str, Any]:
