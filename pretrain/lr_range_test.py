@@ -151,7 +151,7 @@ def plot_range(path: Path, rates: Sequence[float], losses: Sequence[float], conf
     # What the loss does once it has exploded would flatten all the rest.
     axes.set_ylim(b.loss_lowest - 0.1 * b.loss_first, min(max(losses), 1.25 * b.loss_first))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.legend(framealpha=0.9, edgecolor="none", fontsize=9, loc="lower left")
     figure.savefig(path)
 
 
