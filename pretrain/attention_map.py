@@ -24,7 +24,7 @@ from pretrain.model import GPT, Attention
 from pretrain.plots import plt
 from pretrain.stage import read_stage
 
-VISIBLE = {" ": "␣", "\n": "↵", "\t": "→", "\r": "␍"}
+VISIBLE = {" ": "·", "\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 
 @torch.inference_mode()
@@ -82,8 +82,8 @@ def layer_picture(layer: int, shares: Tensor, labels: Sequence[str]) -> bytes:
     # Inches a panel: room for every label, up to a size that a screen can still show.
     heads, side = len(shares), min(max(2.2, 0.125 * len(labels) + 0.8), 20.0)
     size = min(7.0, 54 * (side - 0.8) / len(labels))
-    across = min(heads, max(1, int(16 / side)))
-    down = -(-heads // across)
+    down = -(-heads // max(1, int(16 / side)))
+    across = -(-heads // down)
     figure, panels = plt.subplots(
         down, across, figsize=(side * across + 0.8, side * down + 0.5), dpi=120, squeeze=False, layout="constrained"
     )

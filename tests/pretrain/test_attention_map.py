@@ -1,5 +1,7 @@
 """Attention maps: what is drawn is what the model did; the command refuses in one line what it cannot draw."""
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,11 @@ import pytest
 import torch
 from matplotlib import image
 
+from data.console import UserError
 from data.tokenizers import bpe_tokenizer, character_tokenizer
-from pretrain.attention_map import attention_weights, layer_picture, token_labels
+from pretrain.attention_map import attention_weights, layer_picture, main, token_labels
+from pretrain.checkpoint import new_model, save_model
+from pretrain.ladder.models import LadderConfig
 from pretrain.model import GPT, GPTConfig
 
 SHAPE = {"vocab_size": 60, "context_length": 24, "width": 32, "layers": 3, "heads": 4, "feed_forward": 48}
@@ -61,9 +66,15 @@ def test_rows_are_shares_and_the_future_has_none(family: str) -> None:
 
 def test_labels_show_what_is_invisible() -> None:
     text = "Ay, sir.\nO!"
-    assert token_labels(character_tokenizer(text), character_tokenizer(text).encode("y, .\n")) == list("y,␣.↵")
+    assert token_labels(character_tokenizer(text), character_tokenizer(text).encode("y, .\n")) == [
+        "y",
+        ",",
+        "·",
+        ".",
+        r"\n",
+    ]
     bytewise = bpe_tokenizer("aaa", 258)
-    assert token_labels(bytewise, [*bytewise.encode(" é"), bytewise.eos_id]) == ["␣", "\\xc3", "\\xa9", "<|endoftext|>"]
+    assert token_labels(bytewise, [*bytewise.encode(" é"), bytewise.eos_id]) == ["·", "\\xc3", "\\xa9", "<|endoftext|>"]
 
 
 def test_a_picture_grows_with_the_text(tmp_path: Path) -> None:
@@ -85,25 +96,44 @@ def test_the_command_draws_every_layer(command: Callable[..., Any], smoke_base: 
         assert min(image.imread(picture).shape[:2]) > 100
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "--text is empty"),
-        ("Good night, good night. " * 60, "the model's context holds 96"),
-    ],
-)
-def test_text_that_cannot_be_drawn(
-    refused: Callable[..., str], smoke_base: Path, tmp_path: Path, text: str, words: str
+def test_what_cannot_be_drawn_is_one_line_and_writes_nothing(
+    refused: Callable[..., str], smoke_base: Path, tmp_path: Path
 ) -> None:
     arguments = ["--checkpoint", smoke_base / "pretrain", "--out", tmp_path / "pictures"]
-    assert words in refused("pretrain.attention_map", *arguments, "--text", text)
+    said = refused("pretrain.attention_map", *arguments, "--text", "Good night, good night. " * 60)
+    assert "the model's context holds 96" in said
     assert not (tmp_path / "pictures").exists()
 
 
-def test_what_is_no_checkpoint(refused: Callable[..., str], smoke_base: Path, tmp_path: Path) -> None:
-    text = ["--text", "Good night."]
-    assert "does not exist" in refused("pretrain.attention_map", "--checkpoint", tmp_path / "none" / "pretrain", *text)
-    assert "no stage.json" in refused("pretrain.attention_map", "--checkpoint", tmp_path, *text)
-    (tmp_path / "file").write_text("here already")
-    arguments = ["--checkpoint", smoke_base / "pretrain", "--out", tmp_path / "file"]
-    assert "in the way" in refused("pretrain.attention_map", *arguments, *text)
+@pytest.mark.parametrize(
+    ("checkpoint", "changes", "words"),
+    [
+        ("smoke/pretrain", {"--text": ""}, "--text is empty"),
+        ("smoke/pretrain", {"--out": "file"}, "a file is in the way"),
+        ("none/pretrain", {}, "none/pretrain does not exist"),
+        ("empty/pretrain", {}, "no stage.json"),
+        ("rung/pretrain", {}, "the ladder's bigram, which is no GPT"),
+    ],
+)
+def test_what_holds_no_gpt_or_cannot_be_written(
+    smoke_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: str,
+    changes: dict[str, str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("smoke").symlink_to(smoke_base)
+    Path("file").write_text("here already")
+    Path("empty/pretrain").mkdir(parents=True)
+    rung = new_model(LadderConfig(rung="bigram", vocab_size=60, width=0, heads=0, layers=0, feed_forward=0))
+    save_model(rung, character_tokenizer("Good night."), Path("rung/pretrain"))
+    record = json.loads((smoke_base / "pretrain" / "stage.json").read_text())
+    record |= {"weights_sha256": "", "tokenizer_sha256": ""}
+    Path("rung/pretrain/stage.json").write_text(json.dumps(record))
+    given = {"--checkpoint": checkpoint, "--text": "Good night.", "--out": "pictures"} | changes
+    monkeypatch.setattr(sys, "argv", ["attention_map", *(word for pair in given.items() for word in pair)])
+    with pytest.raises(UserError, match=words):
+        main()
+    assert not Path("pictures").exists()
