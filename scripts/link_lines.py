@@ -1,7 +1,8 @@
-"""Bring the line numbers in a page's links to code up to date: python scripts/link_lines.py docs/ppo.md
+"""Bring the line numbers in a page's links to code up to date: python scripts/link_lines.py [PAGE …]
 
 A link such as [`Learner.update`](../rlhf/learner.py#L66) names what stands on that line: a class, a function, a
-method or a field. After the code has moved, this finds the line again; a name that is gone is an error.
+method or a field. After the code has moved, this finds the line again; a name that is gone is an error. Without a
+page, all pages of docs/.
 """
 
 import ast
@@ -9,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\[`(?P<name>[\w.]+)`\]\((?P<path>[\w./-]+\.py)#L(?P<line>\d+)\)")
 
 
@@ -45,5 +47,6 @@ def relink(page: Path) -> str:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        Path(argument).write_text(relink(Path(argument)), "utf-8")
+    pages = [Path(argument) for argument in sys.argv[1:]] or sorted((ROOT / "docs").rglob("*.md"))
+    for page in pages:
+        page.write_text(relink(page), "utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLACES = ("data/", "pretrain/", "sft/", "reward/", "rlhf/", "scripts/", "tests/", "docs/", ".ci/")
 FILES = ("README.md", "Makefile", "LICENSE", "pyproject.toml", "constraints.txt")
 LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
@@ -37,7 +37,7 @@ def rotten(page: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_point_at_what_they_name(page: Path) -> None:
     assert not rotten(page)
 
@@ -52,7 +52,7 @@ def test_every_detail_has_its_code_and_its_test() -> None:
         assert re.search(r"\(\.\./tests/[\w/]+\.py#L\d+\)", detail[tests:]), number
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_exist(page: Path) -> None:
     named = {target.partition("#")[0] for _, target in links(page)} - {""}
     missing = [target for target in named if not (page.parent / target).exists()]
