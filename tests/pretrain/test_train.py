@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from data.console import UserError
 from data.corpus import load_corpus
-from data.tokenizers import bpe_tokenizer
+from data.tokenizers import Tokenizer, bpe_tokenizer
+from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split, total_nats
 from pretrain.model import GPT, GPTConfig
@@ -101,6 +102,7 @@ def test_equal_seeds_equal_weights(config: PretrainConfig, tmp_path: Path, optim
 COURSE = {
     "family": "gpt2",
     "tokenizer": "char",
+    "padded_vocab_size": 64,
     "optimizer": "adamw",
     "bias": False,
     "schedule": "triangular2",
@@ -162,6 +164,16 @@ def test_resume_equals_no_interruption_bit_for_bit(
         return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
     assert figures(tmp_path / "broken") == figures(whole)
+
+
+def test_the_checkpoint_has_the_loss_that_the_stage_reports(config: PretrainConfig) -> None:
+    """Also where the model was trained with rows and without biases that no checkpoint has."""
+    folder = pretrain(dataclasses.replace(config, **COURSE), "test")
+    corpus, tokenizer = load_corpus(config.corpus), Tokenizer.load(folder)
+    figures = evaluate_split(load_model(folder), tokenizer, corpus.validation, corpus.train)
+    results = json.loads((folder / "stage.json").read_text())["results"]
+    assert results["nats_per_char"] == pytest.approx(figures["nats_per_char"], abs=1e-5)
+    assert json.loads((folder / "config.json").read_text())["vocab_size"] == tokenizer.vocab_size < 64
 
 
 def test_accumulation_changes_nothing_but_rounding(config: PretrainConfig, tmp_path: Path) -> None:
