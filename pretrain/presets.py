@@ -193,9 +193,11 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
                 "dropout": 0.2,
                 "steps": 5000,
                 "batch_size": 32,
-                "learning_rate": 1e-2,
+                # The bounds that `python -m pretrain.lr_range_test shakespeare-gpt` suggests; its script has 1e-4 to
+                # 1e-2, and torch's step size.
+                "learning_rate": 0.0026,
                 "schedule": "triangular",
-                "base_fraction": 0.01,
+                "base_fraction": 0.0028,
                 "step_size": 2000,
                 "eval_every": 500,
                 "save_every": 500,
