@@ -82,7 +82,7 @@ def sampling_loops(new_tokens: int) -> dict[str, Loop]:
         save_model(model, tokenizer, Path(folder))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     theirs.generation_config.eos_token_id = None  # every text shall have its full length
-    ids = torch.randint(tokenizer.vocab_size, (3, 20))
+    ids = torch.randint(tokenizer.vocab_size, (3, new_tokens))
     with torch.inference_mode():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 

@@ -69,6 +69,7 @@ def run_nanogpt(options: FidelityOptions, folder: Path) -> tuple[Run, float]:
     run_python(prepared / "prepare.py", [], prepared, options.threads)
     every = options.steps // EVALUATIONS
     length = [f"--max_iters={options.steps}", f"--lr_decay_iters={options.steps}", f"--eval_interval={every}"]
+    length.append(f"--warmup_iters={options.steps // 20}")  # 100 of 2,000, its default
     # The weights of the last step are saved, also where earlier ones look better.
     saving = [f"--out_dir={out}", "--always_save_checkpoint=True"]
     output = run_python(clone / "train.py", [*README, *length, *saving], clone, options.threads)
