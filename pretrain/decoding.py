@@ -121,8 +121,7 @@ class Decoding:
         layers, _, _, heads, _, head_width = self.states.shape
         end = self.filled + length
         written = self.states.narrow(4, self.filled, length).unbind(0)
-        seen = self.states.narrow(4, 0, end).view(layers, 2, batch * heads, end, head_width)
-        keys, values = seen[:, 0].transpose(2, 3).unbind(0), seen[:, 1].unbind(0)
+        seen = self.states.narrow(4, 0, end).view(2 * layers, batch * heads, end, head_width).unbind(0)
         bias = attention_bias(key_mask, length, end, heads, self.states)
         self.filled = end
 
@@ -133,7 +132,7 @@ class Decoding:
         else:
             x = x + at_positions
         x = x.to(self.dtype).view(batch * length, -1)
-        for layer, slot, layer_keys, layer_values in zip(self.layers, written, keys, values, strict=True):
+        for layer, slot, keys, values in zip(self.layers, written, seen[::2], seen[1::2], strict=True):
             projected = layer.projections(layer.attention_norm(x)).view(batch, length, 3, heads, head_width)
             projected = projected.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
             if self.modern:
@@ -145,16 +144,15 @@ class Decoding:
             else:
                 query = projected[0]
                 slot.copy_(projected[1:])
-            query = query.reshape(batch * heads, length, head_width)
-            scores = torch.bmm(query, layer_keys)
+            scores = torch.bmm(query.reshape(batch * heads, length, head_width), keys.mT)
             if bias is not None:
                 scores += bias
-            mixed = torch.bmm(scores.softmax(-1), layer_values)
+            mixed = torch.bmm(scores.softmax(-1), values)
             if length > 1:
                 mixed = mixed.view(batch, heads, length, head_width).transpose(1, 2)
             layer.out.add_to(x, mixed.reshape(batch * length, -1))
             layer.feed_forward(x)
-        last = x.view(batch, length, -1)[:, -1]
+        last = x if length == 1 else x.view(batch, length, -1)[:, -1]
         return F.linear(self.norm(last), self.head).float()
 
 

@@ -108,7 +108,8 @@ def sample_tokens(
     """One token id a row, (B,), from logits (B, V); temperature 0 takes the most probable."""
     if temperature == 0:
         return logits.argmax(-1)
-    scaled = filter_logits(logits.float() / temperature, top_k, top_p)
+    scaled = logits.float() if temperature == 1 else logits.float() / temperature
+    scaled = filter_logits(scaled, top_k, top_p)
     # Inverse transform: one random number a row, where a draw for every token would take longer than the model.
     mass = scaled.softmax(-1).double().cumsum(-1)
     point = torch.rand(len(mass), 1, dtype=mass.dtype, device=mass.device, generator=generator) * mass[:, -1:]
@@ -155,9 +156,11 @@ def generate(
     active = torch.arange(len(prompts), device=device)
     lengths = torch.full_like(active, max_new_tokens)
     first = 0
+    drawn: list[Tensor] = []  # not in `texts` yet
     for end in range(length, len(texts)):
         if end - first > room:
             # The context is full: start again from its later half, as one prompt.
+            _write(drawn, texts[:end], active)
             first = end - room // 2 - 1
             fresh, cache = texts[first:end, active].T, model.start(len(active), room)
             positions = _positions(fresh, None if key_mask is None else key_mask[:, first:end])
@@ -167,12 +170,13 @@ def generate(
             logits, positions = logits[copies], positions[copies]
             key_mask = None if key_mask is None else key_mask[copies]
         token = sample_tokens(logits, temperature, top_k, top_p, generator)
-        texts[end].index_copy_(0, active, token)
-        fresh, positions = token[:, None], positions[:, -1:] + 1
-        if stops.numel() == 0:
+        drawn.append(token)
+        fresh, positions = token[:, None], positions[:, -1:].add_(1)
+        if not stop_ids:
             continue
         going_on = ~torch.isin(token, stops)
         if not going_on.all():
+            _write(drawn, texts[: end + 1], active)
             lengths[active[~going_on]] = end + 1 - length
             rows = _fill_gaps(going_on)
             if rows.numel() == 0:
@@ -180,8 +184,9 @@ def generate(
             cache.keep(rows)
             active, fresh, positions = active[rows], fresh[rows], positions[rows]
             key_mask = None if key_mask is None else key_mask[rows]
-    written = texts[length:].T.tolist()
-    return [ids[:count] for ids, count in zip(written, lengths.tolist(), strict=True)]
+    _write(drawn, texts, active)
+    continuations = texts[length:].T.tolist()
+    return [ids[:count] for ids, count in zip(continuations, lengths.tolist(), strict=True)]
 
 
 @torch.inference_mode()
@@ -205,6 +210,13 @@ def generate_without_cache(
         token = sample_tokens(logits, temperature, top_k, top_p, generator)
         ids = torch.cat([ids, token[:, None]], dim=1)
     return ids
+
+
+def _write(drawn: list[Tensor], texts: Tensor, active: Tensor) -> None:
+    """Put the tokens (B,) of the last draws under each other at the end of `texts` (T, …), and forget them."""
+    if drawn:
+        texts[-len(drawn) :].index_copy_(1, active, torch.stack(drawn))
+        drawn.clear()
 
 
 def _fill_gaps(going_on: Tensor) -> Tensor:
