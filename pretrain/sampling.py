@@ -104,16 +104,21 @@ def sample_tokens(
     top_k: int | None,
     top_p: float | None,
     generator: torch.Generator | None,
+    noise: Tensor | None = None,
 ) -> Tensor:
-    """One token id a row, (B,), from logits (B, V); temperature 0 takes the most probable."""
+    """One token id a row, (B,), from logits (B, V); temperature 0 takes the most probable.
+
+    noise: (B,), float64 in [0, 1), what decides each row; None draws it from `generator`.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     scaled = logits.float() if temperature == 1 else logits.float() / temperature
     scaled = filter_logits(scaled, top_k, top_p)
     # Inverse transform: one random number a row, where a draw for every token would take longer than the model.
     mass = scaled.softmax(-1).double().cumsum(-1)
-    point = torch.rand(len(mass), 1, dtype=mass.dtype, device=mass.device, generator=generator) * mass[:, -1:]
-    return torch.searchsorted(mass, point, right=True).squeeze(1)
+    if noise is None:
+        noise = torch.rand(len(mass), dtype=mass.dtype, device=mass.device, generator=generator)
+    return torch.searchsorted(mass, noise[:, None] * mass[:, -1:], right=True).squeeze(1)
 
 
 @torch.inference_mode()
@@ -127,13 +132,16 @@ def generate(
     top_p: float | None = None,
     stop_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
 ) -> list[list[int]]:
     """Sample a continuation of at most `max_new_tokens` ids for every prompt.
 
     A continuation ends with its first id of `stop_ids`, which it includes. Prompts may differ in length;
     an empty prompt is an error (ValueError). Where prompt and continuation outgrow the model's context,
     the model goes on from the later half of what it has seen. A prompt that is given several times runs
-    through the model once. The draws depend on `generator` and on the batch, so equal calls give equal text.
+    through the model once. The draws depend on `generator` and on the batch, so equal calls give equal text;
+    with `noise` (B, `max_new_tokens`), float64 in [0, 1), those of a row depend on its own numbers alone, whatever
+    else is in the batch.
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
@@ -169,7 +177,8 @@ def generate(
             cache.keep(copies)
             logits, positions = logits[copies], positions[copies]
             key_mask = None if key_mask is None else key_mask[copies]
-        token = sample_tokens(logits, temperature, top_k, top_p, generator)
+        row_noise = None if noise is None else noise[active, end - length]
+        token = sample_tokens(logits, temperature, top_k, top_p, generator, row_noise)
         drawn.append(token)
         fresh, positions = token[:, None], positions[:, -1:].add_(1)
         if not stop_ids:

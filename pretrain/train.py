@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -25,6 +26,14 @@ from pretrain.progress import progress_bar
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
 from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
+
+
+def share_cpus() -> bool:
+    """Whether accelerate must be told to stay on the CPU: processes that were launched together without a GPU.
+
+    Untold, accelerate would let each of them work for itself, all on the same files.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -117,7 +126,7 @@ class Pretraining:
         config.validate()
         keep_freed_memory()
         self.config = config
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(cpu=share_cpus())
         self.micro, self.accumulation = config.micro_batches(self.accelerator.num_processes)
         with self.accelerator.main_process_first():
             self.corpus = load_corpus(config.corpus)
@@ -141,6 +150,7 @@ class Pretraining:
             f"vocabulary {self.tokenizer.vocab_size} · {config.steps} steps, "
             f"{tokens / len(self.windows.ids):.1f} epochs · "
             f"{str(self.model.compute_dtype).removeprefix('torch.')} on {self.accelerator.device}"
+            + (f" in {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else "")
         )
 
     def train(self, folder: StageFolder) -> None:

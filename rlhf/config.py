@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -45,46 +46,67 @@ class AlignConfig(StageOptions, PPOConfig):
         return PPOConfig(**values | {"output_dir": output_dir})
 
 
+_RECIPE: dict[str, Any] = {
+    "batch_size": 128,
+    "num_ppo_epochs": 2,
+    "num_mini_batches": 4,
+    "temperature": 1.0,
+    "learning_rate": 4e-4,
+    "value_learning_rate": 5e-4,
+    "lr_floor": 0.1,
+    "adam_beta2": 0.95,
+    "missing_eos_penalty": 1.0,
+}
+"""What the presets share. PPOConfig's own defaults are for large models."""
+
 PRESETS: dict[str, tuple[str, AlignConfig]] = {
     "smoke": (
         "seconds: what the tests drive",
         AlignConfig(
-            total_episodes=64,
-            batch_size=16,
-            mini_batch_size=8,
-            save_every=2,
-            eval_every=2,
-            eval_prompts=16,
+            **_RECIPE
+            | {
+                "total_episodes": 64,
+                "batch_size": 16,
+                "num_mini_batches": 2,
+                "save_every": 2,
+                "eval_every": 2,
+                "eval_prompts": 16,
+            }
         ),
     ),
     "laptop": (
         "2 CPU cores, under 3 minutes",
         AlignConfig(
-            total_episodes=6144,
-            num_ppo_epochs=1,
-            learning_rate=1.5e-3,
-            value_learning_rate=1e-3,
-            cliprange_value=0.3,
-            kl_coef=0.135,
-            missing_eos_penalty=4.0,
-            save_every=10,
-            eval_every=12,
+            **_RECIPE
+            | {
+                "total_episodes": 6144,
+                "num_ppo_epochs": 1,
+                "learning_rate": 1.5e-3,
+                "value_learning_rate": 1e-3,
+                "cliprange_value": 0.3,
+                "kl_coef": 0.135,
+                "missing_eos_penalty": 4.0,
+                "save_every": 10,
+                "eval_every": 12,
+            }
         ),
     ),
     "gpu": (
         "one GPU, bf16",
         AlignConfig(
-            total_episodes=51_200,
-            batch_size=512,
-            mini_batch_size=128,
-            cliprange_value=0.3,
-            kl_coef=0.08,
-            missing_eos_penalty=3.0,
-            learning_rate=2e-4,
-            value_learning_rate=3e-4,
-            save_every=20,
-            eval_every=10,
-            eval_prompts=256,
+            **_RECIPE
+            | {
+                "total_episodes": 51_200,
+                "batch_size": 512,
+                "cliprange_value": 0.3,
+                "kl_coef": 0.08,
+                "missing_eos_penalty": 3.0,
+                "learning_rate": 2e-4,
+                "value_learning_rate": 3e-4,
+                "save_every": 20,
+                "eval_every": 10,
+                "eval_prompts": 256,
+            }
         ),
     ),
 }

@@ -4,12 +4,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 
 @dataclass
+class Episodes:
+    """What one process has sampled and evaluated: lists with one entry an episode; tensors (length,), on the CPU."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    """Token ids, the stop token included."""
+    scores: list[float]
+    """As the reward gives them."""
+    logprobs: list[Tensor]
+    """Nats, of the policy that sampled."""
+    entropies: list[Tensor]
+    reference_logprobs: list[Tensor]
+    values: list[Tensor]
+
+    def gather(self) -> "Episodes":
+        """The episodes of all processes, in the order of the processes. Every process must call it."""
+        shares = [Episodes(*fields) for fields in gather_object([tuple(vars(self).values())])]
+        return Episodes(*([entry for share in shares for entry in getattr(share, name)] for name in vars(self)))
+
+
+@dataclass
 class Rollout:
-    """This process's episodes of one batch. Tensors (B, R) are aligned with the response tokens."""
+    """The episodes of one batch, those of all processes. Tensors (B, R) are aligned with the response tokens."""
 
     prompts: list[list[int]]
     responses: list[list[int]]
@@ -27,7 +49,7 @@ class Rollout:
     scores: Tensor
     """(B,), after clipping and the rule for responses that never stop."""
     metrics: dict[str, float]
-    """Means over all processes, by their names in the log."""
+    """Means over the batch, by their names in the log."""
 
 
 def micro_batches(
@@ -37,6 +59,11 @@ def micro_batches(
     by_length = sorted(rows, key=lambda i: len(prompts[i]) + len(responses[i]))
     for start in range(0, len(by_length), size):
         yield by_length[start : start + size]
+
+
+def pad_rows(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Rows of any length as one tensor like `mask` (B, R), which is True where they are; 0 elsewhere."""
+    return unflatten(torch.cat(list(rows)).to(mask.device), mask)
 
 
 def unflatten(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The learning half of PPO: several epochs of clipped steps over one rollout, for policy and value."""
 
+import math
 from collections import defaultdict
 from contextlib import ExitStack
 from typing import Any
@@ -15,12 +16,19 @@ from rlhf.models import PolicyModel, ValueModel
 from rlhf.ppo_config import PPOConfig
 from rlhf.rollout import pack
 
+EXPLOSION = 1e3
+"""A loss so many times larger than that of a policy that stays and of a value model that always says 0."""
+
+
+class Diverged(UserError):
+    """Learning has blown up; the weights are those before the step that would have spoilt them."""
+
 
 class Learner:
     """Holds the two networks' optimizers and the order of minibatches.
 
     policy, value: bare modules; they are moved to the device and trained in place.
-    pad_id: filler of the packed batches. shuffler: draws the minibatches of this process.
+    pad_id: filler of the packed batches. shuffler: draws the minibatches, the same in every process.
     """
 
     def __init__(
@@ -37,11 +45,13 @@ class Learner:
         self.pad_id = pad_id
         self.shuffler = shuffler
         betas = (config.adam_beta1, config.adam_beta2)
-        policy_optimizer = torch.optim.Adam(
-            policy.parameters(), config.learning_rate, betas, config.adam_eps, fused=True
+        self.rates = (
+            config.learning_rate,
+            config.learning_rate if config.value_learning_rate is None else config.value_learning_rate,
         )
-        value_optimizer = torch.optim.Adam(
-            value.parameters(), config.value_learning_rate, betas, config.adam_eps, fused=True
+        policy_optimizer, value_optimizer = (
+            torch.optim.Adam(model.parameters(), rate, betas, config.adam_eps, fused=True)
+            for model, rate in zip((policy, value), self.rates, strict=True)
         )
         # The wrapped models average their gradients over the processes.
         self.policy: Any
@@ -54,34 +64,30 @@ class Learner:
 
     def set_learning_rates(self, progress: float) -> None:
         """Linear from the first update's rate (progress 0) to `lr_floor` of it (progress 1)."""
-        config = self.config
-        factor = 1.0 - (1.0 - config.lr_floor) * progress
-        for optimizer, rate in (
-            (self.policy_optimizer, config.learning_rate),
-            (self.value_optimizer, config.value_learning_rate),
-        ):
+        factor = 1.0 - (1.0 - self.config.lr_floor) * progress
+        for optimizer, rate in zip((self.policy_optimizer, self.value_optimizer), self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """All PPO epochs over one rollout; the means of what happened in them."""
         config = self.config
-        share = config.mini_batch_size // self.accelerator.num_processes
         totals: dict[str, float] = defaultdict(float)
         steps = 0
         first_ratio_error = 0.0
+        limits = self._loss_limits(rollout)
         for epoch in range(config.num_ppo_epochs):
             # Minibatches are random subsets, drawn anew each epoch; length orders rows only within one.
             order = torch.randperm(len(rollout.prompts), generator=self.shuffler).tolist()
-            for start in range(0, len(order), share):
-                stats = self._backward(rollout, order[start : start + share])
+            for start in range(0, len(order), config.mini_batch_size):
+                stats = self._backward(rollout, order[start : start + config.mini_batch_size])
                 if epoch == 0 and start == 0:
                     first_ratio_error = stats["ratio_error"]
                     self._check_first_ratio(first_ratio_error)
                 if steps and config.target_kl_stop is not None and stats["approxkl"] > config.target_kl_stop:
                     # Before the step: the minibatch that shows the policy has gone too far is not learned from.
                     return self._update_metrics(totals, steps, first_ratio_error)
-                stats |= self._optimizer_step(stats)
+                stats |= self._optimizer_step(stats, limits)
                 steps += 1
                 for name, figure in stats.items():
                     totals[name] += figure
@@ -90,17 +96,20 @@ class Learner:
     def _backward(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
         """Gradients of one minibatch from zero, over all its micro-batches and processes; its figures.
 
+        rows: of the whole minibatch; every process takes its share of them, of about the same lengths.
         Every loss is divided by the response tokens of the whole minibatch, everywhere: 1 x 64 rows, 4 x 16
         with accumulation and 2 processes x 32 give the same gradient.
         """
         config = self.config
         processes = self.accelerator.num_processes
-        tokens = self.over_ranks(rollout.mask[rows].sum().float())
+        tokens = rollout.mask[rows].sum().float()
+        by_length = sorted(rows, key=lambda i: len(rollout.prompts[i]) + len(rollout.responses[i]))
+        mine = by_length[self.accelerator.process_index :: processes]
         self.policy_optimizer.zero_grad()
         self.value_optimizer.zero_grad()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
         ratio_error = torch.zeros((), device=self.accelerator.device)
-        micros = list(micro_batches(rollout.prompts, rollout.responses, rows, config.micro_rows(processes)))
+        micros = list(micro_batches(rollout.prompts, rollout.responses, mine, config.micro_rows(processes)))
         for micro in micros:
             with ExitStack() as contexts:
                 if micro is not micros[-1]:
@@ -139,20 +148,28 @@ class Learner:
             sums["value_clipfrac"] += value_stats["clipfrac"] / tokens
             sums["policy_loss"] += policy_loss.detach()
             sums["value_loss"] += value_loss.detach()
-        means = self.over_ranks(torch.stack(list(sums.values()))).tolist()
+        means = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum").tolist()
         worst = self.accelerator.gather(ratio_error[None]).max().item()
         return {**dict(zip(sums, means, strict=True)), "ratio_error": worst}
 
-    def _optimizer_step(self, stats: dict[str, float]) -> dict[str, float]:
-        """Clip and step both networks, or raise UserError with the weights as they were."""
+    @staticmethod
+    def _loss_limits(rollout: Rollout) -> tuple[float, float]:
+        """The policy's and the value's loss from which on learning counts as exploded."""
+        squares = [(x[rollout.mask] ** 2).mean().item() for x in (rollout.advantages, rollout.returns)]
+        return EXPLOSION * max(squares[0] ** 0.5, 1.0), EXPLOSION * max(squares[1] / 2, 1.0)
+
+    def _optimizer_step(self, stats: dict[str, float], limits: tuple[float, float]) -> dict[str, float]:
+        """Clip and step both networks, or raise Diverged with the weights as they were."""
         bound = self.config.max_grad_norm
         policy_norm = float(self.accelerator.clip_grad_norm_(self.policy.parameters(), bound))
         value_norm = float(self.accelerator.clip_grad_norm_(self.value.parameters(), bound))
-        figures = torch.tensor([stats["policy_loss"], stats["value_loss"], policy_norm, value_norm])
-        if not figures.isfinite().all():
+        figures = (stats["policy_loss"], stats["value_loss"], policy_norm, value_norm)
+        # "not below" rather than "above": NaN is neither.
+        below = all(abs(loss) < limit for loss, limit in zip(figures, limits, strict=False))
+        if not (below and all(map(math.isfinite, figures))):
             self.policy_optimizer.zero_grad()
             self.value_optimizer.zero_grad()
-            raise UserError(
+            raise Diverged(
                 f"PPO diverged (policy loss {stats['policy_loss']:.3g}, value loss "
                 f"{stats['value_loss']:.3g}, gradient norms {policy_norm:.3g} and {value_norm:.3g}); the weights "
                 "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
@@ -191,7 +208,3 @@ class Learner:
             "lr": self.policy_optimizer.param_groups[0]["lr"],
             "optimizer_steps": float(steps),
         }
-
-    def over_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
-        return self.accelerator.reduce(tensor, reduction="sum")

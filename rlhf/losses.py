@@ -8,19 +8,10 @@ References: PPO (Schulman et al., arXiv 1707.06347), GAE (Schulman et al., arXiv
 (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from rlhf.kl import clamp_log_ratio, k2
-
-SumOverRanks = Callable[[Tensor], Tensor]
-"""Sums a tensor over all processes; the identity where there is one."""
-
-
-def _one_rank(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -28,23 +19,21 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, torch.zeros_like(values)).sum()
 
 
-def masked_moments(values: Tensor, mask: Tensor, over_ranks: SumOverRanks = _one_rank) -> tuple[Tensor, Tensor]:
-    """Mean and population variance (scalars) of `values` (B, R) where `mask`, over all processes."""
-    sums = over_ranks(torch.stack([masked_sum(values, mask), mask.sum().to(values.dtype)]))
-    count = sums[1].clamp(min=1)
-    mean = sums[0] / count
+def masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population variance (scalars) of `values` (B, R) where `mask`."""
+    count = mask.sum().clamp(min=1)
+    mean = masked_sum(values, mask) / count
     # A second pass: E[x²] - E[x]² loses its digits when the mean is large.
-    variance = over_ranks(masked_sum((values - mean).square(), mask)) / count
-    return mean, variance
+    return mean, masked_sum((values - mean).square(), mask) / count
 
 
-def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True, over_ranks: SumOverRanks = _one_rank) -> Tensor:
-    """Scale `values` (B, R) to unit variance over the mask and over *all* processes; 0 outside the mask.
+def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+    """Scale `values` (B, R) to unit variance over the mask; 0 outside it. B is the rollout of *all* processes.
 
     shift_mean: also move the mean to 0. False keeps the mean where it was, as for rewards, whose sign
     means something.
     """
-    mean, variance = masked_moments(values, mask, over_ranks)
+    mean, variance = masked_moments(values, mask)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     if not shift_mean:
         whitened = whitened + mean
@@ -139,10 +128,10 @@ def value_loss(
     return loss, stats
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, over_ranks: SumOverRanks = _one_rank) -> Tensor:
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over the mask (scalar): 1 perfect, 0 no better than a constant."""
-    _, residual = masked_moments(returns - values, mask, over_ranks)
-    _, total = masked_moments(returns, mask, over_ranks)
+    _, residual = masked_moments(returns - values, mask)
+    _, total = masked_moments(returns, mask)
     return 1.0 - residual / total.clamp(min=1e-12)
 
 

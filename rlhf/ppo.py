@@ -23,10 +23,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
 from pretrain.sampling import generate, plain_matmul
+from pretrain.train import share_cpus
 from rlhf import losses, training_state
-from rlhf.experience import Rollout, micro_batches, unflatten
+from rlhf.experience import Episodes, Rollout, micro_batches, pad_rows
 from rlhf.kl import AdaptiveKL, FixedKL, KLController, k1, k3
-from rlhf.learner import Learner
+from rlhf.learner import Diverged, Learner
 from rlhf.models import (
     FunctionReward,
     ModelReward,
@@ -81,7 +82,7 @@ class PPOTrainer:
     ) -> None:
         self.config = config
         self.bf16 = _use_bf16(config)
-        self.accelerator = Accelerator(cpu=config.cpu, mixed_precision="bf16" if self.bf16 else "no")
+        self.accelerator = Accelerator(cpu=config.cpu or share_cpus(), mixed_precision="bf16" if self.bf16 else "no")
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
         config.check(self.accelerator.num_processes)
@@ -114,10 +115,9 @@ class PPOTrainer:
         if config.kl_target is not None:
             self.kl_controller = AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
 
-        # Every process draws its own samples and its own minibatches.
-        seed = config.seed + 1_000_003 * self.accelerator.process_index
-        self.sampler = torch.Generator(self.device).manual_seed(seed)
-        self.shuffler = torch.Generator().manual_seed(seed + 1)
+        # Every process draws the numbers of all, so that many processes do what one would.
+        self.sampler = torch.Generator(self.device).manual_seed(config.seed)
+        self.shuffler = torch.Generator().manual_seed(config.seed + 1)
         self.learner = Learner(config, self.accelerator, self.policy, self.value, self.pad_id, self.shuffler)
         self.updates_done = 0
         self.log_history: list[Metrics] = []
@@ -135,19 +135,28 @@ class PPOTrainer:
         """Run all updates that are left and return `log_history`; `resume_from`: a folder of `save_state`."""
         if resume_from is not None:
             self.load_state(resume_from)
-        while self.updates_done < self.config.num_updates:
-            self.step()
+        try:
+            while self.updates_done < self.config.num_updates:
+                self.step()
+        except Diverged as error:
+            if self.config.output_dir is None:
+                raise
+            last_good = Path(self.config.output_dir) / "last_good"
+            self.save(last_good)
+            raise Diverged(f"{error}; saved in {last_good}") from error
         return self.log_history
 
     def step(self) -> Metrics:
-        """One update: sample, score, learn, log. Raises UserError where the loss is no number."""
+        """One update: sample, score, learn, log. Raises `Diverged` where a loss is no number or far too large."""
         config = self.config
+        begin = time.perf_counter()
         self.learner.set_learning_rates(self.updates_done / config.num_updates)
         rollout = self.rollout()
         started = time.perf_counter()
         metrics = {"episode": float((self.updates_done + 1) * config.batch_size), **rollout.metrics}
         metrics |= self.learner.update(rollout)
         metrics["time/update"] = time.perf_counter() - started
+        metrics["eps"] = config.batch_size / (time.perf_counter() - begin)
         # The controller answers to this rollout's KL; its answer counts from the next rollout on.
         self.kl_controller.update(metrics["objective/kl"], config.batch_size)
         self.updates_done += 1
@@ -163,12 +172,15 @@ class PPOTrainer:
     # ---- experience ----
 
     def rollout(self) -> Rollout:
-        """Sample this process's share of a batch and compute all that the update needs."""
+        """Sample a batch, this process its share of it, and compute all that the update needs."""
         config = self.config
         clock = time.perf_counter()
-        share = config.batch_size // self.accelerator.num_processes
-        batch = self.prompt_order.take(config.batch_size)
-        prompts = batch[self.accelerator.process_index * share :][:share]
+        size = config.batch_size // self.accelerator.num_processes
+        share = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        prompts = self.prompt_order.take(config.batch_size)[share]
+        noise = torch.rand(
+            config.batch_size, config.response_length, dtype=torch.float64, device=self.device, generator=self.sampler
+        )
         # The whole distribution at the training temperature: no top-k, no top-p, no minimum length, or the
         # KL would be measured on another distribution than the one that was sampled.
         with self.accelerator.autocast() if self.device.type == "cuda" else plain_matmul():
@@ -178,7 +190,7 @@ class PPOTrainer:
                 max_new_tokens=config.response_length,
                 temperature=config.temperature,
                 stop_ids=self.stop_ids,
-                generator=self.sampler,
+                noise=noise[share],
             )
         seconds = {"time/rollout": time.perf_counter() - clock}
         clock = time.perf_counter()
@@ -186,19 +198,46 @@ class PPOTrainer:
             reward_scores = self.reward(prompts, responses)
         if not reward_scores.isfinite().all():
             raise UserError("the reward is not a finite number for some response: check the reward")
-        rollout = self.prepare_rollout(prompts, responses, reward_scores)
+        rollout = self.prepare_rollout(self.evaluate(prompts, responses, reward_scores).gather())
         seconds["time/scoring"] = time.perf_counter() - clock
         rollout.metrics |= seconds
         return rollout
 
-    def prepare_rollout(self, prompts: list[list[int]], responses: list[list[int]], reward_scores: Tensor) -> Rollout:
-        """Everything about sampled responses: log-probabilities, values, KL, rewards, advantages, figures.
+    @torch.no_grad()
+    def evaluate(self, prompts: list[list[int]], responses: list[list[int]], scores: Tensor) -> Episodes:
+        """What the policy, the reference and the value model say of this process's responses.
 
-        reward_scores: (B,), as the reward gives them. Every process calls it with its own episodes.
+        scores: (B,), as the reward gives them. By the same forward pass as in training, not from the sampler's
+        cache: so the first ratio is 1.
         """
+        order: list[int] = []
+        parts: list[list[Tensor]] = [[], [], [], []]
+        for rows in micro_batches(prompts, responses, list(range(len(prompts))), self.micro_rows):
+            batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.device)
+            inputs = (batch.ids, batch.attention_mask, batch.predicts)
+            with self.accelerator.autocast():
+                flat = (
+                    *self.policy(*inputs, self.config.temperature),
+                    self.reference(*inputs, self.config.temperature)[0],
+                    self.value(*inputs),
+                )
+            order += rows
+            lengths = [len(responses[i]) for i in rows]
+            for part, tokens in zip(parts, flat, strict=True):
+                part += tokens.cpu().split(lengths)
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return Episodes(prompts, responses, scores.tolist(), *([part[place] for place in places] for part in parts))
+
+    def prepare_rollout(self, episodes: Episodes) -> Rollout:
+        """KL, rewards, advantages, returns and figures of the episodes of all processes."""
         config = self.config
+        prompts, responses = episodes.prompts, episodes.responses
         mask = response_mask(responses, self.device)
-        logprobs, entropies, reference_logprobs, values = self._evaluate(prompts, responses, mask)
+        logprobs, entropies, reference_logprobs, values = (
+            pad_rows(rows, mask)
+            for rows in (episodes.logprobs, episodes.entropies, episodes.reference_logprobs, episodes.values)
+        )
+        reward_scores = torch.tensor(episodes.scores, device=self.device)
         # Stopped means: a stop token within the response, which then is its last.
         stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=self.device)
         scores = reward_scores
@@ -209,11 +248,11 @@ class PPOTrainer:
         kl = k1(logprobs, reference_logprobs)
         rewards = losses.token_rewards(scores, kl, mask, self.kl_controller.coef)
         if config.whiten_rewards:
-            rewards = losses.whiten(rewards, mask, shift_mean=False, over_ranks=self.learner.over_ranks)
+            rewards = losses.whiten(rewards, mask, shift_mean=False)
         advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.gae_lambda)
-        explained = losses.explained_variance(values, returns, mask, self.learner.over_ranks)
+        explained = losses.explained_variance(values, returns, mask)
         if config.whiten_advantages:
-            advantages = losses.whiten(advantages, mask, over_ranks=self.learner.over_ranks)
+            advantages = losses.whiten(advantages, mask)
 
         per_sequence = {
             "objective/kl": kl.sum(1),
@@ -225,36 +264,14 @@ class PPOTrainer:
             "objective/stopped": stopped.float(),
             "objective/response_length": mask.sum(1).float(),
         }
-        sums = torch.stack([values.sum() for values in per_sequence.values()])
-        means = (self.learner.over_ranks(sums) / (len(prompts) * self.accelerator.num_processes)).tolist()
+        means = torch.stack(list(per_sequence.values())).mean(1).tolist()
         metrics = dict(zip(per_sequence, means, strict=True))
         metrics["objective/rlhf_reward"] = metrics["objective/scores"] + metrics["objective/non_score_reward"]
         metrics["objective/kl_coef"] = self.kl_controller.coef
         metrics["val/explained_variance"] = explained.item()
+        metrics["val/num_eos_tokens"] = float(stopped.sum())
         self._keep_samples(prompts, responses, reward_scores, stopped)
         return Rollout(prompts, responses, mask, logprobs, values, rewards, advantages, returns, scores, metrics)
-
-    @torch.no_grad()
-    def _evaluate(
-        self, prompts: list[list[int]], responses: list[list[int]], mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log-probabilities, entropies, reference log-probabilities and values, each (B, R), 0 outside the mask.
-
-        By the same forward pass as in training, not from the sampler's cache: so the first ratio is 1.
-        """
-        results = [torch.zeros(mask.shape, device=self.device) for _ in range(4)]
-        for rows in micro_batches(prompts, responses, list(range(len(prompts))), self.micro_rows):
-            batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.device)
-            inputs = (batch.ids, batch.attention_mask, batch.predicts)
-            with self.accelerator.autocast():
-                flat = (
-                    *self.policy(*inputs, self.config.temperature),
-                    self.reference(*inputs, self.config.temperature)[0],
-                    self.value(*inputs),
-                )
-            for result, tokens in zip(results, flat, strict=True):
-                result[rows] = unflatten(tokens, mask[rows])
-        return results[0], results[1], results[2], results[3]
 
     # ---- saving ----
 
@@ -293,11 +310,12 @@ class PPOTrainer:
 
     def _adopt(self, model: PreTrainedModel, lm: PreTrainedModel) -> None:
         """Check that a model can read what the policy writes, and choose its attention."""
-        need = self.config.prompt_length + self.config.response_length
-        if need > context_length(model):
+        longest = max(map(len, self.prompt_order.prompts))
+        if longest + self.config.response_length > context_length(model):
             raise UserError(
-                f"prompt_length + response_length is {need} tokens, more than the {context_length(model)} that "
-                f"{type(model).__name__} can read: lower one of them"
+                f"the longest prompt has {longest} tokens; with response_length {self.config.response_length} that is "
+                f"more than the {context_length(model)} that {type(model).__name__} can read: lower response_length or "
+                "prompt_length"
             )
         theirs, ours = (m.config.get_text_config().vocab_size for m in (model, lm))
         if theirs < ours:
@@ -331,9 +349,14 @@ def _use_bf16(config: PPOConfig) -> bool:
 
 def _stop_ids(config: PPOConfig, tokenizer: Any, lm: PreTrainedModel) -> frozenset[int]:
     """What ends a response: the configured ids, or the tokenizer's, or the model's."""
-    found = config.stop_token_ids or getattr(tokenizer, "eos_token_id", None)
+    found = config.stop_token_ids
+    if found is None:
+        found = getattr(tokenizer, "eos_token_id", None)
     if found is None:
         found = getattr(lm.generation_config, "eos_token_id", None)
     if found is None:
-        raise UserError("no token ends a response: the tokenizer has no EOS; name one with stop_token_ids")
+        raise UserError(
+            "no token ends a response: the tokenizer has no EOS; name one with stop_token_ids, or set it to () if "
+            "every response shall have the full length"
+        )
     return frozenset([found] if isinstance(found, int) else found)

@@ -1,4 +1,7 @@
-"""What can be set about PPO, and which settings make no sense together."""
+"""What can be set about PPO, and which settings make no sense together.
+
+Names and defaults are those of TRL's PPOConfig and of the papers wherever they have one.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,39 +15,40 @@ class PPOConfig:
     """Settings of `PPOTrainer`. An episode is one prompt and one sampled response."""
 
     output_dir: Path | None = None
-    """Folder in which `save_every` keeps `resume/`."""
+    """Folder in which `save_every` keeps `resume/`, and in which a run that diverges leaves `last_good/`."""
 
     total_episodes: int = 10_000
     """Episodes of the whole run; a last incomplete batch is left out."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Episodes per rollout, over all processes."""
-    mini_batch_size: int = 32
-    """Episodes per optimizer step, over all processes. Must divide `batch_size`."""
+    num_ppo_epochs: int = 4
+    """Passes over each rollout."""
+    num_mini_batches: int = 1
+    """Optimizer steps per pass: exactly this many, whatever `micro_batch_size`. Must divide `batch_size`."""
     micro_batch_size: int | None = None
     """Episodes per forward and backward pass of one process: what memory allows. The update does not depend on
     it. None: the whole minibatch."""
-    num_ppo_epochs: int = 2
-    """Passes over each rollout."""
 
-    prompt_length: int = 64
-    """Tokens of the prompt at most; a longer one loses its beginning."""
-    response_length: int = 64
+    prompt_length: int | None = None
+    """Tokens of the prompt at most; a longer one loses its beginning. None: prompts stay whole."""
+    response_length: int = 53
     """Tokens of the response at most."""
-    temperature: float = 1.0
+    temperature: float = 0.7
     """Divides the logits, in the rollout and in every log-probability alike. Nothing is ever cut from the
     distribution (no top-k, no top-p): what is sampled is what is scored."""
-    stop_token_ids: tuple[int, ...] = ()
-    """Tokens that end a response. Empty: the end-of-text token of the tokenizer, or of the model."""
+    stop_token_ids: tuple[int, ...] | None = None
+    """Tokens that end a response. None: the end-of-text token of the tokenizer, or of the model. Empty: none does,
+    and every response has `response_length` tokens."""
 
-    learning_rate: float = 4e-4
+    learning_rate: float = 3e-6
     """Of the policy, at the first update."""
-    value_learning_rate: float = 5e-4
-    """Of the value model, at the first update."""
-    lr_floor: float = 0.1
+    value_learning_rate: float | None = None
+    """Of the value model, at the first update. None: the policy's."""
+    lr_floor: float = 0.0
     """Share of both learning rates that the linear decay ends at; 0 decays to nothing."""
     adam_beta1: float = 0.9
     """Decay of Adam's mean of gradients, per step."""
-    adam_beta2: float = 0.95
+    adam_beta2: float = 0.999
     """Decay of Adam's mean of squared gradients, per step."""
     adam_eps: float = 1e-5
     """Adam's epsilon; 1e-8 lets tiny early gradients take full-size steps."""
@@ -82,7 +86,7 @@ class PPOConfig:
     missing_eos_rule: Literal["subtract", "replace"] = "subtract"
     """What happens to the score of a response without a stop token: `missing_eos_penalty` is subtracted from
     it, or minus that penalty replaces it."""
-    missing_eos_penalty: float = 1.0
+    missing_eos_penalty: float = 0.0
     """In units of score; 0 with "subtract" turns the rule off."""
     score_clip: float | None = None
     """Scores are clipped to ± this before the rule above. None: not clipped."""
@@ -106,9 +110,9 @@ class PPOConfig:
         return self.total_episodes // self.batch_size
 
     @property
-    def num_mini_batches(self) -> int:
-        """Optimizer steps per epoch over one rollout: exactly this many, whatever `micro_batch_size`."""
-        return self.batch_size // self.mini_batch_size
+    def mini_batch_size(self) -> int:
+        """Episodes per optimizer step, over all processes."""
+        return self.batch_size // self.num_mini_batches
 
     def micro_rows(self, processes: int) -> int:
         """Episodes per forward pass of one process."""
@@ -116,21 +120,23 @@ class PPOConfig:
 
     def check(self, processes: int) -> None:
         """Raise UserError on settings that cannot work together on this number of processes."""
-        counts = ("total_episodes", "batch_size", "mini_batch_size", "num_ppo_epochs", "prompt_length")
-        for name in (*counts, "response_length", "eval_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise UserError(f"micro_batch_size is {self.micro_batch_size}: it must be at least 1")
+        counts = ("total_episodes", "batch_size", "num_mini_batches", "num_ppo_epochs", "response_length", "eval_every")
+        for name in (*counts, "prompt_length", "micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}: it must be at least 1")
         if self.total_episodes < self.batch_size:
             raise UserError(
                 f"total_episodes {self.total_episodes} is less than one batch ({self.batch_size}): "
                 "raise the one or lower the other"
             )
-        if self.batch_size % self.mini_batch_size:
-            raise UserError(f"mini_batch_size {self.mini_batch_size} does not divide batch_size {self.batch_size}")
+        if self.batch_size % self.num_mini_batches:
+            raise UserError(f"num_mini_batches {self.num_mini_batches} does not divide batch_size {self.batch_size}")
         if self.mini_batch_size % processes:
-            raise UserError(f"mini_batch_size {self.mini_batch_size} is not divisible by {processes} processes")
+            raise UserError(
+                f"a minibatch of {self.mini_batch_size} episodes (batch_size / num_mini_batches) cannot be shared "
+                f"equally by {processes} processes: change one of the three"
+            )
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}: PPO samples, so it must be above 0")
         if self.max_grad_norm <= 0:

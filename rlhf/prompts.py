@@ -40,10 +40,10 @@ class PromptOrder:
         return taken
 
 
-def encode_prompts(source: Any, tokenizer: Any, prompt_length: int, vocab_size: int) -> list[list[int]]:
+def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab_size: int) -> list[list[int]]:
     """Token ids of prompts given as texts, as ids, or as a dataset with a column "prompt".
 
-    A prompt longer than `prompt_length` tokens loses its beginning. UserError on what cannot be used.
+    A prompt longer than `prompt_length` tokens (None: no bound) loses its beginning. UserError on what cannot be used.
     """
     columns = getattr(source, "column_names", None)
     if columns is not None:
@@ -64,7 +64,7 @@ def encode_prompts(source: Any, tokenizer: Any, prompt_length: int, vocab_size: 
             raise UserError(f"prompt {number} is empty: give it at least one token")
         if min(ids) < 0 or max(ids) >= vocab_size:
             raise UserError(f"prompt {number} holds a token that the policy (vocabulary {vocab_size}) does not know")
-        encoded.append(ids[-prompt_length:])
+        encoded.append(ids if prompt_length is None else ids[-prompt_length:])
     if not encoded:
         raise UserError("there are no prompts: give at least one")
     return encoded

@@ -119,6 +119,7 @@ def test_python_compiles_and_names_what_is_there() -> None:
     for block in blocks("python"):
         compile(block, "README.md", "exec")
         for module, names in re.findall(r"^from (\w+(?:\.\w+)*) import (.+)$", block, flags=re.MULTILINE):
-            source = (ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8")
+            path = ROOT / module.replace(".", "/")
+            source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")
             for name in names.split(", "):
                 assert re.search(rf"^class {name}\b|import .*\b{name}\b", source, flags=re.MULTILINE), name

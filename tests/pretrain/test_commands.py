@@ -70,10 +70,11 @@ def test_same_command_same_bits(command: Run, smoke_base: Path, tmp_path: Path) 
 
 def test_two_processes_train_one_model(command: Run, tmp_path: Path) -> None:
     """The same commands on many devices: gradients are averaged, one checkpoint is written."""
-    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1]
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
     settings = ["--corpus", "pastiche", "--steps", 6, "--precision", "fp32", "--sample-tokens", 5]
-    command(*launch, "-m", "pretrain", "smoke", *settings, "--run", tmp_path / "two")
+    both = command(*launch, "-m", "pretrain", "smoke", *settings, "--run", tmp_path / "two")
+    assert "in 2 processes" in both.stderr.replace("\n", " ")
     command("pretrain", "smoke", *settings, "--run", tmp_path / "one")
     one, two = (
         json.loads((tmp_path / run / "pretrain" / "stage.json").read_text())["results"]["nats_per_char"]

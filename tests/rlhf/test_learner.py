@@ -16,7 +16,7 @@ def norm_of(parameters: Iterable[torch.nn.Parameter]) -> float:
 
 
 def test_gradients_are_clipped_and_adam_has_its_epsilon(causal_lm: Build, reward_model: Build) -> None:
-    settings = {"total_episodes": 8, "batch_size": 8, "mini_batch_size": 8, "num_ppo_epochs": 1, "response_length": 8}
+    settings = {"total_episodes": 8, "batch_size": 8, "num_ppo_epochs": 1, "response_length": 8}
     norms = {}
     for bound in (1e3, 0.01):
         config = PPOConfig(**settings, prompt_length=4, max_grad_norm=bound, adam_eps=3e-5, adam_beta2=0.9, cpu=True)
