@@ -12,7 +12,7 @@ from torch import Tensor
 class Episodes:
     """What one process has sampled and evaluated: lists with one entry an episode; tensors (length,), on the CPU."""
 
-    prompts: list[list[int]]
+    prompts: Sequence[list[int]]
     responses: list[list[int]]
     """Token ids, the stop token included."""
     scores: list[float]
@@ -33,7 +33,7 @@ class Episodes:
 class Rollout:
     """The episodes of one batch, those of all processes. Tensors (B, R) are aligned with the response tokens."""
 
-    prompts: list[list[int]]
+    prompts: Sequence[list[int]]
     responses: list[list[int]]
     """Token ids, the stop token included."""
     mask: Tensor

@@ -1,25 +1,20 @@
-"""The four models of PPO as modules: policy and reference, value, and whatever gives the reward.
+"""The networks of PPO as modules: policy and reference, and the value; and how any model is loaded.
 
 All of them run in evaluation mode, in training too: with dropout the log-probabilities before and after
 would differ by chance and the ratio would mean nothing.
 """
 
 import copy
-import math
-from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.console import UserError
-from rlhf.prompts import without_stop
-from rlhf.rollout import pack, position_ids
-
-RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
-"""(prompts, responses) as text -> one score each."""
+from rlhf.rollout import context_length, position_ids
+from rlhf.tokens import ModelSource
 
 
 class PolicyModel(nn.Module):
@@ -88,109 +83,23 @@ class ValueModel(nn.Module):
         return self.score(hidden[predicts]).squeeze(-1).float()
 
 
-class Reward(Protocol):
-    """Scores of whole responses."""
-
-    def __call__(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        """Scores (B,), float32, of token ids."""
-        ...
-
-
-class ModelReward:
-    """A sequence-classification model with one label; its score is read at the last token of the response.
-
-    The score is normalised by `reward_mean` and `reward_std` of the model's own configuration, which the
-    reward stage measured on SFT samples; a model that has none is taken as it is (0 and 1).
-    """
-
-    def __init__(self, model: PreTrainedModel, pad_id: int, batch_rows: int) -> None:
-        self.model: Any
-        if not isinstance(getattr(model, "score", None), nn.Module) or model.config.num_labels != 1:
-            raise UserError(
-                f"the reward model ({type(model).__name__}, {model.config.num_labels} labels) has no scalar `score` "
-                "head: give a sequence-classification model of one label, or a Python function"
-            )
-        self.model = model.eval().requires_grad_(False)
-        self.pad_id = pad_id
-        self.batch_rows = batch_rows
-        self.mean = float(getattr(model.config, "reward_mean", 0.0))
-        self.std = float(getattr(model.config, "reward_std", 1.0))
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise UserError(f"reward_mean {self.mean} and reward_std {self.std} of the reward model make no scale")
-
-    @torch.no_grad()
-    def __call__(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        scores = torch.empty(len(prompts), device=self.model.device)
-        for start in range(0, len(order), self.batch_rows):
-            rows = order[start : start + self.batch_rows]
-            batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.model.device)
-            hidden = self.model.base_model(
-                input_ids=batch.ids,
-                attention_mask=batch.attention_mask.long(),
-                position_ids=position_ids(batch.attention_mask),
-                use_cache=False,
-            ).last_hidden_state
-            # The last real token of the response, known by its length: the model's own search by PAD id
-            # would be misled by a PAD inside the prompt or by PAD = EOS.
-            last = hidden[torch.arange(len(rows), device=hidden.device), batch.last]
-            scores[rows] = self.model.score(last).squeeze(-1).float()
-        return (scores - self.mean) / self.std
-
-
-class FunctionReward:
-    """A Python function of texts. Only here are token ids decoded, and nothing is tokenised again."""
-
-    def __init__(
-        self,
-        function: RewardFunction,
-        decode: Callable[[Sequence[int]], str],
-        stop_ids: Collection[int],
-        device: torch.device,
-    ) -> None:
-        self.function = function
-        self.decode = decode
-        self.stop_ids = stop_ids
-        self.device = device
-
-    def __call__(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        prompt_texts = [self.decode(ids) for ids in prompts]
-        response_texts = [self.decode(without_stop(ids, self.stop_ids)) for ids in responses]
-        scores = torch.as_tensor(self.function(prompt_texts, response_texts), dtype=torch.float32, device=self.device)
-        if scores.shape != (len(prompts),):
-            raise UserError(
-                f"the reward function gave scores of shape {tuple(scores.shape)} for {len(prompts)} responses: "
-                "return one number for each"
-            )
-        return scores
-
-
-class WeightedReward:
-    """The weighted sum of several rewards."""
-
-    def __init__(self, parts: list[tuple[Reward, float]]) -> None:
-        self.parts = parts
-
-    def __call__(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        weighted = [weight * reward(prompts, responses) for reward, weight in self.parts]
-        return torch.stack(weighted).sum(0)
-
-
-def load_policy(source: str | Path | PreTrainedModel) -> PreTrainedModel:
+def load_policy(source: ModelSource) -> PreTrainedModel:
     """A causal language model from a folder, a hub name, or as it is, in float32."""
     return _load(AutoModelForCausalLM, source, "policy")
 
 
-def load_classifier(source: str | Path | PreTrainedModel, role: str) -> PreTrainedModel:
+def load_classifier(source: ModelSource, role: str) -> PreTrainedModel:
     """A sequence-classification model from a folder, a hub name, or as it is, in float32."""
     return _load(AutoModelForSequenceClassification, source, role)
 
 
-def _load(auto: Any, source: str | Path | PreTrainedModel, role: str) -> PreTrainedModel:
+def _load(auto: Any, source: ModelSource, role: str) -> PreTrainedModel:
     if isinstance(source, PreTrainedModel):
         nn.Module.float(source)  # in place
         return source
+    if not isinstance(source, str | Path):
+        adapted = ", without an adapter (merge_and_unload)" if hasattr(source, "merge_and_unload") else ""
+        raise UserError(f"the {role} is a {type(source).__name__}: give a folder, a hub name or a model{adapted}")
     try:
         model: PreTrainedModel = auto.from_pretrained(str(source), dtype=torch.float32)
         return model
@@ -206,9 +115,24 @@ def value_backbone(model: PreTrainedModel) -> PreTrainedModel:
     return body
 
 
-def write_out_attention(model: nn.Module) -> None:
-    """Use attention written as matmul and softmax: its backward is faster on a CPU than the fused kernel's."""
-    if isinstance(model, PreTrainedModel):
+def check_reads(model: PreTrainedModel, role: str, vocab_size: int, length: int) -> None:
+    """Raise UserError where a model cannot read `length` tokens of a policy that knows `vocab_size`."""
+    if length > context_length(model):
+        raise UserError(
+            f"the longest prompt and response_length make {length} tokens, more than the {context_length(model)} that "
+            f"the {role} ({type(model).__name__}) can read: lower response_length or prompt_length"
+        )
+    theirs = model.config.get_text_config().vocab_size
+    if theirs < vocab_size:
+        raise UserError(
+            f"the {role} ({type(model).__name__}) knows {theirs} tokens and the policy {vocab_size}: use models of "
+            "one tokenizer"
+        )
+
+
+def choose_attention(model: PreTrainedModel, device: torch.device) -> None:
+    """On a CPU attention written as matmul and softmax, whose backward is faster than the fused kernel's."""
+    if device.type == "cpu":
         model.set_attn_implementation("eager")
 
 

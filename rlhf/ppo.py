@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from torch import Tensor
 
 from data.console import UserError
 from pretrain.sampling import generate, plain_matmul
@@ -29,26 +28,22 @@ from rlhf.experience import Episodes, Rollout, micro_batches, pad_rows
 from rlhf.kl import AdaptiveKL, FixedKL, KLController, k1, k3
 from rlhf.learner import Diverged, Learner
 from rlhf.models import (
-    FunctionReward,
-    ModelReward,
     PolicyModel,
-    Reward,
-    RewardFunction,
     ValueModel,
-    WeightedReward,
+    check_reads,
+    choose_attention,
     load_classifier,
     load_policy,
     value_backbone,
-    write_out_attention,
 )
 from rlhf.ppo_config import PPOConfig
-from rlhf.prompts import PromptOrder, decoder, encode_prompts, without_stop
-from rlhf.rollout import HFCachedModel, context_length, pack, response_mask
+from rlhf.prompts import PromptOrder, encode_prompts
+from rlhf.rewards import PolicyTokens, RewardSource, build_reward
+from rlhf.rollout import HFCachedModel, pack, response_mask
+from rlhf.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
 
-ModelSource = str | Path | PreTrainedModel
-RewardSource = ModelSource | RewardFunction
 Metrics = dict[str, float]
 
 
@@ -57,9 +52,13 @@ class PPOTrainer:
 
     policy: folder, hub name or causal language model (trained in place).
     reward: folder, hub name or sequence-classification model of one label; or a function
-        `(prompts, responses) -> scores` of texts; or a list of (reward, weight).
-    prompts: texts, lists of token ids, or a `datasets.Dataset` with a column "prompt".
-    tokenizer: of the policy; None loads it from the policy's folder. Token-id prompts with a reward model need none.
+        `(prompts, responses) -> scores` of texts; or a list of (reward, weight). A model whose tokenizer is not the
+        policy's reads the responses as text.
+    prompts: texts, lists of token ids, conversations (lists of {"role", "content"}, written out by the chat
+        template), a `datasets.Dataset` with a column "prompt" of these, or a JSONL file of {"prompt"}. A reward
+        function gets texts as they were given, and conversations as the template wrote them.
+    tokenizer: of the policy; None loads it from where the policy came from. Token-id prompts with a reward model
+        need none.
     reference: where the KL is measured from; None: a copy of the policy as it is now.
     value: sequence-classification model that the value starts from; None: the (first) reward model, or the
         policy's own body when the reward is a function. Its head starts at zero either way.
@@ -91,23 +90,26 @@ class PPOTrainer:
             torch.set_float32_matmul_precision("medium")  # oneDNN's kernels: faster, as exact without AMX
 
         lm = load_policy(policy)
-        if tokenizer is None and not isinstance(policy, PreTrainedModel):
-            tokenizer = AutoTokenizer.from_pretrained(str(policy))
-        self.tokenizer = tokenizer
-        self.stop_ids = _stop_ids(config, tokenizer, lm)
+        self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
+        self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
         pad_id = getattr(tokenizer, "pad_token_id", None)
         self.pad_id: int = 0 if pad_id is None else pad_id
-        self.prompt_order = PromptOrder(
-            encode_prompts(prompts, tokenizer, config.prompt_length, lm.config.get_text_config().vocab_size),
-            config.seed,
-        )
+        vocab_size = lm.config.get_text_config().vocab_size
+        encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
+        self.prompt_order = PromptOrder(encoded, config.seed)
+        length = max(map(len, encoded)) + config.response_length
         # Copies are made before anything is trained or prepared.
         reference_lm = copy.deepcopy(lm) if reference is None or reference is policy else load_policy(reference)
-        self.reward, first_reward_model = self._build_reward(reward, lm)
+        tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, self.pad_id, length)
+        self.reward, first_reward_model = build_reward(reward, tokens, self.micro_rows, self.device)
         start = load_classifier(value, "value model") if value is not None else first_reward_model
         self.value = ValueModel(value_backbone(lm if start is None else start))
-        for model in (lm, reference_lm, self.value.backbone):
-            self._adopt(model, lm)
+        for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
+            check_reads(model, role, vocab_size, length)
+            choose_attention(model, self.device)
+        for role, given in (("reference", reference), ("value model", value)):
+            if given is not None and not same_tokens(tokenizer, load_tokenizer(given)):
+                raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
         self.policy = PolicyModel(lm.requires_grad_(True))
         self.reference = PolicyModel(reference_lm).to(self.device).requires_grad_(False)
 
@@ -204,7 +206,7 @@ class PPOTrainer:
         return rollout
 
     @torch.no_grad()
-    def evaluate(self, prompts: list[list[int]], responses: list[list[int]], scores: Tensor) -> Episodes:
+    def evaluate(self, prompts: Sequence[list[int]], responses: list[list[int]], scores: Tensor) -> Episodes:
         """What the policy, the reference and the value model say of this process's responses.
 
         scores: (B,), as the reward gives them. By the same forward pass as in training, not from the sampler's
@@ -293,40 +295,8 @@ class PPOTrainer:
 
     # ---- parts ----
 
-    def _build_reward(
-        self, reward: RewardSource | Sequence[tuple[RewardSource, float]], lm: PreTrainedModel
-    ) -> tuple[Reward, PreTrainedModel | None]:
-        """The reward, and the first sequence-classification model in it, untouched."""
-        if isinstance(reward, Sequence) and not isinstance(reward, str):
-            built = [(self._build_reward(source, lm), weight) for source, weight in reward]
-            first = next((model for (_, model), _ in built if model is not None), None)
-            return WeightedReward([(part, weight) for (part, _), weight in built]), first
-        if callable(reward) and not isinstance(reward, PreTrainedModel):
-            return FunctionReward(reward, decoder(self.tokenizer), self.stop_ids, self.device), None
-        model = load_classifier(reward, "reward model")
-        self._adopt(model, lm)
-        nn.Module.to(model, self.device)  # in place
-        return ModelReward(model, self.pad_id, self.micro_rows), model
-
-    def _adopt(self, model: PreTrainedModel, lm: PreTrainedModel) -> None:
-        """Check that a model can read what the policy writes, and choose its attention."""
-        longest = max(map(len, self.prompt_order.prompts))
-        if longest + self.config.response_length > context_length(model):
-            raise UserError(
-                f"the longest prompt has {longest} tokens; with response_length {self.config.response_length} that is "
-                f"more than the {context_length(model)} that {type(model).__name__} can read: lower response_length or "
-                "prompt_length"
-            )
-        theirs, ours = (m.config.get_text_config().vocab_size for m in (model, lm))
-        if theirs < ours:
-            raise UserError(
-                f"{type(model).__name__} knows {theirs} tokens and the policy {ours}: use models of one tokenizer"
-            )
-        if self.device.type == "cpu":
-            write_out_attention(model)
-
     def _keep_samples(
-        self, prompts: list[list[int]], responses: list[list[int]], scores: Tensor, stopped: Tensor
+        self, prompts: Sequence[list[int]], responses: list[list[int]], scores: Tensor, stopped: Tensor
     ) -> None:
         """Good scores over gibberish are the classic failure: keep some responses beside their scores."""
         decode = decoder(self.tokenizer) if self.tokenizer is not None else str
@@ -345,18 +315,3 @@ def _use_bf16(config: PPOConfig) -> bool:
     if config.bf16 is not None:
         return config.bf16
     return not config.cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-
-
-def _stop_ids(config: PPOConfig, tokenizer: Any, lm: PreTrainedModel) -> frozenset[int]:
-    """What ends a response: the configured ids, or the tokenizer's, or the model's."""
-    found = config.stop_token_ids
-    if found is None:
-        found = getattr(tokenizer, "eos_token_id", None)
-    if found is None:
-        found = getattr(lm.generation_config, "eos_token_id", None)
-    if found is None:
-        raise UserError(
-            "no token ends a response: the tokenizer has no EOS; name one with stop_token_ids, or set it to () if "
-            "every response shall have the full length"
-        )
-    return frozenset([found] if isinstance(found, int) else found)

@@ -2,18 +2,36 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.console import UserError
+from data.jsonl import read_jsonl
+
+Conversation = list[dict[str, Any]]
+"""Messages {"role", "content"}, oldest first."""
+
+
+class Prompt(list[int]):
+    """A prompt's token ids, which remember what they were made from.
+
+    text: as the user gave it, or as the chat template wrote the conversation out; None where ids were given.
+    messages: the conversation, if it was one.
+    """
+
+    def __init__(self, ids: Iterable[int], text: str | None = None, messages: Conversation | None = None) -> None:
+        super().__init__(ids)
+        self.text = text
+        self.messages = messages
 
 
 class PromptOrder:
     """Deals prompts forever: each epoch in an order of its own, which depends on the seed and nothing else."""
 
-    def __init__(self, prompts: list[list[int]], seed: int) -> None:
+    def __init__(self, prompts: list[Prompt], seed: int) -> None:
         self.prompts = prompts
         self.seed = seed
         self.position = 0
@@ -26,7 +44,7 @@ class PromptOrder:
         """SHA-256 of the prompts, to know them again when a run resumes."""
         return hashlib.sha256(json.dumps(self.prompts).encode()).hexdigest()
 
-    def take(self, count: int) -> list[list[int]]:
+    def take(self, count: int) -> list[Prompt]:
         """The next `count` prompts; one that spans two epochs takes from both."""
         taken = []
         for _ in range(count):
@@ -40,48 +58,104 @@ class PromptOrder:
         return taken
 
 
-def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab_size: int) -> list[list[int]]:
-    """Token ids of prompts given as texts, as ids, or as a dataset with a column "prompt".
+def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab_size: int) -> list[Prompt]:
+    """Prompts as token ids of a policy that knows `vocab_size` tokens.
 
-    A prompt longer than `prompt_length` tokens (None: no bound) loses its beginning. UserError on what cannot be used.
+    source: a list of prompts, a `datasets.Dataset` with a column "prompt", or the path of a JSONL file of
+    {"prompt"}. A prompt is a text, a list of token ids, or a conversation: a list of {"role", "content"}, which
+    the tokenizer's chat template writes out up to where the assistant's turn begins (if the last message is the
+    assistant's: to where that breaks off).
+
+    A text or ids of more than `prompt_length` tokens (None: no bound) lose their beginning, but for a BOS; a
+    conversation that is too long is refused, since a cut one no longer follows its template. UserError on what
+    cannot be used.
     """
-    columns = getattr(source, "column_names", None)
-    if columns is not None:
-        if "prompt" not in columns:
-            raise UserError(f'the prompts need a column "prompt"; this dataset has {", ".join(columns)}')
-        source = source["prompt"]
     encoded = []
-    for number, prompt in enumerate(source):
+    for number, prompt in enumerate(_listed(source)):
+        where = f"prompt {number}"
+        if isinstance(prompt, dict) and "prompt" in prompt:
+            prompt = prompt["prompt"]
+        if hasattr(prompt, "tolist"):  # a tensor or an array of token ids
+            prompt = prompt.tolist()
         if isinstance(prompt, str):
-            if tokenizer is None:
-                raise UserError("prompts given as text need a tokenizer: pass one, or pass lists of token ids")
-            ids = list(tokenizer.encode(prompt))
+            ids = Prompt(_encode(prompt, tokenizer, where), text=prompt)
         elif isinstance(prompt, list | tuple) and all(isinstance(token, int) for token in prompt):
-            ids = list(prompt)
+            ids = Prompt(prompt)
+        elif isinstance(prompt, list | tuple) and all(isinstance(m, dict) and "role" in m for m in prompt):
+            ids = _encode_conversation(list(prompt), tokenizer, where)
+        elif isinstance(prompt, dict) and "role" in prompt:
+            raise UserError(f"{where} is a message: a conversation is a list of messages, [{{...}}], even of one")
         else:
-            raise UserError(f"prompt {number} is neither text nor a list of token ids: {str(prompt)[:60]!r}")
+            raise UserError(
+                f"{where} is neither text, nor a list of token ids, nor a list of messages with role and content: "
+                f"{str(prompt)[:60]!r}"
+            )
         if not ids:
-            raise UserError(f"prompt {number} is empty: give it at least one token")
+            raise UserError(f"{where} is empty: give it at least one token")
         if min(ids) < 0 or max(ids) >= vocab_size:
-            raise UserError(f"prompt {number} holds a token that the policy (vocabulary {vocab_size}) does not know")
-        encoded.append(ids if prompt_length is None else ids[-prompt_length:])
+            raise UserError(f"{where} holds a token that the policy (vocabulary {vocab_size}) does not know")
+        encoded.append(ids if prompt_length is None else _cut(ids, prompt_length, tokenizer, where))
     if not encoded:
         raise UserError("there are no prompts: give at least one")
     return encoded
 
 
-def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    """Token ids -> text without special tokens, for reward functions and for reading."""
+def _listed(source: Any) -> Iterable[Any]:
+    """The prompts one by one, out of whatever holds them."""
+    if isinstance(source, str | Path):
+        return [row["prompt"] for row in read_jsonl(source, {"prompt": (str, list)})]
+    columns = getattr(source, "column_names", None)
+    if isinstance(source, dict):
+        raise UserError(f"the prompts are several data sets ({', '.join(map(str, source))}): choose one")
+    if not hasattr(source, "__len__"):
+        raise UserError(
+            f"the prompts are a {type(source).__name__}, which has no length: give a list, or a datasets.Dataset "
+            "that is not streamed"
+        )
+    if columns is None:
+        return source
+    if "prompt" not in columns:
+        rename = ': dataset.rename_column("input_ids", "prompt")' if "input_ids" in columns else ""
+        raise UserError(f'the prompts need a column "prompt"; this dataset has {", ".join(columns)}{rename}')
+    return source["prompt"]
+
+
+def _encode(text: str, tokenizer: Any, where: str) -> list[int]:
+    """Token ids of a text, with the tokenizer's BOS if it has the habit and never with its EOS: a prompt goes on."""
     if tokenizer is None:
-        raise UserError("a reward function reads text: pass the tokenizer")
-    special = set(getattr(tokenizer, "all_special_ids", ()))
+        raise UserError(f"{where} is text and needs a tokenizer: pass one, or pass lists of token ids")
+    ids = list(tokenizer.encode(text))
+    eos = getattr(tokenizer, "eos_token", None)
+    if eos is not None and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(eos):
+        ids.pop()
+    return ids
 
-    def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode([token for token in ids if token not in special]))
 
-    return decode
+def _encode_conversation(messages: Conversation, tokenizer: Any, where: str) -> Prompt:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise UserError(
+            f"{where} is a conversation, and the tokenizer has no chat template: set tokenizer.chat_template, or "
+            "give the prompts as text"
+        )
+    open_reply = messages[-1]["role"] == "assistant"
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=not open_reply, continue_final_message=open_reply
+        )
+    except Exception as error:  # a template raises what it likes: jinja's errors, TypeError, KeyError
+        raise UserError(f"{where}: the chat template does not take this conversation ({error})") from error
+    # The template has written all special tokens, BOS too.
+    return Prompt(tokenizer.encode(text, add_special_tokens=False), text, messages)
 
 
-def without_stop(response: Sequence[int], stop_ids: Collection[int]) -> Sequence[int]:
-    """A response's ids without the stop token that ended it."""
-    return response[:-1] if response and response[-1] in stop_ids else response
+def _cut(prompt: Prompt, length: int, tokenizer: Any, where: str) -> Prompt:
+    if len(prompt) <= length:
+        return prompt
+    if prompt.messages is not None:
+        raise UserError(
+            f"{where} is a conversation of {len(prompt)} tokens, more than prompt_length {length}: raise it, or "
+            "leave such prompts out"
+        )
+    bos = getattr(tokenizer, "bos_token_id", None)
+    kept = prompt[:1] if bos is not None and prompt[0] == bos and length > 1 else []
+    return Prompt(kept + prompt[len(prompt) - length + len(kept) :], prompt.text)

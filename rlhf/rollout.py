@@ -4,6 +4,7 @@
 values into tensors that are allocated once, and drops the rows of responses that have stopped.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,10 @@ class HFCachedModel:
         own_layers = DynamicCache(config=model.config).layers
         self.layers = len(own_layers) if all(type(layer) is DynamicLayer for layer in own_layers) else 0
         self.attention = model.config._attn_implementation
+        # Attention with linear biases (ALiBi) counts positions off the mask, and needs it as it is.
+        counts_positions = "position_ids" not in inspect.signature(model.forward).parameters
+        counts_positions |= bool(getattr(model.config, "alibi", False))
+        self.makes_mask = bool(self.layers) and self.attention in ("eager", "sdpa") and not counts_positions
 
     def start(self, batch_size: int, length: int) -> RowCache:
         """An empty cache for rows of at most `length` positions."""
@@ -106,7 +111,7 @@ class HFCachedModel:
         if key_mask is None:
             key_mask = ids.new_ones(len(ids), cache.filled + ids.shape[1], dtype=torch.bool)
         mask: Tensor = key_mask.long()
-        if self.layers and self.attention in ("eager", "sdpa"):
+        if self.makes_mask:
             mask = self._attention_mask(key_mask, ids.shape[1])
         output = self.model(
             input_ids=ids,

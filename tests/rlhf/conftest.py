@@ -4,11 +4,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
@@ -66,3 +71,23 @@ def reward_model() -> Callable[..., PreTrainedModel]:
         return _build(cls, _config(kind, num_labels=1, **changes), seed, std)
 
     return build
+
+
+@pytest.fixture
+def letters() -> Callable[..., PreTrainedTokenizerFast]:
+    """`letters("ab…", eos, pad)`: a tokenizer whose tokens are single characters in this order, then the two."""
+
+    def build(alphabet: str, eos: str, pad: str) -> PreTrainedTokenizerFast:
+        words = {character: i for i, character in enumerate([*alphabet, eos, pad])}
+        backend = Tokenizer(WordLevel(words, unk_token=alphabet[0]))
+        backend.pre_tokenizer = Split("", "isolated")
+        backend.decoder = Fuse()
+        return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos, pad_token=pad)
+
+    return build
+
+
+@pytest.fixture
+def tokenizer(letters: Callable[..., PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
+    """The letters a to v, ids 0 to 21, then EOS and PAD."""
+    return letters("abcdefghijklmnopqrstuv", "<eos>", "<pad>")

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from pretrain.sampling import generate
-from rlhf.models import ModelReward, PolicyModel, ValueModel
+from rlhf.models import PolicyModel, ValueModel
+from rlhf.rewards import ModelReward
 from rlhf.rollout import HFCachedModel, PreallocatedLayer, pack, position_ids, response_mask
 
 CPU = torch.device("cpu")

@@ -1,0 +1,68 @@
+"""What PPO asks of a tokenizer, if there is one: to be found, to decode, and to say what ends a response."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel
+
+from data.console import UserError
+
+ModelSource = str | Path | PreTrainedModel
+"""A folder, a hub name, or the model itself."""
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The tokenizer beside a model, or None: in its folder or hub repository, for a model where it came from."""
+    name = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    if not name:
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError):  # no tokenizer there; a model that cannot be loaded says so itself
+        return None
+    # Of a folder without tokenizer files transformers makes one of the model's kind that knows no word.
+    return tokenizer if len(tokenizer.get_vocab()) > len(tokenizer.get_added_vocab()) else None
+
+
+def same_tokens(ours: Any, theirs: Any) -> bool:
+    """Whether each of our tokenizer's ids is the same token to theirs; where one cannot be asked, it is assumed."""
+    if not (hasattr(ours, "get_vocab") and hasattr(theirs, "get_vocab")):
+        return True
+    return bool(ours.get_vocab().items() <= theirs.get_vocab().items())
+
+
+def find_stop_ids(configured: Collection[int] | None, tokenizer: Any, lm: PreTrainedModel) -> frozenset[int]:
+    """What ends a response: the configured ids (perhaps none), or the EOS of the tokenizer, or of the model.
+
+    Chat models have several: where the model's generation settings name others beside the tokenizer's EOS, these
+    count too. UserError where there is none.
+    """
+    if configured is not None:
+        return frozenset(configured)
+    named = getattr(lm.generation_config, "eos_token_id", None)
+    generation = frozenset([named] if isinstance(named, int) else named or ())
+    eos = getattr(tokenizer, "eos_token_id", None)
+    # Settings that do not know the tokenizer's EOS are another tokenizer's, as a new configuration's defaults are.
+    found = generation if eos is None or eos in generation else frozenset([eos])
+    if not found:
+        raise UserError(
+            "no token ends a response: the tokenizer has no EOS; name one with stop_token_ids, or set it to () if "
+            "every response shall have the full length"
+        )
+    return found
+
+
+def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Token ids -> text without special tokens, for reward functions and for reading."""
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode([token for token in ids if token not in special]))
+
+    return decode
+
+
+def without_stop(response: Sequence[int], stop_ids: Collection[int]) -> Sequence[int]:
+    """A response's ids without the stop token that ended it."""
+    return response[:-1] if response and response[-1] in stop_ids else response
