@@ -1,6 +1,6 @@
 """What a pretraining run is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from data.console import UserError
@@ -90,6 +90,11 @@ class PretrainConfig(StageOptions):
     """Steps in half a cycle, from bound to bound."""
     gamma: float = 0.9999
     """exp_range: the cycles' height shrinks by this factor every step."""
+    teachers: int = 0
+    """Models that are trained first, in RUN/teachers/, the same but for seed and steps; this one then learns their
+    mean prediction instead of the token that came (Hinton et al., arXiv 1503.02531)."""
+    teacher_steps: int = 1000
+    """Optimizer steps of each teacher."""
     max_grad_norm: float | None = None
     """Clip the gradient's norm."""
 
@@ -128,6 +133,19 @@ class PretrainConfig(StageOptions):
             initialisation=self.initialisation,
         )
 
+    def teacher_configs(self) -> list["PretrainConfig"]:
+        """The runs that come before this one, in RUN/teachers/1, 2, …"""
+        return [
+            replace(
+                self,
+                run=self.run / "teachers" / str(number),
+                seed=self.seed + 1000 * number,
+                steps=self.teacher_steps,
+                teachers=0,
+            )
+            for number in range(1, self.teachers + 1)
+        ]
+
     def micro_batches(self, processes: int) -> tuple[int, int]:
         """(sequences a forward pass, forward passes a step) on one of `processes`."""
         share, rest = divmod(self.batch_size, processes)
@@ -142,7 +160,7 @@ class PretrainConfig(StageOptions):
 
     def validate(self) -> None:
         """Raise UserError for a configuration that cannot be trained."""
-        for name in ("steps", "batch_size", "step_size", "eval_every", "save_every"):
+        for name in ("steps", "batch_size", "step_size", "eval_every", "save_every", "teacher_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "muon_learning_rate", "gamma", "adam_eps"):
@@ -154,6 +172,8 @@ class PretrainConfig(StageOptions):
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.teachers < 0:
+            raise UserError(f"teachers must not be negative, not {self.teachers}")
         if self.schedule in CYCLIC_SCHEDULES and self.warmup_fraction > 0:
             raise UserError(f"schedule {self.schedule} begins at its lower bound: set warmup_fraction to 0")
         self.model_config(vocab_size=1)

@@ -261,7 +261,9 @@ class GPT(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V) of ids (B, T), or with `targets` (B, T) the mean cross-entropy in nats.
+        """Logits (B, T, V) of ids (B, T), or with `targets` the mean cross-entropy in nats.
+
+        Targets are ids (B, T), or distributions (B, T, V).
 
         T may not exceed the context. Logits and loss are float32.
         """
@@ -281,7 +283,7 @@ class GPT(nn.Module):
         logits = F.linear(self.norm(x), head.to(x.dtype)).float()
         if targets is None:
             return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1))
 
     def start(self, batch_size: int, length: int) -> Decoding:
         """See `pretrain.sampling.CachedModel.start`."""

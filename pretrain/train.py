@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pretrain.progress import progress_bar
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
 from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
+from pretrain.teachers import load_teachers, mean_prediction
 
 
 def share_cpus() -> bool:
@@ -138,6 +139,7 @@ class Pretraining:
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, config))
         self.parallel, self.optimizers = prepared[0], list(prepared[1:])
         self.trained = torch.compile(self.parallel) if config.compile else self.parallel
+        self.teachers = load_teachers(config, self.model)
         set_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
         self.progress = Progress()
 
@@ -181,8 +183,11 @@ class Pretraining:
         batch = self.windows.batch(step)[first : first + share].to(self.accelerator.device)
         for number, part in enumerate(batch.split(self.micro)):
             last = number == self.accumulation - 1
+            ids, targets = part[:, :-1], part[:, 1:]
+            if self.teachers:
+                targets = mean_prediction(self.teachers, ids)
             with nullcontext() if last else self.accelerator.no_sync(self.parallel):
-                loss = self.trained(part[:, :-1], part[:, 1:]) / self.accumulation
+                loss = self.trained(ids, targets) / self.accumulation
                 self.accelerator.backward(loss)
             self.progress.loss_sum += loss.item()
         if config.max_grad_norm is not None:
@@ -261,7 +266,14 @@ class Pretraining:
 
 
 def pretrain(config: PretrainConfig, preset: str) -> Path:
-    """Train a GPT from scratch and leave it in RUN/pretrain; returns that folder."""
+    """Train a GPT from scratch and leave it in RUN/pretrain; returns that folder. Its teachers, if any, come first."""
+    config.validate()
+    for teacher in config.teacher_configs():
+        if config.overwrite or not (teacher.run / "pretrain").exists():
+            started = (teacher.run / ".pretrain.partial").exists()
+            pretrain(replace(teacher, resume=config.resume and started), preset)
+    if config.teachers and config.resume and not (config.run / ".pretrain.partial").exists():
+        config = replace(config, resume=False)  # it was a teacher that was interrupted
     run = Pretraining(config)
     folder = open_stage("pretrain", config)
     announce("pretrain", run.describe())
