@@ -1,6 +1,6 @@
 """What a pretraining run is made of."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from data.console import UserError
@@ -91,10 +91,10 @@ class PretrainConfig(StageOptions):
     gamma: float = 0.9999
     """exp_range: the cycles' height shrinks by this factor every step."""
     teachers: int = 0
-    """Models that are trained first, in RUN/teachers/, the same but for seed and steps; this one then learns their
-    mean prediction instead of the token that came (Hinton et al., arXiv 1503.02531)."""
-    teacher_steps: int = 1000
-    """Optimizer steps of each teacher."""
+    """Models that are trained first, in RUN/teachers/, each from a seed of its own; this one then learns their mean
+    prediction instead of the token that came (Hinton et al., arXiv 1503.02531)."""
+    teacher_preset: str = "laptop"
+    """What the teachers are, except for corpus and tokenizer, which are this model's."""
     max_grad_norm: float | None = None
     """Clip the gradient's norm."""
 
@@ -133,19 +133,6 @@ class PretrainConfig(StageOptions):
             initialisation=self.initialisation,
         )
 
-    def teacher_configs(self) -> list["PretrainConfig"]:
-        """The runs that come before this one, in RUN/teachers/1, 2, …"""
-        return [
-            replace(
-                self,
-                run=self.run / "teachers" / str(number),
-                seed=self.seed + 1000 * number,
-                steps=self.teacher_steps,
-                teachers=0,
-            )
-            for number in range(1, self.teachers + 1)
-        ]
-
     def micro_batches(self, processes: int) -> tuple[int, int]:
         """(sequences a forward pass, forward passes a step) on one of `processes`."""
         share, rest = divmod(self.batch_size, processes)
@@ -160,7 +147,7 @@ class PretrainConfig(StageOptions):
 
     def validate(self) -> None:
         """Raise UserError for a configuration that cannot be trained."""
-        for name in ("steps", "batch_size", "step_size", "eval_every", "save_every", "teacher_steps"):
+        for name in ("steps", "batch_size", "step_size", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "muon_learning_rate", "gamma", "adam_eps"):

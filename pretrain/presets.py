@@ -117,14 +117,10 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
     "laptop-best": (
         "2 CPU cores, 10 minutes: the lowest loss",
         PretrainConfig(
-            width=128,
-            heads=2,
-            feed_forward=344,
             teachers=3,
-            teacher_steps=800,
-            steps=1500,
-            eval_every=1500,
-            save_every=500,
+            steps=1300,
+            eval_every=1300,
+            save_every=325,
         ),
     ),
     "gpu": (

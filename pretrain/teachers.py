@@ -1,6 +1,7 @@
 """Learning from other models' predictions: what several know, in one (Hinton et al., arXiv 1503.02531)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,18 +10,44 @@ from data.console import UserError
 from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT
+from pretrain.presets import PRESETS
 from pretrain.stage import read_stage, settings
 
 
-def load_teachers(config: PretrainConfig, pupil: GPT) -> list[GPT]:
-    """The finished models of `config.teacher_configs()`, in evaluation mode, where and as the pupil computes."""
+def teacher_configs(config: PretrainConfig) -> list[PretrainConfig]:
+    """The runs that come before a run of `config`, in RUN/teachers/1, 2, …; UserError if they could not teach it."""
+    if not config.teachers:
+        return []
+    if config.family not in ("gpt2", "modern"):
+        raise UserError(f"a model of the ladder ({config.family}) learns without teachers: set teachers to 0")
+    if config.teacher_preset not in PRESETS:
+        raise UserError(f"no preset is called {config.teacher_preset}: --teacher-preset is one of {', '.join(PRESETS)}")
+    preset = PRESETS[config.teacher_preset][1]
+    if preset.teachers or preset.context_length < config.context_length:
+        raise UserError(f"preset {config.teacher_preset} cannot teach: it has teachers itself or a shorter context")
+    return [
+        replace(
+            preset,
+            corpus=config.corpus,
+            tokenizer=config.tokenizer,
+            vocab_size=config.vocab_size,
+            run=config.run / "teachers" / str(number),
+            seed=config.seed + 1000 * number,
+            overwrite=config.overwrite,
+        )
+        for number in range(1, config.teachers + 1)
+    ]
+
+
+def load_teachers(config: PretrainConfig, device: torch.device, dtype: torch.dtype) -> list[GPT]:
+    """The finished models of `teacher_configs`, in evaluation mode; `dtype` is what they compute in."""
     teachers = []
-    for teacher_config in config.teacher_configs():
+    for teacher_config in teacher_configs(config):
         folder = teacher_config.run / "pretrain"
         if read_stage(folder).config != settings(teacher_config):
             raise UserError(f"{folder} was made with other settings: add --overwrite to make it anew")
-        teacher = load_model(folder, pupil.device)
-        teacher.compute_dtype = pupil.compute_dtype
+        teacher = load_model(folder, device)
+        teacher.compute_dtype = dtype
         teachers.append(teacher)
     return teachers
 

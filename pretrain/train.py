@@ -26,7 +26,7 @@ from pretrain.progress import progress_bar
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
 from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
-from pretrain.teachers import load_teachers, mean_prediction
+from pretrain.teachers import load_teachers, mean_prediction, teacher_configs
 
 
 def share_cpus() -> bool:
@@ -139,7 +139,7 @@ class Pretraining:
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, config))
         self.parallel, self.optimizers = prepared[0], list(prepared[1:])
         self.trained = torch.compile(self.parallel) if config.compile else self.parallel
-        self.teachers = load_teachers(config, self.model)
+        self.teachers = load_teachers(config, self.accelerator.device, self.model.compute_dtype)
         set_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
         self.progress = Progress()
 
@@ -268,10 +268,10 @@ class Pretraining:
 def pretrain(config: PretrainConfig, preset: str) -> Path:
     """Train a GPT from scratch and leave it in RUN/pretrain; returns that folder. Its teachers, if any, come first."""
     config.validate()
-    for teacher in config.teacher_configs():
+    for teacher in teacher_configs(config):
         if config.overwrite or not (teacher.run / "pretrain").exists():
             started = (teacher.run / ".pretrain.partial").exists()
-            pretrain(replace(teacher, resume=config.resume and started), preset)
+            pretrain(replace(teacher, resume=config.resume and started), config.teacher_preset)
     if config.teachers and config.resume and not (config.run / ".pretrain.partial").exists():
         config = replace(config, resume=False)  # it was a teacher that was interrupted
     run = Pretraining(config)

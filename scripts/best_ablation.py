@@ -25,11 +25,11 @@ ROWS = {
     BASE: "",
     "no teachers": "--teachers 0",
     "no teachers, dropout .2": "--teachers 0 --dropout 0.2",
-    "no teachers, 800 steps: a teacher": "--teachers 0 --steps 800",
     "one teacher": "--teachers 1",
+    "as narrow as a teacher": "--width 128 --heads 2 --feed-forward 344",
+    "… and 1,500 steps": "--width 128 --heads 2 --feed-forward 344 --steps 1500",
+    "half the steps": "--steps 650",
     "five teachers": "--teachers 5",
-    "half the steps": "--steps 750",
-    "twice the steps": "--steps 3000",
 }
 STRIDE = 32
 

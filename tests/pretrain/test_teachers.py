@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import pretrain.train
 from data.console import UserError
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT, GPTConfig
-from pretrain.teachers import mean_prediction
+from pretrain.presets import PRESETS
+from pretrain.teachers import mean_prediction, teacher_configs
 from pretrain.train import Pretraining
 from pretrain.train import pretrain as train
 
@@ -36,27 +38,25 @@ def test_the_loss_against_what_teachers_expect_by_hand() -> None:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> PretrainConfig:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainConfig:
     text = tmp_path / "text.txt"
     text.write_text("the king gives the queen a sword and takes a crown from the queen.\n" * 120, "utf-8")
-    return PretrainConfig(
-        corpus=str(text),
-        run=tmp_path / "run",
-        vocab_size=280,
+    tiny = PretrainConfig(
         width=16,
         layers=1,
         heads=1,
         feed_forward=16,
         context_length=16,
-        teachers=2,
-        teacher_steps=8,
-        steps=12,
+        steps=8,
         batch_size=4,
         eval_every=4,
         save_every=3,
         sample_tokens=4,
         precision="fp32",
     )
+    monkeypatch.setitem(PRESETS, "tiny", ("for this test", tiny))
+    changes = {"corpus": str(text), "vocab_size": 280, "width": 32, "heads": 2, "steps": 12}
+    return replace(tiny, **changes, teachers=2, teacher_preset="tiny", run=tmp_path / "run")
 
 
 def weights(run: Path) -> bytes:
@@ -70,7 +70,7 @@ def test_teachers_come_first_and_a_stop_in_one_of_them_changes_nothing(
     first, second = (weights(config.run / "teachers" / name) for name in ("1", "2"))
     assert first != second
     lines = (config.run / "pretrain" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["nats_per_char"] < json.loads(lines[0])["nats_per_char"]
+    assert json.loads(lines[-1])["train_nats_per_token"] < json.loads(lines[0])["train_nats_per_token"]
 
     stopped = replace(config, run=tmp_path / "stopped")
     learn, runs = pretrain.train.Pretraining.step, []
@@ -93,11 +93,25 @@ def test_teachers_come_first_and_a_stop_in_one_of_them_changes_nothing(
 
 def test_teachers_of_another_kind_are_not_taken(config: PretrainConfig) -> None:
     train(config, "test")
-    changed = replace(config, learning_rate=0.001)
+    changed = replace(config, seed=5)
     with pytest.raises(UserError, match="teachers/1/pretrain was made with other settings: add --overwrite"):
         train(changed, "test")
     before = weights(config.run / "teachers" / "1")
     train(replace(changed, overwrite=True), "test")
     assert weights(config.run / "teachers" / "1") != before
-    with pytest.raises(UserError, match="teachers must not be negative"):
-        train(replace(config, teachers=-1), "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": -1}, "teachers must not be negative"),
+        ({"teacher_preset": "socrates"}, "no preset is called socrates"),
+        ({"context_length": 24}, "preset tiny cannot teach"),
+    ],
+)
+def test_who_cannot_teach_is_refused(config: PretrainConfig, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(replace(config, **changes), "test")
+    assert not config.run.exists()
+    with pytest.raises(UserError, match="learns without teachers"):
+        teacher_configs(replace(config, family="one-head"))
