@@ -4,7 +4,7 @@ PRESET ?= laptop
 RUN ?= runs/demo
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-ppo clean
 
 demo: .venv/installed
 	PYTHON=$(BIN)/python scripts/run_pipeline.sh $(PRESET) $(RUN)
@@ -20,6 +20,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python scripts/bench.py
+
+bench-ppo: .venv/installed
+	$(BIN)/python scripts/bench_ppo.py $(if $(wildcard $(RUN)),--run $(RUN))
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
