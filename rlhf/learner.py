@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.console import UserError
 from rlhf import losses
+from rlhf.adapters import trainable
 from rlhf.experience import Rollout, micro_batches, unflatten
 from rlhf.models import PolicyModel, ValueModel
 from rlhf.ppo_config import PPOConfig
@@ -50,7 +51,7 @@ class Learner:
             config.learning_rate if config.value_learning_rate is None else config.value_learning_rate,
         )
         policy_optimizer, value_optimizer = (
-            torch.optim.Adam(model.parameters(), rate, betas, config.adam_eps, fused=True)
+            torch.optim.Adam(trainable(model).values(), rate, betas, config.adam_eps, fused=True)
             for model, rate in zip((policy, value), self.rates, strict=True)
         )
         # The wrapped models average their gradients over the processes.

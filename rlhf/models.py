@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.console import UserError
+from rlhf.adapters import add_adapter, for_value, share_weights
 from rlhf.rollout import context_length, position_ids
 from rlhf.tokens import ModelSource
 
@@ -108,10 +109,17 @@ def _load(auto: Any, source: ModelSource, role: str) -> PreTrainedModel:
         raise UserError(f"cannot load the {role} from {source}: {reason}") from error
 
 
-def value_backbone(model: PreTrainedModel) -> PreTrainedModel:
-    """A trainable copy of the body (no head) of a reward model or of a policy."""
-    body: Any = copy.deepcopy(model.base_model)
-    body.requires_grad_(True)
+def value_backbone(model: PreTrainedModel, peft_config: Any = None) -> PreTrainedModel:
+    """The body (no head) of a reward model or of a policy to learn with: a copy, or an adapter on the same weights."""
+    body: Any
+    if peft_config is None:
+        body = copy.deepcopy(model.base_model)
+        body.requires_grad_(True)
+        return body
+    # The whole model is adapted, so that its layers have the names that the policy's have.
+    shared = share_weights(model)
+    add_adapter(shared, for_value(peft_config), "value model")
+    body = shared.base_model
     return body
 
 

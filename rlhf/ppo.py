@@ -24,6 +24,7 @@ from data.console import UserError
 from pretrain.sampling import generate, plain_matmul
 from pretrain.train import share_cpus
 from rlhf import losses, training_state
+from rlhf.adapters import add_adapter, check_peft, share_weights
 from rlhf.experience import Episodes, Rollout, micro_batches, pad_rows
 from rlhf.kl import AdaptiveKL, FixedKL, KLController, k1, k3
 from rlhf.learner import Diverged, Learner
@@ -62,6 +63,8 @@ class PPOTrainer:
     reference: where the KL is measured from; None: a copy of the policy as it is now.
     value: sequence-classification model that the value starts from; None: the (first) reward model, or the
         policy's own body when the reward is a function. Its head starts at zero either way.
+    peft_config: of the package peft, such as `LoraConfig(r=16)`: policy and value learn an adapter each, on weights
+        that are frozen and shared with the reference and the reward model. None: all weights learn.
     eval_hook: called with the trainer every `config.eval_every` updates; its figures join the metrics.
 
     `on_update` is a list of callbacks `(trainer, metrics)`, called after every update in every process.
@@ -77,6 +80,7 @@ class PPOTrainer:
         tokenizer: Any = None,
         reference: ModelSource | None = None,
         value: ModelSource | None = None,
+        peft_config: Any = None,
         eval_hook: Callable[["PPOTrainer"], Metrics] | None = None,
     ) -> None:
         self.config = config
@@ -85,6 +89,8 @@ class PPOTrainer:
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
         config.check(self.accelerator.num_processes)
+        if peft_config is not None:
+            check_peft(peft_config)
         self.micro_rows = config.micro_rows(self.accelerator.num_processes)
         if self.device.type == "cpu":
             torch.set_float32_matmul_precision("medium")  # oneDNN's kernels: faster, as exact without AMX
@@ -98,19 +104,23 @@ class PPOTrainer:
         encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
         self.prompt_order = PromptOrder(encoded, config.seed)
         length = max(map(len, encoded)) + config.response_length
-        # Copies are made before anything is trained or prepared.
-        reference_lm = copy.deepcopy(lm) if reference is None or reference is policy else load_policy(reference)
+        # Copies are made before anything is trained or prepared; those beside an adapter share its frozen weights.
+        copied = copy.deepcopy if peft_config is None else share_weights
+        reference_lm = copied(lm) if reference is None or reference is policy else load_policy(reference)
         tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, self.pad_id, length)
         self.reward, first_reward_model = build_reward(reward, tokens, self.micro_rows, self.device)
         start = load_classifier(value, "value model") if value is not None else first_reward_model
-        self.value = ValueModel(value_backbone(lm if start is None else start))
+        self.value = ValueModel(value_backbone(lm if start is None else start, peft_config))
         for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
             check_reads(model, role, vocab_size, length)
             choose_attention(model, self.device)
         for role, given in (("reference", reference), ("value model", value)):
             if given is not None and not same_tokens(tokenizer, load_tokenizer(given)):
                 raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
-        self.policy = PolicyModel(lm.requires_grad_(True))
+        self.peft_config = peft_config
+        self.adapted = lm.requires_grad_(True) if peft_config is None else add_adapter(lm, peft_config, "policy")
+        """The policy as it is saved: peft's model around it, where it has an adapter."""
+        self.policy = PolicyModel(lm)
         self.reference = PolicyModel(reference_lm).to(self.device).requires_grad_(False)
 
         self.kl_controller: KLController = FixedKL(config.kl_coef)
@@ -278,9 +288,12 @@ class PPOTrainer:
     # ---- saving ----
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy, and the tokenizer if there is one, as a plain Hugging Face checkpoint."""
+        """Write the policy, and the tokenizer if there is one, as a plain Hugging Face checkpoint.
+
+        With a `peft_config` only the adapter is written, as peft's own `save_pretrained` does.
+        """
         if self.accelerator.is_main_process:
-            self.policy.lm.save_pretrained(folder)
+            self.adapted.save_pretrained(folder)
             if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)
         self.accelerator.wait_for_everyone()

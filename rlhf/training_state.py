@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from data.console import UserError
+from rlhf.adapters import describe, trainable
 
 if TYPE_CHECKING:
     from rlhf.ppo import PPOTrainer
 
-VERSION = 1
+VERSION = 2
 FREE_SETTINGS = {"output_dir", "save_every", "eval_every", "log_samples", "micro_batch_size", "cpu"}
 """Settings that a resumed run may change: they do not alter what is learned."""
 
@@ -54,8 +56,8 @@ def load_state(trainer: "PPOTrainer", folder: str | Path) -> None:
     rank = trainer.accelerator.process_index
     shared, own = _read(folder / "state.pt"), folder / f"random_{rank}.pt"
     _check(trainer, shared, folder)
-    trainer.policy.load_state_dict(shared["policy"])
-    trainer.value.load_state_dict(shared["value"])
+    for network in ("policy", "value"):
+        _restore_weights(getattr(trainer, network), shared[network], folder)
     trainer.learner.policy_optimizer.load_state_dict(shared["policy_optimizer"])
     trainer.learner.value_optimizer.load_state_dict(shared["value_optimizer"])
     trainer.kl_controller.coef = shared["kl_coef"]
@@ -83,7 +85,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _settings(trainer: "PPOTrainer") -> dict[str, Any]:
-    return {name: value for name, value in asdict(trainer.config).items() if name not in FREE_SETTINGS}
+    settings = {name: value for name, value in asdict(trainer.config).items() if name not in FREE_SETTINGS}
+    return settings | {"peft_config": describe(trainer.peft_config)}
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """What is learned, and nothing that stays as it was: of a model with an adapter, the adapter."""
+    return {name: weight.detach() for name, weight in trainable(module).items()}
+
+
+def _restore_weights(module: nn.Module, saved: dict[str, Tensor], folder: Path) -> None:
+    own = _weights(module)
+    if {name: weight.shape for name, weight in own.items()} != {name: weight.shape for name, weight in saved.items()}:
+        raise UserError(f"{folder} is of a run on another model: give the same one, or start without resuming")
+    for name, weight in own.items():
+        weight.copy_(saved[name])
 
 
 def _shared_state(trainer: "PPOTrainer") -> dict[str, Any]:
@@ -92,8 +108,8 @@ def _shared_state(trainer: "PPOTrainer") -> dict[str, Any]:
         "settings": _settings(trainer),
         "processes": trainer.accelerator.num_processes,
         "prompts": trainer.prompt_order.fingerprint,
-        "policy": trainer.policy.state_dict(),
-        "value": trainer.value.state_dict(),
+        "policy": _weights(trainer.policy),
+        "value": _weights(trainer.value),
         "policy_optimizer": trainer.learner.policy_optimizer.state_dict(),
         "value_optimizer": trainer.learner.value_optimizer.state_dict(),
         # The learning rates follow from the number of updates done.

@@ -1,0 +1,89 @@
+"""LoRA and its kin, through peft: small trainable adapters on frozen weights, which all networks share.
+
+Policy and reference are two trees of modules over one set of tensors, and only the policy's has the adapter. So the
+reference is the policy with its adapter disabled, without switching anything; the value has an adapter of its own on
+the policy's or the reward model's tensors.
+"""
+
+import copy
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from data.console import UserError
+
+
+def share_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model's modules over the very same parameters, which it freezes."""
+    model.requires_grad_(False)
+    tensors = {id(parameter): parameter for parameter in model.parameters()}
+    return copy.deepcopy(model, tensors)  # what the memo holds is taken and not copied
+
+
+def check_peft(peft_config: Any) -> None:
+    """Raise UserError where peft is not installed, or where this is no configuration of an adapter of weights."""
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise UserError('peft_config needs the package peft: pip install "shakespeare-rlhf[peft]"') from error
+    if not isinstance(peft_config, PeftConfig):
+        raise UserError(f"peft_config is a {type(peft_config).__name__}: give one of peft's, such as LoraConfig(r=16)")
+    if peft_config.is_prompt_learning:
+        raise UserError(
+            f"{type(peft_config).__name__} adds tokens to the prompt: use an adapter of weights, such as LoRA"
+        )
+
+
+def add_adapter(model: PreTrainedModel, peft_config: Any, role: str) -> Any:
+    """Put a trainable adapter into the model, in place, and return peft's model around it.
+
+    Raises UserError where peft cannot, or where the adapter would change the weights that the reference shares.
+    """
+    from peft import get_peft_model
+
+    weights = dict(model.named_parameters())
+    before = _fingerprint(model)
+    try:
+        adapted = get_peft_model(model, copy.deepcopy(peft_config))  # peft writes into it
+    except ValueError as error:
+        raise UserError(f"peft cannot adapt the {role}: {error}") from error
+    trained = [name for name, weight in weights.items() if weight.requires_grad]
+    with adapted.disable_adapter():
+        changed = not torch.allclose(before, _fingerprint(model), atol=1e-5, rtol=1e-4)
+    if trained or changed:
+        what = f"trains {trained[0]}" if trained else "changes the weights when it is made"
+        raise UserError(
+            f"this adapter {what}, which the reference shares: leave bias at 'none' and init_lora_weights at True"
+        )
+    return adapted
+
+
+def for_value(peft_config: Any) -> Any:
+    """The same adapter for the value model: the body is adapted, and nothing else is trained but its own head."""
+    config = copy.deepcopy(peft_config)
+    config.task_type = config.modules_to_save = None
+    return config
+
+
+def describe(peft_config: Any) -> str | None:
+    """All settings of an adapter as one text, to know it again when a run resumes."""
+    return None if peft_config is None else json.dumps(peft_config.to_dict(), sort_keys=True, default=sorted)
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    """The weights that are learned, by name: all there is to save of a run."""
+    return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+@torch.no_grad()
+def _fingerprint(model: PreTrainedModel) -> Tensor:
+    """Hidden states (1, 3, width) of a few tokens, dropout off."""
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(3, device=model.device)[None]
+    states: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    model.train(was_training)
+    return states
