@@ -13,11 +13,11 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from data.console import UserError
@@ -42,10 +42,21 @@ from rlhf.prompts import PromptOrder, encode_prompts
 from rlhf.rewards import PolicyTokens, RewardSource, build_reward
 from rlhf.rollout import HFCachedModel, pack, response_mask
 from rlhf.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
+from rlhf.trackers import check_trackers, finish_trackers, start_trackers
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
 
 Metrics = dict[str, float]
+
+
+class Callback(Protocol):
+    """Called after every update, in every process, in the order of `PPOTrainer.callbacks`.
+
+    What it adds to `metrics` is logged with the rest. It may look at all of the trainer, and may call `trainer.stop()`,
+    `save` or `save_state` (these two in all processes); it must not change the weights.
+    """
+
+    def __call__(self, trainer: "PPOTrainer", metrics: Metrics) -> None: ...
 
 
 class PPOTrainer:
@@ -66,8 +77,7 @@ class PPOTrainer:
     peft_config: of the package peft, such as `LoraConfig(r=16)`: policy and value learn an adapter each, on weights
         that are frozen and shared with the reference and the reward model. None: all weights learn.
     eval_hook: called with the trainer every `config.eval_every` updates; its figures join the metrics.
-
-    `on_update` is a list of callbacks `(trainer, metrics)`, called after every update in every process.
+    callbacks: called with (trainer, metrics) after every update; see `Callback`.
     """
 
     def __init__(
@@ -82,10 +92,17 @@ class PPOTrainer:
         value: ModelSource | None = None,
         peft_config: Any = None,
         eval_hook: Callable[["PPOTrainer"], Metrics] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config = config
         self.bf16 = _use_bf16(config)
-        self.accelerator = Accelerator(cpu=config.cpu or share_cpus(), mixed_precision="bf16" if self.bf16 else "no")
+        check_trackers(config)
+        self.accelerator = Accelerator(
+            cpu=config.cpu or share_cpus(),
+            mixed_precision="bf16" if self.bf16 else "no",
+            log_with=[*config.report_to] or None,
+            project_dir=config.output_dir,
+        )
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
         config.check(self.accelerator.num_processes)
@@ -135,7 +152,8 @@ class PPOTrainer:
         self.log_history: list[Metrics] = []
         self.samples: list[dict[str, Any]] = []
         self.eval_hook = eval_hook
-        self.on_update: list[Callable[[PPOTrainer, Metrics], None]] = []
+        self.callbacks = list(callbacks)
+        self._stopping = False
 
     @property
     def device(self) -> torch.device:
@@ -144,11 +162,15 @@ class PPOTrainer:
     # ---- the loop ----
 
     def train(self, resume_from: str | Path | None = None) -> list[Metrics]:
-        """Run all updates that are left and return `log_history`; `resume_from`: a folder of `save_state`."""
+        """Run all updates that are left, or until `stop`, and return `log_history`.
+
+        resume_from: a folder of `save_state`.
+        """
         if resume_from is not None:
             self.load_state(resume_from)
+        self._stopping = False
         try:
-            while self.updates_done < self.config.num_updates:
+            while self.updates_done < self.config.num_updates and not self._stopping:
                 self.step()
         except Diverged as error:
             if self.config.output_dir is None:
@@ -156,7 +178,13 @@ class PPOTrainer:
             last_good = Path(self.config.output_dir) / "last_good"
             self.save(last_good)
             raise Diverged(f"{error}; saved in {last_good}") from error
+        finally:
+            finish_trackers(self.accelerator)
         return self.log_history
+
+    def stop(self) -> None:
+        """Let `train` return when this update is done; one process is enough. `train` again goes on."""
+        self._stopping = True
 
     def step(self) -> Metrics:
         """One update: sample, score, learn, log. Raises `Diverged` where a loss is no number or far too large."""
@@ -175,9 +203,15 @@ class PPOTrainer:
         if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
             metrics |= self.eval_hook(self)
         self.log_history.append(metrics)
-        for callback in self.on_update:
+        for callback in self.callbacks:
             callback(self, metrics)
-        if config.save_every and self.updates_done % config.save_every == 0 and config.output_dir is not None:
+        self._stopping = any(gather_object([self._stopping]))  # all processes or none
+        if config.report_to:
+            if not self.accelerator.trackers:
+                start_trackers(self.accelerator, config, self.updates_done - 1)
+            self.accelerator.log(metrics, step=self.updates_done)
+        due = config.save_every and (self.updates_done % config.save_every == 0 or self._stopping)
+        if due and config.output_dir is not None:
             self.save_state(Path(config.output_dir) / "resume")
         return metrics
 

@@ -103,6 +103,17 @@ class PPOConfig:
     """Updates between calls of the trainer's `eval_hook`, if it has one."""
     log_samples: int = 4
     """Responses of each rollout kept in `PPOTrainer.samples` with their scores."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that get the metrics of every update: tensorboard (into `output_dir`), wandb, trackio, or another one
+    of accelerate's. One may be given as a string."""
+    project: str = "ppo"
+    """Name of the project in the trackers; tensorboard's folder in `output_dir`."""
+    run_name: str | None = None
+    """Name of the run in wandb and trackio. None: they make one up."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.report_to, str):
+            self.report_to = () if self.report_to == "none" else (self.report_to,)
 
     @property
     def num_updates(self) -> int:

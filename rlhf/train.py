@@ -167,7 +167,7 @@ def align(config: AlignConfig, preset: str) -> Path:
             + (f" · critic {metrics['eval/critic']:.3f}" if "eval/critic" in metrics else ""),
         )
 
-    trainer.on_update.append(log)
+    trainer.callbacks.append(log)
     with progress_bar("rlhf", trainer.config.num_updates, trainer.updates_done) as bar:
         trainer.train()
     trainer.save(folder.path)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from rlhf.ppo import PPOTrainer
 
 VERSION = 2
-FREE_SETTINGS = {"output_dir", "save_every", "eval_every", "log_samples", "micro_batch_size", "cpu"}
+FREE_SETTINGS = {
+    *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
+    *("micro_batch_size", "cpu"),
+}
 """Settings that a resumed run may change: they do not alter what is learned."""
 
 

@@ -48,7 +48,11 @@ def settings(**changes: Any) -> PPOConfig:
 @pytest.fixture
 def make(causal_lm: Build, reward_model: Build) -> Callable[..., PPOTrainer]:
     def build(kind: str = "qwen3", reward: Any = None, prompts: Any = PROMPTS, **changes: Any) -> PPOTrainer:
-        extra = {key: changes.pop(key) for key in ("tokenizer", "value", "reference", "eval_hook") if key in changes}
+        extra = {
+            key: changes.pop(key)
+            for key in ("tokenizer", "value", "reference", "eval_hook", "callbacks")
+            if key in changes
+        }
         reward = reward_model(kind) if reward is None else reward
         return PPOTrainer(causal_lm(kind), reward, prompts, settings(**changes), **extra)
 
@@ -418,9 +422,13 @@ def test_models_of_two_vocabularies_are_refused(make: Make, reward_model: Build)
 
 
 def test_hooks_see_every_update(make: Make) -> None:
-    trainer = make(total_episodes=80, eval_every=2, eval_hook=lambda t: {"eval/updates": float(t.updates_done)})
     seen: list[float] = []
-    trainer.on_update.append(lambda t, metrics: seen.append(metrics["episode"]))
+    trainer = make(
+        total_episodes=80,
+        eval_every=2,
+        eval_hook=lambda t: {"eval/updates": float(t.updates_done)},
+        callbacks=[lambda t, metrics: seen.append(metrics["episode"])],
+    )
     history = trainer.train()
     assert seen == [16, 32, 48, 64, 80]
     assert [metrics.get("eval/updates") for metrics in history] == [None, 2, None, 4, 5]
