@@ -13,6 +13,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -39,7 +40,7 @@ from rlhf.models import (
 )
 from rlhf.ppo_config import PPOConfig
 from rlhf.prompts import PromptOrder, encode_prompts
-from rlhf.rewards import PolicyTokens, RewardSource, build_reward
+from rlhf.rewards import PolicyTokens, RewardSource, WeightedReward, build_reward
 from rlhf.rollout import HFCachedModel, pack, response_mask
 from rlhf.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
 from rlhf.trackers import check_trackers, finish_trackers, start_trackers
@@ -247,6 +248,9 @@ class PPOTrainer:
         rollout = self.prepare_rollout(self.evaluate(prompts, responses, reward_scores).gather())
         seconds["time/scoring"] = time.perf_counter() - clock
         rollout.metrics |= seconds
+        if isinstance(self.reward, WeightedReward):
+            shares = gather_object([self.reward.means])
+            rollout.metrics |= {f"objective/rewards/{n}": fmean(share[n] for share in shares) for n in shares[0]}
         return rollout
 
     @torch.no_grad()

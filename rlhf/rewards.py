@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,13 +44,17 @@ class PolicyTokens:
     length: int
     """Tokens of prompt and response at most."""
 
+    @cached_property
+    def decode(self) -> Callable[[Sequence[int]], str]:
+        return decoder(self.tokenizer)
+
     def response_text(self, response: Sequence[int]) -> str:
         """A response as text, without the token that ended it."""
-        return decoder(self.tokenizer)(without_stop(response, self.stop_ids))
+        return self.decode(without_stop(response, self.stop_ids))
 
     def prompt_text(self, prompt: Prompt) -> str:
         """A prompt as it was given; of a conversation what the chat template wrote, special tokens included."""
-        return decoder(self.tokenizer)(prompt) if prompt.text is None else prompt.text
+        return self.decode(prompt) if prompt.text is None else prompt.text
 
 
 class ModelReward:
@@ -181,14 +186,19 @@ class FunctionReward:
 
 
 class WeightedReward:
-    """The weighted sum of several rewards."""
+    """The weighted sum of several rewards, each with its name in the log.
 
-    def __init__(self, parts: list[tuple[Reward, float]]) -> None:
+    `means` holds the mean of each over the last call, before its weight.
+    """
+
+    def __init__(self, parts: dict[str, tuple[Reward, float]]) -> None:
         self.parts = parts
+        self.means: dict[str, float] = {}
 
     def __call__(self, prompts: Sequence[Prompt], responses: Responses) -> Tensor:
-        weighted = [weight * reward(prompts, responses) for reward, weight in self.parts]
-        return torch.stack(weighted).sum(0)
+        scores = {name: reward(prompts, responses) for name, (reward, _) in self.parts.items()}
+        self.means = {name: score.mean().item() for name, score in scores.items()}
+        return torch.stack([weight * scores[name] for name, (_, weight) in self.parts.items()]).sum(0)
 
 
 def build_reward(
@@ -203,9 +213,14 @@ def build_reward(
     batch_rows: sequences per forward pass of a model. UserError on what gives no reward.
     """
     if isinstance(source, list | tuple):
-        built = [(build_reward(part, policy, batch_rows, device), weight) for part, weight in _weighted(source)]
-        first = next((model for (_, model), _ in built if model is not None), None)
-        return WeightedReward([(part, weight) for (part, _), weight in built]), first
+        parts: dict[str, tuple[Reward, float]] = {}
+        first = None
+        for number, (part, weight) in enumerate(_weighted(source)):
+            reward, model = build_reward(part, policy, batch_rows, device)
+            name = _name(part)
+            parts[name if name and name not in parts else f"{name or 'reward'}_{number}"] = (reward, weight)
+            first = model if first is None else first
+        return WeightedReward(parts), first
     is_model = isinstance(source, str | Path | nn.Module)
     if not is_model:
         return FunctionReward(source, policy, device), None
@@ -230,3 +245,11 @@ def _weighted(source: Sequence[Any]) -> list[tuple[Any, float]]:
         if not math.isfinite(part[1]):
             raise UserError(f"the weight of reward {number} is {part[1]}: give a finite number")
     return [(part, float(weight)) for part, weight in source]
+
+
+def _name(source: Any) -> str:
+    """A function's own name, or the last part of where a model came from; nothing if there is none."""
+    if isinstance(source, PreTrainedModel):
+        source = source.config.name_or_path
+    name = Path(source).name if isinstance(source, str | Path) else getattr(source, "__name__", "")
+    return name if name != "<lambda>" else ""

@@ -113,7 +113,9 @@ def check(folder: Path) -> None:
     trainer = PPOTrainer(folder / "policy", folder / "reward", [*LINES, "so"], config)
     before = [p.clone() for p in trainer.policy.parameters()]
     rollout = trainer.rollout()
-    plain = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+    # The same attention: some fused ones leave out what a model adds to it, such as Gemma's cap.
+    attention = trainer.policy.lm.config._attn_implementation
+    plain = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32, attn_implementation=attention)
     for row, (prompt, response) in enumerate(zip(rollout.prompts, rollout.responses, strict=True)):
         ids = torch.tensor([[*prompt, *response]])
         with torch.no_grad():

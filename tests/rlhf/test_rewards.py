@@ -108,14 +108,35 @@ def test_functions_with_more_parameters_that_have_defaults_are_fine(tokens: Poli
 
 
 def test_several_rewards_add_up_by_their_weights(tokens: PolicyTokens, reward_model: Build) -> None:
+    def length(prompts: list[str], responses: list[str]) -> list[float]:
+        return [float(len(text)) for text in responses]
+
     model = reward_model("qwen3")
     prompts, responses = [Prompt([1, 2]), Prompt([3])], [[4, EOS], [5, 6, 7]]
-    parts = [(lambda p, r: [1.0, 2.0], 3), (model, -0.5), ([(lambda p, r: [10.0, 0.0], 0.1)], 2.0)]
+    parts = [(length, 3), (model, -0.5), ([(lambda p, r: [10.0, 0.0], 0.1)], 2.0), (length, 1.0)]
     reward, first = build_reward(parts, tokens, 2, CPU)
     assert isinstance(reward, WeightedReward)
     assert first is model
     alone = ModelReward(model, 23, 2)(prompts, responses)
-    torch.testing.assert_close(reward(prompts, responses), torch.tensor([5.0, 6.0]) - 0.5 * alone)
+    torch.testing.assert_close(reward(prompts, responses), torch.tensor([6.0, 12.0]) - 0.5 * alone)
+    assert reward.means == pytest.approx(
+        {"length": 2.0, "reward_1": alone.mean().item(), "reward_2": 0.5, "length_3": 2.0}
+    )
+
+
+def test_each_of_several_rewards_is_logged(causal_lm: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    def length(prompts: list[str], responses: list[str]) -> list[float]:
+        return [float(len(text)) for text in responses]
+
+    def one(prompts: list[str], responses: list[str]) -> list[float]:
+        return [1.0] * len(prompts)
+
+    config = PPOConfig(total_episodes=8, batch_size=8, response_length=6, cpu=True)
+    trainer = PPOTrainer(causal_lm("gpt2"), [(length, -2.0), (one, 0.5)], ["ab"], config, tokenizer=tokenizer)
+    (metrics,) = trainer.train()
+    assert metrics["objective/rewards/one"] == 1
+    expected = -2 * metrics["objective/rewards/length"] + 0.5
+    assert metrics["objective/reward_scores"] == pytest.approx(expected, abs=1e-5)
 
 
 # ---- models with a tokenizer of their own ----
