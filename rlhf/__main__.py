@@ -1,13 +1,36 @@
-"""python -m rlhf PRESET [--field value …]"""
+"""python -m rlhf PRESET [--algorithm ppo|rloo|grpo|best-of-n] [--field value …]"""
 
-from data.console import run_command
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data.console import UserError, run_command
 from pretrain.cli import preset_command
+from rlhf.best_of_n import choose_best
 from rlhf.config import PRESETS
+from rlhf.group import align_in_groups
+from rlhf.group_config import BEST_OF_N_PRESETS, GRPO_PRESETS, RLOO_PRESETS
 from rlhf.train import align
+
+ALGORITHMS: dict[str, tuple[dict[str, tuple[str, Any]], Callable[[Any, str], Path]]] = {
+    "ppo": (PRESETS, align),
+    "rloo": (RLOO_PRESETS, align_in_groups),
+    "grpo": (GRPO_PRESETS, align_in_groups),
+    "best-of-n": (BEST_OF_N_PRESETS, choose_best),
+}
+"""The presets of every algorithm, and what runs it."""
 
 
 def main() -> None:
-    align(*preset_command(PRESETS, __doc__))
+    # The algorithm decides which settings there are, so it is read before them.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algorithm", default="ppo")
+    name = parser.parse_known_args()[0].algorithm
+    if name not in ALGORITHMS:
+        raise UserError(f"--algorithm {name} does not exist: choose one of {', '.join(ALGORITHMS)}")
+    presets, run = ALGORITHMS[name]
+    run(*preset_command(presets, __doc__))
 
 
 if __name__ == "__main__":

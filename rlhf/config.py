@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -13,9 +13,12 @@ from rlhf.ppo_config import PPOConfig
 
 
 @dataclass(kw_only=True)
-class AlignConfig(StageOptions, PPOConfig):
-    """Align the SFT model with PPO against the reward model of the run."""
+class AlignOptions(StageOptions):
+    """What every algorithm of the alignment stage takes."""
 
+    algorithm: Literal["ppo", "rloo", "grpo", "best-of-n"] = "ppo"
+    """ppo: ours. rloo, grpo: by TRL's trainers. best-of-n: no training, the SFT model's best reply of n. Each has
+    settings of its own: `--algorithm NAME PRESET --help` shows them."""
     reward: str = "model"
     """model: RUN/reward. critic: the critic itself, the ceiling of what a reward model can teach; that policy is
     left in RUN/rlhf-critic. module:callable: your function, called as callable(prompt, response) -> float."""
@@ -24,19 +27,26 @@ class AlignConfig(StageOptions, PPOConfig):
     eval_prompts: int = 128
     """Held-out prompts on which the critic judges the policy as it learns, at most as many as there are."""
 
-    output_dir: tyro.conf.Suppress[Path | None] = None
     prompt_length: tyro.conf.Suppress[int] = 64
     response_length: tyro.conf.Suppress[int] = 64
 
     @property
     def folder_name(self) -> str:
-        """The ceiling stands beside the aligned model, for the comparison to show both."""
-        return "rlhf-critic" if self.reward == "critic" else "rlhf"
+        """PPO's model is the aligned one; other algorithms, and the ceiling, stand beside it to be compared."""
+        name = "rlhf" if self.algorithm == "ppo" else f"rlhf-{self.algorithm}"
+        return f"{name}-critic" if self.reward == "critic" else name
 
     def inherit(self, sft: StageRecord) -> None:
         """Take the lengths that the SFT model was trained with."""
         self.prompt_length = sft.config["prompt_length"]
         self.response_length = sft.config["response_length"]
+
+
+@dataclass(kw_only=True)
+class AlignConfig(AlignOptions, PPOConfig):
+    """Align the SFT model with PPO against the reward model of the run."""
+
+    output_dir: tyro.conf.Suppress[Path | None] = None
 
     def ppo(self, output_dir: Path) -> PPOConfig:
         """The trainer's part of these settings."""
