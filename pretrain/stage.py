@@ -25,9 +25,11 @@ from data.console import UserError, console
 from data.corpus import Corpus, load_corpus
 
 SCHEMA_VERSION = 1
-COMMANDS = {stage: f"python -m {stage} PRESET" for stage in ("pretrain", "sft", "reward", "rlhf")} | {
-    "compare": "python -m rlhf.compare"
-}
+COMMANDS = (
+    {stage: f"python -m {stage} PRESET" for stage in ("pretrain", "sft", "reward", "rlhf")}
+    | {f"rlhf-{name}": f"python -m rlhf PRESET --algorithm {name}" for name in ("rloo", "grpo", "best-of-n")}
+    | {"compare": "python -m rlhf.compare", "algorithms": "python -m rlhf.algorithms"}
+)
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ the reward can give at a KL that is known, and any algorithm that trains against
 
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from accelerate import PartialState
 from pretrain.plots import plot_curves
 from pretrain.progress import progress_bar
 from pretrain.stage import StageRecord, announce, open_stage, parent_of, settings
-from rlhf.alignment import Alignment, Scored, ScoreRules
+from rlhf.alignment import Alignment, Scored, Scorer, ScoreRules
 from rlhf.budget import token_budget
 from rlhf.group_config import BestOfNConfig
+from rlhf.replies import Replies, Writer
 
 SHOWN = 6
 """Prompts in samples.md."""
@@ -29,47 +31,43 @@ def kl_bound(n: int) -> float:
 
 
 class Candidates:
-    """More and more responses of the SFT model to the held-out prompts, all scored."""
+    """More and more responses of the SFT model to a writer's prompts, all scored."""
 
-    def __init__(self, run: Alignment, config: BestOfNConfig) -> None:
-        self.run, self.temperature = run, config.temperature
-        rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
-        self.scorer = run.scorer(rules, torch.device("cpu"))
+    def __init__(self, writer: Writer, scorer: Scorer, temperature: float, first_draw: int = 0) -> None:
+        self.writer, self.scorer, self.temperature, self.first_draw = writer, scorer, temperature, first_draw
         self.ids: list[list[list[int]]] = []
         self.scored: list[Scored] = []
         self.tokens = 0
+        """Response tokens sampled so far."""
 
     def draw(self) -> None:
         """One more response to every prompt."""
-        writer = self.run.writer
-        ids = writer.sample(writer.sft, draw=len(self.ids), temperature=self.temperature)
+        number = self.first_draw + len(self.ids)
+        ids = self.writer.sample(self.writer.sft, draw=number, temperature=self.temperature)
         self.ids.append(ids)
-        self.scored.append(self.scorer(writer.prompts, ids))
+        self.scored.append(self.scorer(self.writer.prompts, ids))
         self.tokens += sum(map(len, ids))
 
-    def best_of(self, n: int) -> list[int]:
+    def choose(self, n: int) -> list[int]:
         """For every prompt, which of its first n responses has the highest score."""
-        return torch.stack([scored.scores for scored in self.scored[:n]]).argmax(0).tolist()
+        best: list[int] = torch.stack([scored.scores for scored in self.scored[:n]]).argmax(0).tolist()
+        return best
 
-    def figures(self, n: int) -> dict[str, float]:
-        """What the best of n are like, by the names of PPO's log."""
-        best, tokenizer = self.best_of(n), self.run.tokenizer
-        prompts = range(len(best))
-        chosen = [self.ids[best[i]][i] for i in prompts]
+    def best_of(self, n: int) -> Replies:
+        """The best of the first n responses to every prompt, with the bound as their KL."""
+        best = self.choose(n)
+        ids = [self.ids[k][i] for i, k in enumerate(best)]
+        return Replies(
+            texts=[self.writer.tokenizer.decode(response) for response in ids],
+            ids=ids,
+            stopped=[bool(self.scored[k].stopped[i]) for i, k in enumerate(best)],
+            kl=kl_bound(n),
+            reward=[float(self.scored[k].raw[i]) for i, k in enumerate(best)],
+        )
 
-        def mean(name: str) -> float:
-            return sum(float(getattr(self.scored[best[i]], name)[i]) for i in prompts) / len(best)
-
-        texts = [tokenizer.decode(ids) for ids in chosen]
-        stopped = [bool(self.scored[best[i]].stopped[i]) for i in prompts]
-        return {
-            "objective/kl": kl_bound(n),
-            "objective/reward_scores": mean("raw"),
-            "objective/scores": mean("scores"),
-            "objective/stopped": mean("stopped"),
-            "objective/response_length": sum(map(len, chosen)) / len(chosen),
-            **self.run.judge(texts, stopped),
-        }
+    def score(self, n: int) -> float:
+        """Mean score, after the rules, of the best of n."""
+        return float(torch.stack([scored.scores for scored in self.scored[:n]]).amax(0).mean())
 
 
 def choose_best(config: BestOfNConfig, preset: str) -> Path:
@@ -83,13 +81,22 @@ def choose_best(config: BestOfNConfig, preset: str) -> Path:
     results: dict[str, Any] = {}
     if state.is_main_process:
         folder.keep_metrics(lambda line: False)  # a stopped one begins again: it is a matter of seconds
-        candidates, n = Candidates(run, config), 1
+        rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
+        candidates, n = Candidates(run.writer, run.scorer(rules, torch.device("cpu")), config.temperature), 1
         with progress_bar(config.folder_name, budget) as bar:
             while True:
                 before = candidates.tokens
                 while len(candidates.ids) < n:
                     candidates.draw()
-                figures = candidates.figures(n)
+                best = candidates.best_of(n)
+                figures = {
+                    "objective/kl": kl_bound(n),
+                    "objective/reward_scores": fmean(best.reward),
+                    "objective/scores": candidates.score(n),
+                    "objective/stopped": fmean(best.stopped),
+                    "objective/response_length": fmean(map(len, best.ids)),
+                    **run.judge(best.texts, best.stopped),
+                }
                 folder.log(
                     n=n,
                     **{name: round(value, 6) for name, value in figures.items()},
@@ -103,7 +110,7 @@ def choose_best(config: BestOfNConfig, preset: str) -> Path:
         metrics = folder.read_metrics()
         results = {str(line["n"]): {name: line[name] for name in line.keys() - {"n"}} for line in metrics}
         write_plots(folder.path, metrics)
-        write_samples(folder.path / "samples.md", candidates, n)
+        write_samples(folder.path / "samples.md", run, candidates, n)
     record = StageRecord(
         stage=config.folder_name,
         preset=preset,
@@ -135,15 +142,14 @@ def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
         )
 
 
-def write_samples(path: Path, candidates: Candidates, n: int) -> None:
+def write_samples(path: Path, run: Alignment, candidates: Candidates, n: int) -> None:
     """The first response to some prompts, and the best of n beside it."""
-    run, best = candidates.run, candidates.best_of(n)
     parts = [f"# The best of {n} responses to held-out prompts, in order, unselected\n"]
+    first, best = candidates.best_of(1), candidates.best_of(n)
     for i, prompt in enumerate(run.heldout[:SHOWN]):
         parts.append(f"## {i + 1}\n")
-        for title, k in (("The first", 0), (f"The best of {n}", best[i])):
-            scored = candidates.scored[k]
-            end = "" if scored.stopped[i] else ", did not stop"
-            text = (prompt + "⟨" + run.tokenizer.decode(candidates.ids[k][i]) + "⟩").replace("```", "'''")
-            parts.append(f"{title}: score {float(scored.raw[i]):+.2f}{end}\n\n```text\n{text}\n```\n")
+        for title, replies in (("The first", first), (f"The best of {n}", best)):
+            end = "" if replies.stopped[i] else ", did not stop"
+            text = (prompt + "⟨" + replies.texts[i] + "⟩").replace("```", "'''")
+            parts.append(f"{title}: score {replies.reward[i]:+.2f}{end}\n\n```text\n{text}\n```\n")
     path.write_text("\n".join(parts), "utf-8")

@@ -47,6 +47,7 @@ class AlignConfig(AlignOptions, PPOConfig):
     """Align the SFT model with PPO against the reward model of the run."""
 
     output_dir: tyro.conf.Suppress[Path | None] = None
+    prompt_length: tyro.conf.Suppress[int] = 64
 
     def ppo(self, output_dir: Path) -> PPOConfig:
         """The trainer's part of these settings."""

@@ -68,7 +68,7 @@ def align_in_groups(config: GroupConfig, preset: str) -> Path:
     state = PartialState(cpu=config.cpu or not torch.cuda.is_available())
     config.check(state.num_processes)
     run = Alignment(config)
-    account = Account(config, token_budget(config, run.sft))
+    account = Account(config, token_budget(config, run.sft), state.device)
     rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
     folder = open_stage(config.folder_name, config)
     announce(

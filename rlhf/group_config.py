@@ -80,6 +80,8 @@ class GroupConfig(BudgetOptions):
     """Rollouts between the critic's looks at replies to held-out prompts."""
     log_samples: int = 4
     """Responses of a rollout kept with their scores."""
+    bf16: bool | None = None
+    """Autocast to bfloat16. None: where the processor has it."""
     cpu: bool = False
     """Stay on the CPU even where there is a GPU."""
 

@@ -14,6 +14,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from data.console import UserError
 from data.dialogue import encode_prompt
+from pretrain.train import compute_dtype
 from rlhf.alignment import Alignment, Scorer
 from rlhf.group_config import GroupConfig
 from rlhf.prompts import PromptOrder
@@ -31,8 +32,9 @@ class PromptTokenizer(PreTrainedTokenizerFast):
 class Account:
     """What was sampled so far, of how much, and what the last rollout was like."""
 
-    def __init__(self, config: GroupConfig, budget: int) -> None:
-        self.config, self.budget = config, budget
+    def __init__(self, config: GroupConfig, budget: int, device: torch.device) -> None:
+        self.config, self.budget, self.device = config, budget, device
+        self.bf16 = compute_dtype("auto", device) == torch.bfloat16 if config.bf16 is None else config.bf16
         self.tokens = self.tokens_before = 0
         """Response tokens sampled, over all processes: now, and before the last rollout."""
         self.figures: dict[str, float] = {}
@@ -83,7 +85,9 @@ class CountedReward:
         **unused: Any,
     ) -> list[float]:
         """Scores of this process's responses; `prompt_ids` is a column of the data set."""
-        scored, account = self.scorer(prompt_ids, completion_ids), self.account
+        account = self.account
+        with torch.autocast(account.device.type, torch.bfloat16, enabled=account.bf16):
+            scored = self.scorer(prompt_ids, completion_ids)
         lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=scored.raw.device)
         columns = torch.stack([torch.ones_like(lengths), lengths, scored.raw, scored.scores, scored.stopped.float()])
         count, tokens, *sums = reduce(columns.double().sum(1).float(), "sum").tolist()
@@ -254,7 +258,7 @@ def trainer_arguments(account: Account, output_dir: Path) -> dict[str, Any]:
         "epsilon": config.cliprange,
         "max_grad_norm": config.max_grad_norm,
         "gradient_checkpointing": False,
-        "bf16": cuda and torch.cuda.is_bf16_supported(),  # trl's default is True, on processors without it too
+        "bf16": account.bf16,
         "use_cpu": not cuda,
         "seed": config.seed,
         "logging_steps": config.steps_per_rollout,
