@@ -15,11 +15,10 @@ from rich import box
 from rich.table import Table
 
 from data.console import console
-from pretrain.plots import smooth
+from pretrain.plots import Curve, smooth
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Figures by the name of their source, SFT first; see `rlhf.algorithms`."""
-Path2D = tuple[Sequence[float], Sequence[float]]
 
 COLOURS = {"SFT": "#444444", "PPO": "#1f6fb4", "RLOO": "#2e8b57", "GRPO": "#c9572b", "best of n": "#8a5fa8"}
 SMOOTHED = 5
@@ -28,58 +27,47 @@ SHOWN = 10
 """Prompts in samples.md."""
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """One source's figures as they stand in both tables, in the order of HEADS."""
-    rate, tokens, seconds = row["beats_sft"], row["learning_tokens"], row["learning_seconds"]
-    return [
-        f"{row['critic']:.3f}",
-        f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" if rate else "",
-        f"{row['reward']:+.2f}",
-        f"{row['kl_to_sft']:.2f}",
-        f"{row['stopped']:.1%}",
-        f"{row['distinct_2']:.3f}",
-        f"{tokens:,}" if tokens else "0",
-        f"{seconds:,.0f}" if seconds else "0",
-        f"{row['reply_tokens']:,.0f}",
-        f"{100 * row['reply_seconds']:.2f}",
-    ]
-
-
-HEADS = (
-    "critic",
-    "beats SFT",
-    "reward",
-    "KL, nats",
-    "stops",
-    "distinct-2",
-    "tokens sampled to learn",
-    "seconds to learn",
-    "tokens sampled a reply",
-    "seconds for 100 replies",
-)
+def columns(row: Mapping[str, Any]) -> dict[str, str]:
+    """One source's figures as they stand in the tables, by the head of their column."""
+    rate = row["beats_sft"]
+    return {
+        "critic": f"{row['critic']:.3f}",
+        "beats SFT": f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" if rate else "",
+        "reward": f"{row['reward']:+.2f}",
+        "KL": f"{row['kl_to_sft']:.2f}",
+        "stops": f"{row['stopped']:.1%}",
+        "distinct-2": f"{row['distinct_2']:.3f}",
+        "tokens to learn": f"{row['learning_tokens']:,}",
+        "seconds to learn": f"{row['learning_seconds']:,.0f}",
+        "tokens a reply": f"{row['reply_tokens']:,.0f}",
+        "seconds for 100 replies": f"{100 * row['reply_seconds']:.2f}",
+    }
 
 
 def markdown_table(rows: Rows) -> str:
     """The table as Markdown, with what its columns mean."""
-    lines = ["| | " + " | ".join(HEADS) + " |", "|" + "---|" * (1 + len(HEADS))]
-    lines += [f"| {name} | " + " | ".join(cells(row)) + " |" for name, row in rows.items()]
-    count = next(iter(rows.values()))["n"]
+    written = {name: columns(row) for name, row in rows.items()}
+    heads, count = next(iter(written.values())), next(iter(rows.values()))["n"]
+    lines = ["| | " + " | ".join(heads) + " |", "|" + "---|" * (1 + len(heads))]
+    lines += [f"| {name} | " + " | ".join(cells.values()) + " |" for name, cells in written.items()]
     lines.append(
-        f"\nReplies to {count} held-out prompts at temperature 1. critic: the gold score, which nothing learns from. "
+        f"\nReplies to {count} held-out prompts at temperature 1. critic: the gold score, which no algorithm sees. "
         "beats SFT: share of prompts on which the critic prefers the reply to SFT's, with its 95 % interval. reward: "
-        "what was maximised, SFT's samples 0 ± 1. KL: from the SFT model, nats a reply; with best of n its upper "
-        "bound, log n - (n - 1)/n. Seconds are of the machine that ran it."
+        "what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats a reply; with best of n its upper "
+        "bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it."
     )
     return "\n".join(lines) + "\n"
 
 
 def print_table(rows: Rows) -> None:
-    """The same figures on the terminal."""
+    """The figures that matter most, on the terminal."""
+    heads = ("critic", "beats SFT", "reward", "KL", "stops", "tokens to learn", "seconds to learn")
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
-    for head in ("", *HEADS):
-        table.add_column(head, justify="right" if head else "left", no_wrap=head in ("", "beats SFT"))
+    for head in ("", *heads):
+        table.add_column(head, justify="right" if head else "left", no_wrap=" to " not in head)
     for name, row in rows.items():
-        table.add_row(name, *cells(row))
+        cells = columns(row)
+        table.add_row(name, *(cells[head] for head in heads))
     console.print(table)
 
 
@@ -93,18 +81,19 @@ def write_samples(path: Path, samples: Sequence[Mapping[str, str]]) -> None:
     path.write_text("\n".join(parts), "utf-8")
 
 
-def learning_path(folder: Path) -> dict[str, Path2D]:
+def learning_path(folder: Path) -> dict[str, Curve]:
     """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, critic) on held-out ones."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     kl = smooth([line["objective/kl"] for line in lines], SMOOTHED)
     judged = [i for i, line in enumerate(lines) if "eval/critic" in line]
+    begin = lines[judged[0]]["eval/critic_before"]
     return {
         "reward": (kl, smooth([line["objective/reward_scores"] for line in lines], SMOOTHED)),
-        "critic": ([kl[i] for i in judged], [lines[i]["eval/critic"] for i in judged]),
+        "critic": ([0.0, *(kl[i] for i in judged)], [begin, *(lines[i]["eval/critic"] for i in judged)]),
     }
 
 
-def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Path2D]]) -> None:
+def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curve]]) -> None:
     """reward_kl.png: what was maximised, and what the critic says of it, at the KL that it cost.
 
     rows: points with their 95 % intervals, and best-of-n as a curve. paths: `learning_path` by algorithm, thin lines.
@@ -113,7 +102,7 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Path
     for axes, measure, label in zip(
         panels,
         ("reward", "critic"),
-        ("reward, in standard deviations of SFT's", "critic's score, which nothing learns from"),
+        ("reward: what is maximised (SFT: 0 ± 1)", "critic: what no algorithm sees"),
         strict=True,
     ):
         for name, curves in paths.items():
@@ -122,7 +111,8 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Path
         axes.set(xlabel="KL from the SFT model, nats a reply", ylabel=label)
         axes.grid(alpha=0.25)
         axes.margins(x=0.06, y=0.08)
-    panels[0].plot([], [], color="grey", linewidth=1, alpha=0.6, label="while learning")
+    if paths:
+        panels[0].plot([], [], color="grey", linewidth=1, alpha=0.6, label="while learning")
     panels[0].legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(path)
     plt.close(figure)
@@ -131,8 +121,9 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Path
 def _points(axes: Axes, rows: Rows, measure: str) -> None:
     """Every source at its KL; the best of n, which begin at SFT, as one curve with n beside its points."""
     best = {name: row for name, row in rows.items() if name.startswith("best of")}
-    for name in rows.keys() - best.keys():
-        row = rows[name]
+    for name, row in rows.items():
+        if name in best:
+            continue
         error = [[row[measure] - row[f"{measure}_low"]], [row[f"{measure}_high"] - row[measure]]]
         axes.errorbar(
             row["kl_to_sft"],
@@ -152,9 +143,8 @@ def _points(axes: Axes, rows: Rows, measure: str) -> None:
             axes.annotate(
                 name.removeprefix("best of "),
                 (row["kl_to_sft"], row[measure]),
-                xytext=(-4, 6),
+                xytext=(6, -3),
                 textcoords="offset points",
-                ha="right",
                 fontsize=8,
                 color=COLOURS["best of n"],
             )
