@@ -23,9 +23,9 @@ from reward.labeller import load_score_function
 from rlhf.config import AlignOptions
 from rlhf.losses import apply_missing_stop
 from rlhf.measures import diversity
-from rlhf.models import FunctionReward, ModelReward, Reward, RewardFunction, load_classifier, write_out_attention
-from rlhf.prompts import decoder
+from rlhf.prompts import Prompt
 from rlhf.replies import Writer
+from rlhf.rewards import PolicyTokens, Reward, RewardFunction, build_reward
 from sft.train import quiet_libraries
 
 EVAL_WORDS = 1000
@@ -59,8 +59,8 @@ class Scorer:
     def __init__(self, reward: Reward, stop_ids: frozenset[int], rules: ScoreRules) -> None:
         self.reward, self.stop_ids, self.rules = reward, stop_ids, rules
 
-    def __call__(self, prompts: list[list[int]], responses: list[list[int]]) -> Scored:
-        raw = self.reward(prompts, responses)
+    def __call__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Scored:
+        raw = self.reward([Prompt(ids) for ids in prompts], responses)
         if not raw.isfinite().all():
             raise UserError("the reward is not a finite number for some response: check the reward")
         stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=raw.device)
@@ -95,30 +95,19 @@ class Alignment:
             config.seed,
         )
         self.heldout = heldout
-        self._critic_before = self.mean_critic(self.writer.write(self.writer.sft, draw=0).texts)
-
-    def reward(self) -> Path | RewardFunction:
-        """The run's reward model, or what --reward names, as a function of texts in the same units."""
-        if self.config.reward == "model":
-            return self.config.run / "reward"
-        if self.config.reward == "critic":
-            return self._normalised(self.critic)
-        return self._normalised(load_score_function(self.config.reward))
+        self.before = self.writer.write(self.writer.sft, draw=0).texts
+        """The SFT model's replies to the held-out prompts."""
+        self._critic_before = self.mean_critic(self.before)
+        self.reward = self._reward()
 
     def scorer(self, rules: ScoreRules, device: torch.device) -> Scorer:
         """The reward and the rules on its scores, as every algorithm but PPO (which has its own) calls them."""
-        source, stop_ids = self.reward(), frozenset([self.tokenizer.eos_id])
-        reward: Reward
-        if isinstance(source, Path):
-            model = load_classifier(source, "reward model")
-            if device.type == "cpu":
-                write_out_attention(model)
-            model.to(device)  # type: ignore[arg-type]
-            reward = ModelReward(model, self.tokenizer.pad_id, SCORED_AT_ONCE)
-        else:
-            decode = decoder(AutoTokenizer.from_pretrained(self.config.run / "sft"))
-            reward = FunctionReward(source, decode, stop_ids, device)
-        return Scorer(reward, stop_ids, rules)
+        config, ours = self.config, self.tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(config.run / "sft")
+        length = config.prompt_length + config.response_length
+        tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), ours.pad_id, length)
+        reward, _ = build_reward(self.reward, tokens, SCORED_AT_ONCE, device)
+        return Scorer(reward, tokens.stop_ids, rules)
 
     def judge(self, texts: list[str], stopped: Sequence[bool]) -> dict[str, float]:
         """What the critic, which no algorithm sees, says of replies to the held-out prompts."""
@@ -139,10 +128,17 @@ class Alignment:
     def mean_critic(self, texts: list[str]) -> float:
         return statistics.fmean(self.critic(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True))
 
+    def _reward(self) -> Path | RewardFunction:
+        """The run's reward model, or what --reward names, as a function of texts in the same units."""
+        if self.config.reward == "model":
+            return self.config.run / "reward"
+        if self.config.reward == "critic":
+            return self._normalised(self.critic)
+        return self._normalised(load_score_function(self.config.reward))
+
     def _normalised(self, score: Callable[[str, str], float]) -> RewardFunction:
         """`score(prompt, response)` in the units of a reward model: 0 and 1 are mean and deviation of the SFT model."""
-        texts = self.writer.write(self.writer.sft, draw=0).texts
-        scores = [score(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True)]
+        scores = [score(prompt, text) for prompt, text in zip(self.heldout, self.before, strict=True)]
         mean, deviation = statistics.fmean(scores), statistics.pstdev(scores)
         if not deviation > 0:
             raise UserError(f"--reward {self.config.reward} gives every response {mean}: there is nothing to learn")

@@ -89,7 +89,9 @@ def align_in_groups(config: GroupConfig, preset: str) -> Path:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     results: dict[str, Any] = {}
     if state.is_main_process:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder.path)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.config.use_cache = True  # trl turns it off for training
+        model.save_pretrained(folder.path)
         run.tokenizer.save(folder.path, run.writer.sft.context_length)
         metrics = folder.read_metrics()
         results = summarise(metrics) | {"sampled_tokens": account.tokens}

@@ -17,7 +17,7 @@ from data.dialogue import encode_prompt
 from pretrain.train import compute_dtype
 from rlhf.alignment import Alignment, Scorer
 from rlhf.group_config import GroupConfig
-from rlhf.prompts import PromptOrder
+from rlhf.prompts import Prompt, PromptOrder
 from rlhf.rollout import position_ids
 from sft.train import DROPOUTS
 
@@ -206,16 +206,16 @@ def load_policy(run: Alignment) -> PreTrainedModel:
 
 def prompt_dataset(run: Alignment, tokenizer: PromptTokenizer) -> Dataset:
     """The prompts in PPO's order, as text and as PPO's ids. UserError if TRL would make other ids of a text."""
-    order = PromptOrder([[place] for place in range(len(run.prompts))], run.config.seed)
-    prompts = [run.prompts[place] for [place] in order.take(len(run.prompts))]
-    ids = [encode_prompt(run.tokenizer, prompt, run.config.prompt_length) for prompt in prompts]
-    for prompt, ours, theirs in zip(prompts, ids, tokenizer(text=prompts)["input_ids"], strict=True):
+    encoded = [Prompt(encode_prompt(run.tokenizer, text, run.config.prompt_length), text) for text in run.prompts]
+    ordered = PromptOrder(encoded, run.config.seed).take(len(encoded))
+    texts = [prompt.text for prompt in ordered]
+    for ours, theirs in zip(ordered, tokenizer(text=texts)["input_ids"], strict=True):
         if ours != theirs:
             raise UserError(
-                f"transformers makes other tokens than ours of the prompt {prompt[-40:]!r}: "
+                f"transformers makes other tokens than ours of the prompt {str(ours.text)[-40:]!r}: "
                 "install the versions of constraints.txt"
             )
-    return Dataset.from_dict({"prompt": prompts, "prompt_ids": ids})
+    return Dataset.from_dict({"prompt": texts, "prompt_ids": [list(prompt) for prompt in ordered]})
 
 
 def count_real_positions(model: nn.Module) -> None:

@@ -25,7 +25,7 @@ class PPOAlignment(Alignment):
         config, run = self.config, self.config.run
         return PPOTrainer(
             run / "sft",
-            self.reward(),
+            self.reward,
             [encode_prompt(self.tokenizer, prompt, config.prompt_length) for prompt in self.prompts],
             config.ppo(output_dir),
             # The value model starts from the reward model wherever there is one.

@@ -1,6 +1,11 @@
-"""Tiny random models: enough to be wrong with, quick to run."""
+"""Tiny models: enough to be wrong with, quick to run."""
 
+import dataclasses
+import json
+import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +23,12 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
 )
+
+from data.corpus import load_corpus
+from data.tokenizers import bpe_tokenizer
+from pretrain.checkpoint import save_model
+from pretrain.model import GPT, GPTConfig
+from pretrain.stage import StageOptions, StageRecord, corpus_entry, open_stage, parent_of, read_stage
 
 VOCABULARY, EOS, PAD = 24, 22, 23
 
@@ -91,3 +102,79 @@ def letters() -> Callable[..., PreTrainedTokenizerFast]:
 def tokenizer(letters: Callable[..., PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
     """The letters a to v, ids 0 to 21, then EOS and PAD."""
     return letters("abcdefghijklmnopqrstuv", "<eos>", "<pad>")
+
+
+# ---- a run of tiny models, made through the stages' own contract ----
+
+SHAPE = GPTConfig(vocab_size=320, context_length=64, width=32, layers=1, heads=2, feed_forward=64)
+
+
+def write_play(path: Path) -> None:
+    """A play of our own in which every reply differs."""
+    rng = random.Random(0)
+    nouns = ["harbour", "lantern", "orchard", "river", "candle", "winter", "garden", "ladder", "kettle", "meadow"]
+    verbs = ["keeps", "brings", "forgets", "follows", "mends", "carries", "leaves", "finds"]
+    lines = [
+        f"{speaker}:\nThe {rng.choice(nouns)} {rng.choice(verbs)} the {rng.choice(nouns)},\n"
+        f"and {rng.choice(nouns)} {rng.choice(verbs)} {number}.\n"
+        for number, speaker in enumerate(["MASON", "WEAVER", "PILOT"] * 130)
+    ]
+    path.write_text("\n".join(lines), "utf-8")
+
+
+def learned(ids: torch.Tensor, steps: int, shape: GPTConfig) -> GPT:
+    """A tiny model after a second of training: it writes half-words, ends some speeches, and depends on the seed."""
+    model = GPT(shape)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(steps):
+        starts = torch.randint(len(ids) - 33, (16,)).tolist()
+        batch = torch.stack([ids[start : start + 33] for start in starts])
+        model(batch[:, :-1], batch[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+class RunMaker:
+    """Writes stage folders of tiny models into one run."""
+
+    def __init__(self, folder: Path, family: str = "modern") -> None:
+        self.shape = dataclasses.replace(SHAPE, family=family)
+        self.run, text = folder / "run", folder / "play.txt"
+        write_play(text)
+        corpus = load_corpus(str(text))
+        self.corpus = corpus_entry(corpus, str(text))
+        self.tokenizer = bpe_tokenizer(corpus.train, SHAPE.vocab_size)
+        speeches = [[*self.tokenizer.encode(each), self.tokenizer.eos_id] for each in corpus.train.split("\n\n")]
+        self.ids = torch.tensor([token for speech in speeches for token in speech])
+
+    def record(self, stage: str, parent: str | None, config: dict[str, Any]) -> StageRecord:
+        entry = parent_of(read_stage(self.run / parent), self.run) if parent else None
+        return StageRecord(stage=stage, preset="smoke", config=config, parent=entry, corpus=self.corpus, seed=1)
+
+    def language_model(self, stage: str, parent: str | None, seed: int) -> None:
+        folder = open_stage(stage, StageOptions(run=self.run, overwrite=True))
+        torch.manual_seed(seed)
+        model = learned(self.ids, 60, self.shape)
+        save_model(model, self.tokenizer, folder.path)
+        self.tokenizer.save(folder.path, SHAPE.context_length)
+        for step in range(3):
+            folder.log(step=step, episode=step * 8, bits_per_char=4 - step, **{"objective/kl": step / 10})
+        folder.finish(self.record(stage, parent, {"prompt_length": 24, "response_length": 32}))
+
+    def reward_model(self) -> None:
+        folder = open_stage("reward", StageOptions(run=self.run, overwrite=True))
+        config = json.loads((self.run / "sft/config.json").read_text("utf-8"))
+        del config["architectures"], config["dtype"]
+        torch.manual_seed(3)
+        model = Qwen3ForSequenceClassification(Qwen3Config(**config, num_labels=1))
+        model.config.reward_mean, model.config.reward_std = 0.1, 0.5
+        model.save_pretrained(folder.path)
+        self.tokenizer.save(folder.path, SHAPE.context_length)
+        folder.finish(self.record("reward", "sft", {"label_temperature": 0.05}))
+
+
+@pytest.fixture(scope="session")
+def run_maker() -> type[RunMaker]:
+    """`RunMaker(folder)`: its `run` gets the stages that are asked for."""
+    return RunMaker

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import random
 import re
 import shutil
 import subprocess
@@ -12,23 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
 from data.console import UserError
 from data.corpus import load_corpus
 from data.dialogue import heldout_pairs
-from data.tokenizers import bpe_tokenizer
-from pretrain.checkpoint import save_model
-from pretrain.model import GPT, GPTConfig
-from pretrain.stage import StageOptions, StageRecord, corpus_entry, open_stage, parent_of, read_stage
+from pretrain.stage import parent_of, read_stage
 from reward.critic import Critic
 from rlhf.compare import COMPARISONS, CompareOptions, compare
 from rlhf.measures import win_rate
 from rlhf.report import verdict, write_report
 
 PROMPTS = 12
-SHAPE = GPTConfig(vocab_size=320, context_length=64, width=32, layers=1, heads=2, feed_forward=64)
 FIGURES = {
     "n", "critic", "critic_low", "critic_high", "terms", "reward", "reward_low", "reward_high", "kl_to_sft",
     "tokens", "words", "stopped", "distinct_1", "distinct_2", "vocabulary", "unknown_words", "longest_copy_mean",
@@ -36,73 +29,9 @@ FIGURES = {
 }  # fmt: skip
 
 
-def write_play(path: Path) -> None:
-    """A play of our own in which every reply differs."""
-    rng = random.Random(0)
-    nouns = ["harbour", "lantern", "orchard", "river", "candle", "winter", "garden", "ladder", "kettle", "meadow"]
-    verbs = ["keeps", "brings", "forgets", "follows", "mends", "carries", "leaves", "finds"]
-    lines = [
-        f"{speaker}:\nThe {rng.choice(nouns)} {rng.choice(verbs)} the {rng.choice(nouns)},\n"
-        f"and {rng.choice(nouns)} {rng.choice(verbs)} {number}.\n"
-        for number, speaker in enumerate(["MASON", "WEAVER", "PILOT"] * 130)
-    ]
-    path.write_text("\n".join(lines), "utf-8")
-
-
-def learned(ids: torch.Tensor, steps: int) -> GPT:
-    """A tiny model after a second of training: it writes half-words, ends some speeches, and depends on the seed."""
-    model = GPT(SHAPE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(steps):
-        starts = torch.randint(len(ids) - 33, (16,)).tolist()
-        batch = torch.stack([ids[start : start + 33] for start in starts])
-        model(batch[:, :-1], batch[:, 1:]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
-
-
-class Maker:
-    """Writes stage folders of tiny models into one run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.run, text = folder / "run", folder / "play.txt"
-        write_play(text)
-        corpus = load_corpus(str(text))
-        self.corpus = corpus_entry(corpus, str(text))
-        self.tokenizer = bpe_tokenizer(corpus.train, SHAPE.vocab_size)
-        speeches = [[*self.tokenizer.encode(each), self.tokenizer.eos_id] for each in corpus.train.split("\n\n")]
-        self.ids = torch.tensor([token for speech in speeches for token in speech])
-
-    def record(self, stage: str, parent: str | None, config: dict[str, Any]) -> StageRecord:
-        entry = parent_of(read_stage(self.run / parent), self.run) if parent else None
-        return StageRecord(stage=stage, preset="smoke", config=config, parent=entry, corpus=self.corpus, seed=1)
-
-    def language_model(self, stage: str, parent: str | None, seed: int) -> None:
-        folder = open_stage(stage, StageOptions(run=self.run, overwrite=True))
-        torch.manual_seed(seed)
-        model = learned(self.ids, steps=60)
-        save_model(model, self.tokenizer, folder.path)
-        self.tokenizer.save(folder.path, SHAPE.context_length)
-        for step in range(3):
-            folder.log(step=step, episode=step * 8, bits_per_char=4 - step, **{"objective/kl": step / 10})
-        folder.finish(self.record(stage, parent, {"prompt_length": 24, "response_length": 32}))
-
-    def reward_model(self) -> None:
-        folder = open_stage("reward", StageOptions(run=self.run, overwrite=True))
-        config = json.loads((self.run / "sft/config.json").read_text("utf-8"))
-        del config["architectures"], config["dtype"]
-        torch.manual_seed(3)
-        model = Qwen3ForSequenceClassification(Qwen3Config(**config, num_labels=1))
-        model.config.reward_mean, model.config.reward_std = 0.1, 0.5
-        model.save_pretrained(folder.path)
-        self.tokenizer.save(folder.path, SHAPE.context_length)
-        folder.finish(self.record("reward", "sft", {"label_temperature": 0.05}))
-
-
 @pytest.fixture(scope="module")
-def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    maker = Maker(tmp_path_factory.mktemp("compare"))
+def maker(tmp_path_factory: pytest.TempPathFactory, run_maker: type[Any]) -> Any:
+    maker = run_maker(tmp_path_factory.mktemp("compare"))
     maker.language_model("pretrain", None, seed=1)
     maker.language_model("sft", "pretrain", seed=2)
     maker.reward_model()
@@ -112,12 +41,12 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 
 @pytest.fixture(scope="module")
-def result(maker: Maker) -> dict[str, Any]:
+def result(maker: Any) -> dict[str, Any]:
     return json.loads((maker.run / "compare/compare.json").read_text("utf-8"))
 
 
 @pytest.fixture
-def copied(maker: Maker, tmp_path: Path) -> Maker:
+def copied(maker: Any, tmp_path: Path) -> Any:
     """A copy of the run, to be spoiled."""
     spoiled = copy.copy(maker)
     spoiled.run = tmp_path / "run"
@@ -148,7 +77,7 @@ def test_figures_of_every_stage_and_control(result: dict[str, Any]) -> None:
         assert sum(each["pairs"] for each in figures["calibration"]) == figures["pairs"]
 
 
-def test_rates_follow_from_the_samples(maker: Maker, result: dict[str, Any]) -> None:
+def test_rates_follow_from_the_samples(maker: Any, result: dict[str, Any]) -> None:
     corpus = load_corpus(maker.corpus["spec"])
     pairs, critic = heldout_pairs(corpus.validation).test[:PROMPTS], Critic(corpus.train)
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
@@ -166,7 +95,7 @@ def test_pretrained_replies_end_at_the_first_blank_line(result: dict[str, Any]) 
     assert not any("\n\n" in sample["pretrain"] or sample["pretrain"][:1] == "\n" for sample in result["samples"])
 
 
-def test_folder_keeps_the_contract(maker: Maker, result: dict[str, Any]) -> None:
+def test_folder_keeps_the_contract(maker: Any, result: dict[str, Any]) -> None:
     record = read_stage(maker.run / "compare", "compare")
     assert record.parent == parent_of(read_stage(maker.run / "rlhf"), maker.run)
     assert record.results["win_rates"] == result["win_rates"]
@@ -175,7 +104,7 @@ def test_folder_keeps_the_contract(maker: Maker, result: dict[str, Any]) -> None
     assert not (maker.run / ".compare.partial").exists()
 
 
-def test_same_seed_same_result(copied: Maker, result: dict[str, Any]) -> None:
+def test_same_seed_same_result(copied: Any, result: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"exists already.*--overwrite"):
         compare(CompareOptions(run=copied.run, prompts=PROMPTS))
     compare(CompareOptions(run=copied.run, prompts=PROMPTS, overwrite=True))
@@ -187,7 +116,7 @@ def test_same_seed_same_result(copied: Maker, result: dict[str, Any]) -> None:
     assert [sample["rlhf"] for sample in other["samples"]] != [sample["rlhf"] for sample in result["samples"]]
 
 
-def test_dev_split_and_ppo_on_the_critic(copied: Maker) -> None:
+def test_dev_split_and_ppo_on_the_critic(copied: Any) -> None:
     corpus = load_corpus(copied.corpus["spec"])
     shutil.copytree(copied.run / "rlhf", copied.run / "rlhf-critic")
     compare(CompareOptions(run=copied.run, prompts=4, split="dev", overwrite=True))
@@ -204,7 +133,7 @@ def test_dev_split_and_ppo_on_the_critic(copied: Maker) -> None:
         compare(CompareOptions(run=copied.run, overwrite=True))
 
 
-def test_a_run_that_does_not_hang_together(copied: Maker) -> None:
+def test_a_run_that_does_not_hang_together(copied: Any) -> None:
     with pytest.raises(UserError, match="--prompts must be at least 1"):
         compare(CompareOptions(run=copied.run, prompts=0, overwrite=True))
     copied.language_model("sft", "pretrain", seed=7)
@@ -227,7 +156,7 @@ def test_command_line_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_report_is_one_file_that_asks_for_nothing(maker: Maker) -> None:
+def test_report_is_one_file_that_asks_for_nothing(maker: Any) -> None:
     page = (maker.run / "compare/report.html").read_text("utf-8")
     assert page.count("<svg") >= 1 + 9 + 3  # win rates, terms, curves
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
@@ -237,7 +166,7 @@ def test_report_is_one_file_that_asks_for_nothing(maker: Maker) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_report_escapes_all_text(maker: Maker, result: dict[str, Any], tmp_path: Path) -> None:
+def test_report_escapes_all_text(maker: Any, result: dict[str, Any], tmp_path: Path) -> None:
     spoiled = copy.deepcopy(result)
     attack = "<script>alert('x')</script>"
     for name in ("prompt", "play", "pretrain", "sft", "rlhf"):
@@ -250,7 +179,7 @@ def test_report_escapes_all_text(maker: Maker, result: dict[str, Any], tmp_path:
     assert page.count("&lt;script&gt;") >= 8
 
 
-def test_report_says_when_it_is_not_shakespeare(maker: Maker, result: dict[str, Any], tmp_path: Path) -> None:
+def test_report_says_when_it_is_not_shakespeare(maker: Any, result: dict[str, Any], tmp_path: Path) -> None:
     banner = 'class="notice"'
     assert banner not in (maker.run / "compare/report.html").read_text("utf-8")
     pastiche = copy.deepcopy(result)
