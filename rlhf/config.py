@@ -18,7 +18,7 @@ class AlignOptions(StageOptions):
 
     algorithm: Literal["ppo", "rloo", "grpo", "best-of-n"] = "ppo"
     """ppo: ours. rloo, grpo: by TRL's trainers. best-of-n: no training, the SFT model's best reply of n. Each has
-    settings of its own: `--algorithm NAME PRESET --help` shows them."""
+    settings of its own: `PRESET --algorithm NAME --help` shows them."""
     reward: str = "model"
     """model: RUN/reward. critic: the critic itself, the ceiling of what a reward model can teach; that policy is
     left in RUN/rlhf-critic. module:callable: your function, called as callable(prompt, response) -> float."""
