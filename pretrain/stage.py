@@ -7,6 +7,7 @@ partial folder.
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -109,7 +110,7 @@ class StageFolder:
 
     def finish(self, record: StageRecord) -> None:
         """Write `stage.json` and put the folder in its place (main process; the others wait)."""
-        state = PartialState()
+        state = PartialState(cpu=share_cpus())
         state.wait_for_everyone()
         if state.is_main_process:
             weights = self.path / "model.safetensors"
@@ -132,6 +133,14 @@ class StageFolder:
             self.path.rename(self.final)
             shutil.rmtree(retired, ignore_errors=True)
         state.wait_for_everyone()
+
+
+def share_cpus() -> bool:
+    """Whether accelerate must be told to stay on the CPU: processes that were launched together without a GPU.
+
+    Untold, accelerate would let each of them work for itself, all on the same files.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
 
 
 def open_stage(name: str, options: StageOptions) -> StageFolder:
@@ -158,7 +167,7 @@ def open_stage(name: str, options: StageOptions) -> StageFolder:
         _check_same_settings(partial, chosen)
     if options.run.exists() and not options.run.is_dir():
         raise UserError(f"--run {options.run} is a file: name a folder")
-    state = PartialState()
+    state = PartialState(cpu=share_cpus())
     state.wait_for_everyone()  # every process has looked before one of them changes anything
     if state.is_main_process:
         if options.overwrite:

@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -25,16 +24,8 @@ from pretrain.plots import plot_curves
 from pretrain.progress import progress_bar
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
-from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
+from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings, share_cpus
 from pretrain.teachers import load_teachers, mean_prediction, teacher_configs
-
-
-def share_cpus() -> bool:
-    """Whether accelerate must be told to stay on the CPU: processes that were launched together without a GPU.
-
-    Untold, accelerate would let each of them work for itself, all on the same files.
-    """
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

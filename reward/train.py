@@ -69,7 +69,7 @@ class RewardStage:
 
     def __init__(self, config: RewardModelConfig) -> None:
         config.validate()
-        self.state = PartialState()
+        self.state = PartialState(cpu=not torch.cuda.is_available())  # several processes on CPUs need telling
         self.device = self.state.device
         self.parent = read_parent(config.run, "sft")
         self.parent_folder = config.run / "sft"
@@ -252,6 +252,9 @@ class RewardStage:
             max_length=None,  # its filter drops what is too long without a word; ranking_dataset refuses it
             bf16=self.dtype == torch.bfloat16,
             gradient_checkpointing=False,
+            # A batch is several forward passes, and the heads are used outside them: no search for what is unused.
+            ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,
             use_cpu=on_cpu,
             dataloader_pin_memory=not on_cpu,
             logging_steps=config.log_every,

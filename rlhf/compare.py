@@ -225,7 +225,7 @@ def choose_pairs(corpus: Corpus, options: CompareOptions) -> list[Pair]:
 
 def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: list[Pair], seed: int) -> dict[str, Any]:
     """Have every source reply and be judged: the figures of `compare.json`."""
-    config, device = records["sft"].config, PartialState().device
+    config, device = records["sft"].config, PartialState(cpu=share_cpus()).device
     tokenizer = Tokenizer.load(run / "sft")
     prompts = [encode_prompt(tokenizer, pair.prompt, config["prompt_length"]) for pair in pairs]
     writer = Writer(tokenizer, prompts, config["response_length"], load_model(run / "sft", device), seed)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from data.console import UserError
 from pretrain.sampling import generate, plain_matmul
-from pretrain.train import share_cpus
+from pretrain.stage import share_cpus
 from rlhf import losses, training_state
 from rlhf.adapters import add_adapter, check_peft, share_weights
 from rlhf.experience import Episodes, Rollout, micro_batches, pad_rows
