@@ -41,6 +41,7 @@ from pretrain.stage import (
     read_parent,
     read_stage,
     settings,
+    share_cpus,
 )
 from reward.critic import FREE_COPY, Critic
 from reward.evaluate import evaluate_reward, reliability, score_rankings

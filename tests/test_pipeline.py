@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,3 +161,17 @@ def test_two_steps_of_every_stage_at_preset_gpu(tmp_path: Path, command: Callabl
     assert [line["update"] for line in steps["rlhf"]] == [1, 2]
     lengths = [records[stage]["config"]["prompt_length"] for stage in ("sft", "reward", "rlhf", "compare")]
     assert lengths == [128] * 4
+
+
+def test_reward_and_rlhf_in_two_processes(tmp_path: Path, smoke_base: Path, command: Callable[..., Any]) -> None:
+    """Data parallel: heads beside the model and several forward passes a step are what gradients trip over."""
+    run = tmp_path / "run"
+    shutil.copytree(smoke_base, run)
+    command("sft", "smoke", "--run", run)
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
+    command(*launch, "-m", "reward", "smoke", "--run", run)
+    command(*launch, "-m", "rlhf", "smoke", "--run", run, "--total-episodes", 32)
+    lines = (run / "rlhf" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines] == [1, 2], "one process writes"
+    assert json.loads((run / "reward" / "stage.json").read_text())["results"]["heldout_accuracy"] > 0.4
