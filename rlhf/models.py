@@ -13,9 +13,36 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.console import UserError
+from pretrain.sampling import CachedModel
 from rlhf.adapters import add_adapter, for_value, share_weights
-from rlhf.rollout import context_length, position_ids
+from rlhf.packed.body import packed_body
+from rlhf.packed.functions import TokenLogprobs
+from rlhf.packed.sampling import PackedSampler
+from rlhf.rollout import HFCachedModel, context_length, position_ids
 from rlhf.tokens import ModelSource
+
+
+class HiddenStates:
+    """What a model without its head makes of a batch: packed where that is the same function, and on a CPU."""
+
+    def __init__(self, model: Any) -> None:
+        """model: of transformers, in evaluation mode."""
+        self.model = model
+        self.body = packed_body(model)
+
+    def __call__(self, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+        """The last hidden states (N, C) at the N positions `wanted`, row by row.
+
+        ids, mask, wanted: (B, T); `mask` is False on padding.
+        """
+        if self.body is not None and ids.device.type == "cpu":
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+            with torch.autocast("cpu", enabled=False):
+                return self.body(ids, mask, wanted, dtype)
+        states = self.model(
+            input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+        ).last_hidden_state
+        return states[wanted]
 
 
 class PolicyModel(nn.Module):
@@ -26,6 +53,7 @@ class PolicyModel(nn.Module):
         self.lm = lm
         self.plain_head = _head_is_plain(lm)
         self.eval()
+        self.hidden_states = HiddenStates(lm.base_model)
 
     def train(self, mode: bool = True) -> "PolicyModel":
         """Stay in evaluation mode: no dropout, ever."""
@@ -39,22 +67,25 @@ class PolicyModel(nn.Module):
         ids, attention_mask, predicts: (B, T). `temperature` divides the logits, here as in the rollout: the
         distribution that is trained is the one that is sampled from.
         """
-        inputs = {"input_ids": ids, "attention_mask": attention_mask.long(), "use_cache": False}
-        inputs["position_ids"] = position_ids(attention_mask)
         if self.plain_head:
             # Only positions that predict a response token meet the vocabulary: no logits for prompt or padding.
-            hidden = self.lm.base_model(**inputs).last_hidden_state
             head: Any = self.lm.get_output_embeddings()
-            logits = head(hidden[predicts])
+            logits = head(self.hidden_states(ids, attention_mask, predicts))
         else:
-            logits = self.lm(**inputs).logits[predicts]
-        logits = logits.float() / temperature
-        normaliser = logits.logsumexp(-1)
-        targets = ids[:, 1:][predicts[:, :-1]]
-        logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
-        with torch.no_grad():
-            entropy = normaliser - ((logits - normaliser[:, None]).exp_() * logits).sum(-1)
+            positions = position_ids(attention_mask)
+            output = self.lm(
+                input_ids=ids, attention_mask=attention_mask.long(), position_ids=positions, use_cache=False
+            )
+            logits = output.logits[predicts]
+        logprobs, entropy = TokenLogprobs.apply(logits, ids[:, 1:][predicts[:, :-1]], temperature)
         return logprobs, entropy
+
+    def sampler(self, dtype: torch.dtype) -> CachedModel:
+        """The policy as it is now, for `pretrain.sampling.generate`; dtype: of the activations where it is packed."""
+        body = self.hidden_states.body
+        if body is None or not self.plain_head or self.lm.device.type != "cpu":
+            return HFCachedModel(self.lm)
+        return PackedSampler(body, self.lm.get_output_embeddings(), context_length(self.lm), dtype)
 
 
 class ValueModel(nn.Module):
@@ -68,6 +99,7 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
         self.eval()
+        self.hidden_states = HiddenStates(backbone)
 
     def train(self, mode: bool = True) -> "ValueModel":
         """Stay in evaluation mode: no dropout, ever."""
@@ -75,13 +107,7 @@ class ValueModel(nn.Module):
 
     def forward(self, ids: Tensor, attention_mask: Tensor, predicts: Tensor) -> Tensor:
         """Values (N,) at the positions `predicts` (B, T), float32: the same positions as the logits."""
-        hidden = self.backbone(
-            input_ids=ids,
-            attention_mask=attention_mask.long(),
-            position_ids=position_ids(attention_mask),
-            use_cache=False,
-        ).last_hidden_state
-        return self.score(hidden[predicts]).squeeze(-1).float()
+        return self.score(self.hidden_states(ids, attention_mask, predicts)).squeeze(-1).float()
 
 
 def load_policy(source: ModelSource) -> PreTrainedModel:

@@ -24,6 +24,7 @@ from torch import Tensor
 from data.console import UserError
 from pretrain.sampling import generate, plain_matmul
 from pretrain.stage import share_cpus
+from pretrain.train import keep_freed_memory
 from rlhf import losses, training_state
 from rlhf.adapters import add_adapter, check_peft, share_weights
 from rlhf.experience import Episodes, Rollout, micro_batches, pad_rows
@@ -41,7 +42,7 @@ from rlhf.models import (
 from rlhf.ppo_config import PPOConfig
 from rlhf.prompts import PromptOrder, encode_prompts
 from rlhf.rewards import PolicyTokens, RewardSource, WeightedReward, build_reward
-from rlhf.rollout import HFCachedModel, pack, response_mask
+from rlhf.rollout import pack, response_mask
 from rlhf.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
 from rlhf.trackers import check_trackers, finish_trackers, start_trackers
 
@@ -111,6 +112,7 @@ class PPOTrainer:
             check_peft(peft_config)
         self.micro_rows = config.micro_rows(self.accelerator.num_processes)
         if self.device.type == "cpu":
+            keep_freed_memory()
             torch.set_float32_matmul_precision("medium")  # oneDNN's kernels: faster, as exact without AMX
 
         lm = load_policy(policy)
@@ -232,7 +234,7 @@ class PPOTrainer:
         # KL would be measured on another distribution than the one that was sampled.
         with self.accelerator.autocast() if self.device.type == "cuda" else plain_matmul():
             responses = generate(
-                HFCachedModel(self.policy.lm),
+                self.policy.sampler(torch.bfloat16 if self.bf16 else torch.float32),
                 prompts,
                 max_new_tokens=config.response_length,
                 temperature=config.temperature,

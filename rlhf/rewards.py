@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.console import UserError
-from rlhf.models import check_reads, choose_attention, load_classifier
+from rlhf.models import HiddenStates, check_reads, choose_attention, load_classifier
 from rlhf.prompts import Prompt
-from rlhf.rollout import context_length, pack, position_ids
+from rlhf.rollout import context_length, pack
 from rlhf.tokens import ModelSource, decoder, load_tokenizer, same_tokens, without_stop
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
@@ -72,6 +72,7 @@ class ModelReward:
                 "head: give a sequence-classification model of one label, or a Python function"
             )
         self.model = model.eval().requires_grad_(False)
+        self.hidden_states = HiddenStates(model.base_model)
         self.pad_id = pad_id
         self.batch_rows = batch_rows
         self.mean = float(getattr(model.config, "reward_mean", 0.0))
@@ -87,16 +88,11 @@ class ModelReward:
         for start in range(0, len(order), self.batch_rows):
             rows = order[start : start + self.batch_rows]
             batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.model.device)
-            hidden = self.model.base_model(
-                input_ids=batch.ids,
-                attention_mask=batch.attention_mask.long(),
-                position_ids=position_ids(batch.attention_mask),
-                use_cache=False,
-            ).last_hidden_state
             # The last real token of the response, known by its length: the model's own search by PAD id
             # would be misled by a PAD inside the prompt or by PAD = EOS.
-            last = hidden[torch.arange(len(rows), device=hidden.device), batch.last]
-            scores[rows] = self.model.score(last).squeeze(-1).float()
+            last = torch.arange(batch.ids.shape[1], device=batch.last.device) == batch.last[:, None]
+            states = self.hidden_states(batch.ids, batch.attention_mask, last)
+            scores[rows] = self.model.score(states).squeeze(-1).float()
         return (scores - self.mean) / self.std
 
 

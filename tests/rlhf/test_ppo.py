@@ -189,6 +189,13 @@ def test_the_first_ratio_is_one(make: Make, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_first_ratio_is_one_in_bf16(make: Make, kind: str) -> None:
+    """Old and new log-probabilities come from the same operations: what rounds, rounds alike."""
+    for metrics in make(kind, total_episodes=48, bf16=True).train():
+        assert metrics["val/first_ratio_error"] < 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_learning_the_ratio_stays_one_and_the_kl_zero(make: Make, kind: str) -> None:
     trainer = make(kind, learning_rate=0.0, value_learning_rate=0.0, total_episodes=48, num_ppo_epochs=3)
     before = weights(trainer)
