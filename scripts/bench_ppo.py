@@ -45,8 +45,8 @@ from data.tokenizers import Tokenizer as OurTokenizer
 from pretrain.plots import plot_curves
 from pretrain.stage import parent_corpus, read_parent
 from pretrain.train import compute_dtype
+from rlhf.alignment import load_prompts
 from rlhf.config import PRESETS
-from rlhf.train import load_prompts
 
 TRL = "1.12.0"
 VOCABULARY, PAD, EOS = 512, 512, 513

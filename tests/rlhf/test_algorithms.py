@@ -137,7 +137,7 @@ def test_the_comparison_holds_everybody(run: Path) -> None:
     for stage, name in (("rlhf", "PPO"), ("rlhf-rloo", "RLOO"), ("rlhf-grpo", "GRPO")):
         assert rows[name]["learning_tokens"] == sampled_tokens(run / stage)
         assert rows[name]["learning_seconds"] == read_stage(run / stage).wall_seconds
-        assert rows[name]["kl_to_sft"] > 0
+        assert rows[name]["kl_to_sft"] != 0, "an estimate from few samples: its sign is chance"
     table = (run / "algorithms" / "table.md").read_text("utf-8")
     assert [line.split(" | ")[0] for line in table.splitlines()[2 : 2 + len(rows)]] == [f"| {name}" for name in rows]
     pixels = image.imread(run / "algorithms" / "reward_kl.png")
