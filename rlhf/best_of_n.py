@@ -130,7 +130,7 @@ def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
     """reward.png and critic.png: what the best of n are worth at their KL."""
     kl = [line["objective/kl"] for line in metrics]
     for name, key, label in (
-        ("reward", "objective/scores", "score (SFT: 0 ± 1)"),
+        ("reward", "objective/reward_scores", "reward (SFT: 0 ± 1)"),
         ("critic", "eval/critic", "critic's score"),
     ):
         plot_curves(
@@ -138,7 +138,7 @@ def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
             {"best of n": (kl, [line[key] for line in metrics])},
             xlabel="KL to the SFT model, nats a response (upper bound)",
             ylabel=label,
-            title="n = " + ", ".join(str(line["n"]) for line in metrics),
+            title="Best of n = " + ", ".join(str(line["n"]) for line in metrics),
         )
 
 
