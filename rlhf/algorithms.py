@@ -31,6 +31,7 @@ from pretrain.stage import (
     read_parent,
     read_stage,
     settings,
+    share_cpus,
 )
 from rlhf.algorithms_report import learning_path, markdown_table, print_table, reward_kl_plot, write_samples
 from rlhf.alignment import Alignment, Scorer, ScoreRules
@@ -97,7 +98,7 @@ class Comparison:
         self.room = Alignment(AlignOptions(run=options.run, seed=config["seed"], reward=config["reward"],
                                            eval_prompts=config["eval_prompts"]))  # fmt: skip
         rules = ScoreRules(config["missing_eos_rule"], config["missing_eos_penalty"], config["score_clip"])
-        self.device = PartialState().device
+        self.device = PartialState(cpu=share_cpus()).device
         self.scorer: Scorer = self.room.scorer(rules, self.device)
         self.pairs: list[Pair] = choose_pairs(self.room.corpus, options)
         lengths, tokenizer = self.room.config, self.room.tokenizer

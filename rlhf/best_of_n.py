@@ -15,7 +15,7 @@ from accelerate import PartialState
 
 from pretrain.plots import plot_curves
 from pretrain.progress import progress_bar
-from pretrain.stage import StageRecord, announce, open_stage, parent_of, settings
+from pretrain.stage import StageRecord, announce, open_stage, parent_of, settings, share_cpus
 from rlhf.alignment import Alignment, Scored, Scorer, ScoreRules
 from rlhf.budget import token_budget
 from rlhf.group_config import BestOfNConfig
@@ -77,7 +77,7 @@ def choose_best(config: BestOfNConfig, preset: str) -> Path:
     budget = token_budget(config, run.sft)
     folder = open_stage(config.folder_name, config)
     announce(config.folder_name, f"{len(run.heldout)} held-out prompts · {budget:,} sampled tokens · {config.reward}")
-    state = PartialState()
+    state = PartialState(cpu=share_cpus())
     results: dict[str, Any] = {}
     if state.is_main_process:
         folder.keep_metrics(lambda line: False)  # a stopped one begins again: it is a matter of seconds
