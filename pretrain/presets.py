@@ -118,9 +118,9 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
         "2 CPU cores, 10 minutes: the lowest loss",
         PretrainConfig(
             teachers=3,
-            steps=1300,
-            eval_every=1300,
-            save_every=325,
+            steps=1650,
+            eval_every=1650,
+            save_every=550,
         ),
     ),
     "gpu": (
