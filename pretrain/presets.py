@@ -117,10 +117,10 @@ PRESETS: dict[str, tuple[str, PretrainConfig]] = {
     "laptop-best": (
         "2 CPU cores, 10 minutes: the lowest loss",
         PretrainConfig(
-            teachers=3,
-            steps=1650,
-            eval_every=1650,
-            save_every=550,
+            teachers=4,
+            steps=1350,
+            eval_every=1350,
+            save_every=450,
         ),
     ),
     "gpu": (

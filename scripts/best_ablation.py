@@ -27,8 +27,8 @@ ROWS = {
     "no teachers, dropout .2": "--teachers 0 --dropout 0.2",
     "one teacher": "--teachers 1",
     "as narrow as a teacher": "--width 128 --heads 2 --feed-forward 344",
-    "half the steps": "--steps 825",
-    "five teachers": "--teachers 5",
+    "half the steps": "--steps 675",
+    "two teachers": "--teachers 2",
 }
 STRIDE = 32
 
