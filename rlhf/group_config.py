@@ -141,12 +141,12 @@ def _as_ppo(preset: str, config: type[Config], **changes: Any) -> tuple[str, Con
 
 RLOO_PRESETS = {
     "smoke": _as_ppo("smoke", GroupConfig, algorithm="rloo"),
-    "laptop": _as_ppo("laptop", GroupConfig, algorithm="rloo"),
-    "gpu": _as_ppo("gpu", GroupConfig, algorithm="rloo"),
+    "laptop": _as_ppo("laptop", GroupConfig, algorithm="rloo", learning_rate=1e-3),
+    "gpu": _as_ppo("gpu", GroupConfig, algorithm="rloo", num_generations=8),
 }
 GRPO_PRESETS = {
     "smoke": _as_ppo("smoke", GroupConfig, algorithm="grpo"),
-    "laptop": _as_ppo("laptop", GroupConfig, algorithm="grpo"),
-    "gpu": _as_ppo("gpu", GroupConfig, algorithm="grpo"),
+    "laptop": _as_ppo("laptop", GroupConfig, algorithm="grpo", learning_rate=1e-3),
+    "gpu": _as_ppo("gpu", GroupConfig, algorithm="grpo", num_generations=8),
 }
 BEST_OF_N_PRESETS = {name: _as_ppo(name, BestOfNConfig) for name in PRESETS}
