@@ -13,10 +13,6 @@ from pretrain.model import GPT
 from pretrain.presets import PRESETS
 from pretrain.stage import read_stage, settings
 
-TABLE_LIMIT = 8 * 2**30
-"""Bytes of the teachers' predictions of the whole training text."""
-WINDOWS_AT_ONCE = 16
-
 
 def teacher_configs(config: PretrainConfig) -> list[PretrainConfig]:
     """The runs that come before a run of `config`, in RUN/teachers/1, 2, …; UserError if they could not teach it."""
@@ -27,8 +23,8 @@ def teacher_configs(config: PretrainConfig) -> list[PretrainConfig]:
     if config.teacher_preset not in PRESETS:
         raise UserError(f"no preset is called {config.teacher_preset}: --teacher-preset is one of {', '.join(PRESETS)}")
     preset = PRESETS[config.teacher_preset][1]
-    if preset.teachers or preset.padded_vocab_size or config.padded_vocab_size:
-        raise UserError(f"preset {config.teacher_preset} cannot teach: it has teachers itself, or a padded vocabulary")
+    if preset.teachers or preset.context_length < config.context_length:
+        raise UserError(f"preset {config.teacher_preset} cannot teach: it has teachers itself or a shorter context")
     return [
         replace(
             preset,
@@ -56,28 +52,7 @@ def load_teachers(config: PretrainConfig, device: torch.device, dtype: torch.dty
     return teachers
 
 
-@torch.inference_mode()
-def mean_predictions(teachers: Sequence[GPT], ids: Tensor) -> Tensor:
-    """What the teachers expect after every token of a text, on average: (N, V) float16 for ids (N,).
-
-    Every prediction but the first ones is made from at least half a context: more than a pupil sees who reads the
-    text in windows. UserError where the table would not fit into TABLE_LIMIT bytes.
-    """
-    length, vocabulary = teachers[0].context_length, teachers[0].config.vocab_size
-    if 2 * len(ids) * vocabulary > TABLE_LIMIT:
-        raise UserError(
-            f"what teachers expect of {len(ids):,} tokens with a vocabulary of {vocabulary:,} takes "
-            f"{2 * len(ids) * vocabulary / 2**30:.0f} GiB: use a smaller --vocab-size, or no teachers"
-        )
-    device, half = teachers[0].device, length // 2
-    table = torch.empty(len(ids), vocabulary, dtype=torch.float16)
-    # The first window is taken whole, of the others the second half.
-    starts = torch.arange(0, max(len(ids) - length, 0) + half, half).clamp(max=max(len(ids) - length, 0)).unique()
-    places = torch.arange(min(length, len(ids)))
-    for chunk in starts.split(WINDOWS_AT_ONCE):
-        windows = ids[chunk[:, None] + places].to(device)
-        expected = torch.stack([teacher(windows).softmax(-1) for teacher in teachers]).mean(0).half().cpu()
-        for start, rows in zip(chunk.tolist(), expected, strict=True):
-            kept = half if start else 0
-            table[start + kept : start + len(rows)] = rows[kept:]
-    return table
+@torch.no_grad()
+def mean_prediction(teachers: Sequence[GPT], ids: Tensor) -> Tensor:
+    """The mean of the teachers' distributions over the next token, (B, T, V) float32, for ids (B, T)."""
+    return torch.stack([teacher(ids).softmax(-1) for teacher in teachers]).mean(0)

@@ -25,7 +25,7 @@ from pretrain.progress import progress_bar
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
 from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings, share_cpus
-from pretrain.teachers import load_teachers, mean_predictions, teacher_configs
+from pretrain.teachers import load_teachers, mean_prediction, teacher_configs
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -69,12 +69,8 @@ class Windows:
 
     def batch(self, step: int) -> Tensor:
         """Windows (batch_size, context + 1) of a step."""
-        return self.cut(step, self.ids, self.context + 1)
-
-    def cut(self, step: int, table: Tensor, length: int) -> Tensor:
-        """`length` rows of a table (N, …) of the text's tokens from where each window of a step begins."""
         starts = [self._start(step * self.batch_size + row) for row in range(self.batch_size)]
-        return torch.stack([table[start : start + length] for start in starts])
+        return torch.stack([self.ids[start : start + self.context + 1] for start in starts])
 
     def _start(self, index: int) -> int:
         epoch, position = divmod(index, self.per_epoch)
@@ -134,9 +130,7 @@ class Pretraining:
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, config))
         self.parallel, self.optimizers = prepared[0], list(prepared[1:])
         self.trained = torch.compile(self.parallel) if config.compile else self.parallel
-        teachers = load_teachers(config, self.accelerator.device, self.model.compute_dtype)
-        self.expected = mean_predictions(teachers, ids) if teachers else None
-        """What the teachers expect after every token of the training text, (N, V)."""
+        self.teachers = load_teachers(config, self.accelerator.device, self.model.compute_dtype)
         set_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
         self.progress = Progress()
 
@@ -177,15 +171,14 @@ class Pretraining:
         set_schedule([optimizer.optimizer for optimizer in self.optimizers], self.scale(step), step / config.steps)
         share = self.micro * self.accumulation
         first = self.accelerator.process_index * share
-        batch = self.windows.batch(step)
-        ids, targets = batch[:, :-1], batch[:, 1:]
-        if self.expected is not None:
-            targets = self.windows.cut(step, self.expected, config.context_length).float()
-        ids, targets = (part[first : first + share].to(self.accelerator.device) for part in (ids, targets))
-        for number, (read, wanted) in enumerate(zip(ids.split(self.micro), targets.split(self.micro), strict=True)):
+        batch = self.windows.batch(step)[first : first + share].to(self.accelerator.device)
+        for number, part in enumerate(batch.split(self.micro)):
             last = number == self.accumulation - 1
+            ids, targets = part[:, :-1], part[:, 1:]
+            if self.teachers:
+                targets = mean_prediction(self.teachers, ids)
             with nullcontext() if last else self.accelerator.no_sync(self.parallel):
-                loss = self.trained(read, wanted) / self.accumulation
+                loss = self.trained(ids, targets) / self.accumulation
                 self.accelerator.backward(loss)
             self.progress.loss_sum += loss.item()
         if config.max_grad_norm is not None:

@@ -27,8 +27,9 @@ ROWS = {
     "no teachers, dropout .2": "--teachers 0 --dropout 0.2",
     "one teacher": "--teachers 1",
     "as narrow as a teacher": "--width 128 --heads 2 --feed-forward 344",
-    "half the steps": "--steps 675",
-    "two teachers": "--teachers 2",
+    "… and 1,500 steps": "--width 128 --heads 2 --feed-forward 344 --steps 1500",
+    "half the steps": "--steps 650",
+    "five teachers": "--teachers 5",
 }
 STRIDE = 32
 

@@ -8,50 +8,32 @@ from typing import Any
 import pytest
 import torch
 
-import pretrain.teachers
 import pretrain.train
 from data.console import UserError
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT, GPTConfig
 from pretrain.presets import PRESETS
-from pretrain.teachers import mean_predictions, teacher_configs
+from pretrain.teachers import mean_prediction, teacher_configs
 from pretrain.train import Pretraining
 from pretrain.train import pretrain as train
 
 
-@pytest.fixture
-def models() -> list[GPT]:
+def test_the_loss_against_what_teachers_expect_by_hand() -> None:
     shape = GPTConfig(vocab_size=7, context_length=4, width=8, layers=1, heads=1, feed_forward=8)
     torch.manual_seed(0)
-    models = [GPT(shape).eval() for _ in range(3)]
-    for model in models:
+    pupil, *teachers = (GPT(shape).eval() for _ in range(3))
+    for model in (pupil, *teachers):
         torch.nn.init.normal_(model.embedding.weight)
-    return models
-
-
-@pytest.mark.parametrize("length", [3, 4, 5, 6, 7, 11, 12])
-def test_every_token_is_expected_from_half_a_context_at_least(models: list[GPT], length: int) -> None:
-    ids = torch.randint(7, (length,))
-    table = mean_predictions(models[1:], ids)
-    assert table.shape == (length, 7)
-    for place in range(length):
-        # Windows of 4 begin at 0, 2, 4, … and where the text ends.
-        starts = [s for s in {*range(0, length - 3, 2), max(length - 4, 0)} if s <= place < s + 4]
-        start = min(starts, key=lambda s: (s > 0 and place - s < 2, -s))
-        assert place - start >= min(place, 2), "what the windows must be able to give"
-        with torch.no_grad():
-            first, second = (model(ids[None, start : place + 1]).softmax(-1)[0, -1] for model in models[1:])
-        assert torch.allclose(table[place].float(), (first + second) / 2, atol=1e-3)
-
-
-def test_the_loss_against_what_teachers_expect_by_hand(models: list[GPT]) -> None:
-    pupil, *teachers = models
-    ids = torch.tensor([1, 2, 3, 4])
-    expected = mean_predictions(teachers, ids).float()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    expected = mean_prediction(teachers, ids)
     with torch.no_grad():
-        own = pupil(ids[None]).log_softmax(-1)[0]
-        loss = pupil(ids[None], expected[None])
-    by_hand = -sum(expected[t, v].item() * own[t, v].item() for t in range(4) for v in range(7))
+        own = pupil(ids).log_softmax(-1)
+        first, second = (teacher(ids).softmax(-1) for teacher in teachers)
+        loss = pupil(ids, expected)
+    assert torch.allclose(expected, (first + second) / 2)
+    by_hand = -sum(
+        (first[0, t, v] + second[0, t, v]).item() / 2 * own[0, t, v].item() for t in range(4) for v in range(7)
+    )
     assert loss.item() == pytest.approx(by_hand / 4, rel=1e-5)
 
 
@@ -124,7 +106,7 @@ def test_teachers_of_another_kind_are_not_taken(config: PretrainConfig) -> None:
     [
         ({"teachers": -1}, "teachers must not be negative"),
         ({"teacher_preset": "socrates"}, "no preset is called socrates"),
-        ({"teacher_preset": "laptop-best"}, "preset laptop-best cannot teach"),
+        ({"context_length": 24}, "preset tiny cannot teach"),
     ],
 )
 def test_who_cannot_teach_is_refused(config: PretrainConfig, changes: dict[str, Any], message: str) -> None:
@@ -133,9 +115,3 @@ def test_who_cannot_teach_is_refused(config: PretrainConfig, changes: dict[str, 
     assert not config.run.exists()
     with pytest.raises(UserError, match="learns without teachers"):
         teacher_configs(replace(config, family="one-head"))
-
-
-def test_a_table_that_does_not_fit_is_said(models: list[GPT], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain.teachers, "TABLE_LIMIT", 100)
-    with pytest.raises(UserError, match="smaller --vocab-size"):
-        mean_predictions(models, torch.zeros(10, dtype=torch.long))
