@@ -96,7 +96,7 @@ def probabilities(model: Table, responses: list[tuple[int, ...]], temperature: f
     [
         (None, {}),
         (4, {}),
-        (4, {"temperature": 0.7, "whiten_advantages": False, "gae_lambda": 1.0, "num_mini_batches": 1}),
+        (4, {"temperature": 0.7, "whiten_advantages": False, "gae_lambda": 1.0, "num_ppo_epochs": 4}),
     ],
     ids=["fixed length", "stop token", "other settings"],
 )
@@ -135,7 +135,6 @@ def test_the_kl_penalty_leads_to_the_closed_form(
     trainer = PPOTrainer(model, lambda _, texts: [by_text[text] for text in texts], [[0]], config, tokenizer=tokenizer)
     history = trainer.train()
     policy = probabilities(model, responses, settings["temperature"])
-    print("TV", ((policy - optimum).abs().sum() / 2).item(), history[-1]["objective/rlhf_reward"] - best)
     assert (policy - optimum).abs().sum() / 2 <= 0.05
     # There score minus penalty is the same for every response, and the value model knows it.
     assert history[-1]["objective/rlhf_reward"] == pytest.approx(best, abs=0.02)
@@ -170,40 +169,39 @@ def test_a_bandit_finds_the_best_arm(causal_lm: Build, tokenizer: Any) -> None:
 
     assert mean_score() < 0.6
     trainer.train()
-    print("bandit", mean_score(), scores.max().item(), trainer.log_history[-1]["objective/scores"])
     assert mean_score() >= 0.98 * scores.max().item()
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
-def test_copying_is_learned(causal_lm: Build, tokenizer: Any, kind: str) -> None:
-    """Two letters are to be repeated and ended: the best mean score is 1, at random it is about -.9.
+def test_copying_is_learned(causal_lm: Build, letters: Callable[..., Any], kind: str) -> None:
+    """The two letters of the prompt are to be repeated and ended: the best mean score is 1.
 
-    The prompt ends in a third letter, for a rotary model that has seen one kind of token only cannot count it. The
-    little KL penalty keeps the policy from settling on the first letters that pay.
+    The prompt ends in a letter of its own, for a model with rotary positions cannot tell "ac" from "acac". The little
+    KL penalty keeps the policy from settling on the first letters that pay.
     """
 
     def share_of_the_copy(prompts: list[str], responses: list[str]) -> list[float]:
-        same = [sum(a == b for a, b in zip(p, r, strict=False)) for p, r in zip(prompts, responses, strict=True)]
+        same = [sum(a == b for a, b in zip(p[:2], r, strict=False)) for p, r in zip(prompts, responses, strict=True)]
         return [count / max(2, len(response)) for count, response in zip(same, responses, strict=True)]
 
     config = PPOConfig(
-        total_episodes=128 * 45,
+        total_episodes=128 * 60,
         batch_size=128,
         num_ppo_epochs=2,
         num_mini_batches=4,
         response_length=4,
         temperature=1.0,
-        learning_rate=5e-3,
+        learning_rate=3e-3,
         adam_beta2=0.95,
-        kl_coef=0.03,
+        kl_coef=0.05,
         missing_eos_penalty=1.0,
         cpu=True,
     )
-    prompts = ["aav", "abv", "bav", "bbv"]
-    trainer = PPOTrainer(causal_lm(kind, std=0.1), share_of_the_copy, prompts, config, tokenizer=tokenizer)
+    policy = causal_lm(kind, std=0.1, vocab_size=7, eos_token_id=5, pad_token_id=6)
+    tokenizer = letters("abcdv", "<eos>", "<pad>")
+    trainer = PPOTrainer(policy, share_of_the_copy, ["acv", "adv", "bcv", "bdv"], config, tokenizer=tokenizer)
     history = trainer.train()
     scores = [metrics["objective/scores"] for metrics in history]
-    print(scores[::10], scores[-5:])
-    assert scores[0] < -0.5
+    assert scores[0] < 0
     assert sum(scores[-5:]) / 5 >= 0.98, scores
     assert history[-1]["objective/stopped"] > 0.98
