@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ Build = Callable[..., PreTrainedModel]
 
 VOCABULARY, LENGTH = 5, 3
 LETTERS = "abcde"
+UPDATES = 80
 
 
 # ---- the closed form ----
@@ -90,39 +92,32 @@ def probabilities(model: Table, responses: list[tuple[int, ...]], temperature: f
     return torch.stack(logprobs).exp()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize(
-    ("stop", "changes"),
-    [
-        (None, {}),
-        (4, {}),
-        (4, {"temperature": 0.7, "whiten_advantages": False, "gae_lambda": 1.0, "num_ppo_epochs": 4}),
-    ],
-    ids=["fixed length", "stop token", "other settings"],
-)
-def test_the_kl_penalty_leads_to_the_closed_form(
-    tokenizer: Any, seed: int, stop: int | None, changes: dict[str, Any]
-) -> None:
-    """The best policy under a KL penalty is pi ∝ pi_ref · exp(r / beta): r random, all probabilities exact."""
+@dataclass
+class Outcome:
+    """Where PPO came to after UPDATES updates of 256 episodes, every probability exact."""
+
+    variation_before: float
+    """Total variation between the reference and the closed form."""
+    variation: float
+    """Total variation between the policy and the closed form."""
+    kl: float
+    """From the reference, nats a response."""
+    best: float
+    """The closed form's mean of score minus penalty."""
+    last: dict[str, float]
+    """The metrics of the last update."""
+
+
+def learn_toy(tokenizer: Any, seed: int, stop: int | None, **changes: Any) -> Outcome:
+    """PPO from a random policy with a random score for every response, under a KL penalty of beta = 0.5."""
     responses, beta = all_responses(stop), 0.5
-    assert len(responses) == (125 if stop is None else 1 + 4 + 16 + 64)
     torch.manual_seed(seed)
     scores = torch.randn(len(responses), dtype=torch.float64)
     model = Table(TableConfig())
-    nn.init.normal_(model.head.weight)
+    nn.init.normal_(model.head.weight, std=0.7)
     settings = {"num_ppo_epochs": 2, "num_mini_batches": 4, "learning_rate": 0.05, "temperature": 1.0} | changes
-    reference = probabilities(model, responses, settings["temperature"])
-    assert reference.sum().item() == pytest.approx(1)
-    optimum = reference * (scores / beta).exp()
-    best = beta * optimum.sum().log().item()  # of score minus penalty
-    optimum /= optimum.sum()
-    assert (reference - optimum).abs().sum() / 2 > 0.4, "there must be something to learn"
-    by_text = {
-        "".join(LETTERS[token] for token in ids if token != stop): score
-        for ids, score in zip(responses, scores.tolist(), strict=True)
-    }
     config = PPOConfig(
-        total_episodes=256 * 60,
+        total_episodes=256 * UPDATES,
         batch_size=256,
         response_length=LENGTH,
         stop_token_ids=() if stop is None else (stop,),
@@ -132,14 +127,52 @@ def test_the_kl_penalty_leads_to_the_closed_form(
         cpu=True,
         **settings,
     )
+    reference = probabilities(model, responses, config.temperature)
+    assert reference.sum().item() == pytest.approx(1)
+    optimum = reference * (scores / beta).exp()
+    best = beta * optimum.sum().log().item()
+    optimum /= optimum.sum()
+    texts = ["".join(LETTERS[token] for token in ids if token != stop) for ids in responses]
+    by_text = dict(zip(texts, scores.tolist(), strict=True))
     trainer = PPOTrainer(model, lambda _, texts: [by_text[text] for text in texts], [[0]], config, tokenizer=tokenizer)
     history = trainer.train()
-    policy = probabilities(model, responses, settings["temperature"])
-    assert (policy - optimum).abs().sum() / 2 <= 0.05
-    # There score minus penalty is the same for every response, and the value model knows it.
-    assert history[-1]["objective/rlhf_reward"] == pytest.approx(best, abs=0.02)
-    exact_kl = (policy * (policy / reference).log()).sum().item()
-    assert history[-1]["objective/kl"] == pytest.approx(exact_kl, abs=0.2)
+    policy = probabilities(model, responses, config.temperature)
+    return Outcome(
+        variation_before=(reference - optimum).abs().sum().item() / 2,
+        variation=(policy - optimum).abs().sum().item() / 2,
+        kl=(policy * (policy / reference).log()).sum().item(),
+        best=best,
+        last=history[-1],
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("stop", "changes"),
+    [
+        (None, {}),
+        (4, {}),
+        (4, {"temperature": 0.7, "whiten_advantages": False, "gae_lambda": 1.0}),
+    ],
+    ids=["fixed length", "stop token", "other settings"],
+)
+def test_the_kl_penalty_leads_to_the_closed_form(
+    tokenizer: Any, seed: int, stop: int | None, changes: dict[str, Any]
+) -> None:
+    """The best policy under a KL penalty is pi ∝ pi_ref · exp(r / beta)."""
+    assert len(all_responses(stop)) == (125 if stop is None else 1 + 4 + 16 + 64)
+    outcome = learn_toy(tokenizer, seed, stop, **changes)
+    assert outcome.variation_before > 0.4, "there must be something to learn"
+    assert outcome.variation <= 0.05
+    # There, score minus penalty is the same for every response.
+    assert outcome.last["objective/rlhf_reward"] == pytest.approx(outcome.best, abs=0.02)
+    assert outcome.last["objective/kl"] == pytest.approx(outcome.kl, abs=0.2)
+
+
+@pytest.mark.parametrize("changes", [{"gamma": 0.9}, {"whiten_rewards": True}], ids=["gamma", "whitened rewards"])
+def test_settings_that_lead_elsewhere(tokenizer: Any, changes: dict[str, Any]) -> None:
+    """A discount values early tokens less; rewards scaled around their mean pay for length."""
+    assert learn_toy(tokenizer, 2, 4, **changes).variation > 0.03
 
 
 # ---- the best score ----

@@ -68,29 +68,31 @@ def token_rewards(scores: list[float], logprobs: Rows, reference: Rows, coef: fl
     return rewards
 
 
-def policy_loss(new: Rows, old: Rows, advantages: Rows, denominator: float) -> tuple[float, dict[str, float]]:
+def policy_loss(
+    new: Rows, old: Rows, advantages: Rows, denominator: float, clip: float = CLIP
+) -> tuple[float, dict[str, float]]:
     """Minus PPO's clipped objective (arXiv 1707.06347, eq. 7)."""
     objective, sums = 0.0, dict.fromkeys(["approxkl", "clipfrac", "ratio_shift", "ratio_shift_squared"], 0.0)
     errors = []
     for rows in zip(new, old, advantages, strict=True):
         for p, q, advantage in zip(*rows, strict=True):
             ratio = math.exp(min(max(p - q, -LOG_RATIO_LIMIT), LOG_RATIO_LIMIT))
-            inside = min(max(ratio, 1 - CLIP), 1 + CLIP)
+            inside = min(max(ratio, 1 - clip), 1 + clip)
             objective += min(ratio * advantage, inside * advantage)
             sums["approxkl"] += (p - q) ** 2 / 2
-            sums["clipfrac"] += ratio > 1 + CLIP if advantage > 0 else ratio < 1 - CLIP if advantage < 0 else 0
+            sums["clipfrac"] += ratio > 1 + clip if advantage > 0 else ratio < 1 - clip if advantage < 0 else 0
             sums["ratio_shift"] += ratio - 1
             sums["ratio_shift_squared"] += (ratio - 1) ** 2
             errors.append(abs(ratio - 1))
     return -objective / denominator, sums | {"ratio_error": max(errors)}
 
 
-def value_loss(new: Rows, old: Rows, returns: Rows, denominator: float) -> tuple[float, int]:
+def value_loss(new: Rows, old: Rows, returns: Rows, denominator: float, clip: float = CLIP) -> tuple[float, int]:
     """The larger of both squared errors (N+ details, arXiv 2403.17031), halved, and how often the clipped one is."""
     total, clipped = 0.0, 0
     for rows in zip(new, old, returns, strict=True):
         for value, before, target in zip(*rows, strict=True):
-            near = before + min(max(value - before, -CLIP), CLIP)
+            near = before + min(max(value - before, -clip), clip)
             total += max((value - target) ** 2, (near - target) ** 2) / 2
             clipped += (near - target) ** 2 > (value - target) ** 2
     return total / denominator, clipped
@@ -265,14 +267,16 @@ def test_the_gradient_of_the_value_loss(case: list[Rows]) -> None:
     torch.testing.assert_close(values.grad, padded(slopes, 0.0), atol=1e-7, rtol=1e-5)
 
 
-def test_the_gradient_of_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Build) -> None:
-    """What the trainer leaves in `grad`, for every parameter: packing, micro-batches, masks, temperature, both losses.
+def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Build) -> None:
+    """What the trainer logs and leaves in `grad`: packing, micro-batches, masks, temperature, both losses together.
 
-    On the other side stand the loops above on single unpadded rows through float64 copies of the two models.
+    On the other side stand the loops above on single unpadded rows through float64 copies of the two models, and
+    differences along a random direction for every parameter.
     """
     shape = {"batch_size": 6, "total_episodes": 6, "prompt_length": 4, "response_length": 5, "micro_batch_size": 4}
+    clips = {"cliprange": 0.2, "cliprange_value": 0.3, "vf_coef": 0.3}
     free = {"max_grad_norm": math.inf, "ratio_tolerance": math.inf, "learning_rate": 0.0}
-    config = PPOConfig(**shape, **free, num_ppo_epochs=1, temperature=1.3, vf_coef=0.3, cpu=True)
+    config = PPOConfig(**shape, **clips, **free, num_ppo_epochs=1, temperature=1.3, cpu=True)
     trainer = PPOTrainer(causal_lm("gpt2"), reward_model("gpt2"), [[1, 2, 3, 4], [3], [5, 6]], config)
     torch.manual_seed(0)
     torch.nn.init.normal_(trainer.value.score.weight, std=0.1)
@@ -280,44 +284,65 @@ def test_the_gradient_of_a_whole_update_through_a_tiny_policy(causal_lm: Build, 
     # As if steps had been taken since: ratios and values on both sides of their clips.
     for drifted in (rollout.logprobs, rollout.values):
         drifted += 0.3 * torch.randn_like(drifted) * rollout.mask
-    trainer.learner.update(rollout)
+    metrics = trainer.learner.update(rollout)
 
-    ragged_lists = [
+    old_logprobs, advantages, old_values, returns = (
         [row[keep].tolist() for row, keep in zip(rows.double(), rollout.mask, strict=True)]
         for rows in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)
-    ]
-    old_logprobs, advantages, old_values, returns = ragged_lists
+    )
     tokens = sum(map(len, rollout.responses))
-    lm, value = (copy.deepcopy(m).double().requires_grad_(False) for m in (trainer.policy.lm, trainer.value))
+    lm, value = (copy.deepcopy(model).double().requires_grad_(False) for model in (trainer.policy.lm, trainer.value))
     episodes = [(torch.tensor([p + r]), len(p) - 1) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
 
-    def policy_objective() -> float:
-        rows = []
-        for ids, start in episodes:
-            table = (lm(ids).logits[0, start:-1] / 1.3).log_softmax(-1)
-            rows.append([table[i, token].item() for i, token in enumerate(ids[0, start + 1 :].tolist())])
-        return policy_loss(rows, old_logprobs, advantages, tokens)[0]
+    def tables() -> list[Tensor]:
+        return [(lm(ids).logits[0, start:-1] / 1.3).log_softmax(-1) for ids, start in episodes]
 
-    def value_objective() -> float:
+    def policy_objective() -> tuple[float, dict[str, float]]:
+        chosen = [ids[0, start + 1 :, None] for ids, start in episodes]
+        rows = [table.gather(1, taken)[:, 0].tolist() for table, taken in zip(tables(), chosen, strict=True)]
+        return policy_loss(rows, old_logprobs, advantages, tokens, clip=0.2)
+
+    def value_objective() -> tuple[float, int]:
         rows = [value.score(value.backbone(ids).last_hidden_state)[0, start:-1, 0].tolist() for ids, start in episodes]
-        return 0.3 * value_loss(rows, old_values, returns, tokens)[0]
+        return value_loss(rows, old_values, returns, tokens, clip=0.3)
+
+    loss, sums = policy_objective()
+    squared_error, clipped = value_objective()
+    shift = sums["ratio_shift"] / tokens
+    expected = {
+        "loss/policy_avg": loss,
+        "loss/value_avg": squared_error,
+        "policy/approxkl_avg": sums["approxkl"] / tokens,
+        "policy/clipfrac_avg": sums["clipfrac"] / tokens,
+        "val/clipfrac_avg": clipped / tokens,
+        "val/ratio": 1 + shift,
+        "val/ratio_var": sums["ratio_shift_squared"] / tokens - shift**2,
+        "val/first_ratio_error": sums["ratio_error"],
+        "policy/entropy_avg": -sum((table.exp() * table).sum().item() for table in tables()) / tokens,
+        "optimizer_steps": 1,
+        "lr": 0,
+    }
+    assert 0 < clipped < tokens
+    assert 0 < sums["clipfrac"] < tokens
 
     checked = 0
-    for objective, model, double in (
-        (policy_objective, trainer.policy.lm, lm),
-        (value_objective, trainer.value, value),
+    for name, objective, weight, model, double in (
+        ("policy", policy_objective, 1.0, trainer.policy.lm, lm),
+        ("value", value_objective, 0.3, trainer.value, value),
     ):
-        largest = max(p.grad.abs().max().item() for p in model.parameters() if p.grad is not None)
-        for (name, ours), theirs in zip(model.named_parameters(), double.parameters(), strict=True):
-            direction = torch.randn_like(theirs)
+        gradients = [p.grad.double() for p in model.parameters() if p.grad is not None]
+        largest = max(gradient.abs().max().item() for gradient in gradients)
+        expected[f"grad_norm/{name}"] = math.sqrt(sum((gradient**2).sum().item() for gradient in gradients))
+        for gradient, parameter in zip(gradients, double.parameters(), strict=True):
+            direction = torch.randn_like(parameter)
             direction /= direction.norm()
             sides = []
             for step in (1e-5, -2e-5):
-                theirs += step * direction
-                sides.append(objective())
-            theirs += 1e-5 * direction
-            assert ours.grad is not None
-            slope = (ours.grad.double() * direction).sum().item()
-            assert slope == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=1e-3, abs=1e-5 * largest), name
+                parameter += step * direction
+                sides.append(weight * objective()[0])
+            parameter += 1e-5 * direction
+            slope = (gradient * direction).sum().item()
+            assert slope == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=1e-3, abs=1e-5 * largest)
             checked += abs(slope) > 1e-3 * largest
     assert checked > 40, "a gradient of nothing proves nothing"
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
