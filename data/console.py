@@ -24,6 +24,7 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command line; UserError and a full disk become `error: …` on one line and exit code 2."""
     try:
         main()
+        _leave_the_others()
     except UserError as error:
         _fail(str(error))
     except OSError as error:
@@ -35,6 +36,14 @@ def run_command(main: Callable[[], None]) -> None:
         if is_main_process():
             console.print("interrupted; the same command with --resume continues")
         sys.exit(130)
+
+
+def _leave_the_others() -> None:
+    """End what connects the processes of one launch: a process that exits with its threads alive may abort."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _fail(message: str) -> None:

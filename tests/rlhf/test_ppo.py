@@ -289,6 +289,8 @@ history = trainer.train()
 if trainer.accelerator.is_main_process:
     models = {"policy": trainer.policy.state_dict(), "value": trainer.value.state_dict()}
     torch.save({**models, "responses": responses, "history": history}, f"{folder}/{count}.pt")
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()
 """
 
 
