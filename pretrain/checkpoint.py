@@ -243,8 +243,8 @@ def _read(folder: Path, config_alone: bool) -> tuple[GPTConfig | LadderConfig, d
 
 def _no_gpt(folder: Path, config: LadderConfig) -> UserError:
     return UserError(
-        f"{folder} holds the ladder's {config.rung}, which is no GPT and cannot be fine-tuned: "
-        f"`python -m pretrain laptop --run {folder.parent}-gpt` makes one that can"
+        f"{folder} holds the ladder's {config.rung}, which is no GPT, and can only be sampled and evaluated: "
+        f"`python -m pretrain laptop --run {folder.parent}-gpt` makes a GPT"
     )
 
 

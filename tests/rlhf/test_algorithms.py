@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,15 @@ def test_the_budget_is_ppos_and_is_spent(run: Path, algorithm: str) -> None:
     of_ppo_alone = ("val/", "policy/", "loss/value", "grad_norm/value", "objective/kl_k3", "eps")
     assert [name for name in ppo if name not in first and not name.startswith(of_ppo_alone)] == []
     assert all(sample.keys() == {"prompt", "response", "score", "stopped"} for sample in lines[-1]["samples"])
+
+
+def test_every_metric_of_ppo_has_its_line(run: Path) -> None:
+    """docs/metrics.md explains all that is logged, and nothing that is not."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    cells = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
+    explained = {name for cell in cells for name in re.findall(r"`([\w/]+)`", cell)} - {"objective/rewards/NAME"}
+    logged = {name for line in metrics(run / "rlhf") for name in line} - {"update", "seconds", "samples"}
+    assert explained == logged
 
 
 def test_best_of_n_needs_no_model(run: Path) -> None:

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
@@ -154,21 +157,30 @@ class TestPolicyModel:
         logits = model(input_ids=torch.tensor([[3, 7]])).logits[0, -1]
         assert logprob.item() == pytest.approx((logits / 2).log_softmax(-1)[5].item(), abs=1e-5)
 
-    @pytest.mark.parametrize("width", [1, 3, 17])
+    @hypothesis.settings(
+        max_examples=15, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+    )
+    @given(st.lists(st.integers(0, 17), min_size=4, max_size=4), st.integers(0, 23))
     def test_left_padding_of_any_width_changes_nothing(
-        self, causal_lm: Build, reward_model: Build, kind: str, width: int
+        self, causal_lm: Build, reward_model: Build, kind: str, widths: list[int], filler: int
     ) -> None:
+        """Each row has a width of its own, whatever token stands there."""
         batch = pack(PROMPTS, self.responses, 23, CPU)
+        total = max(widths)
 
-        def padded(tensor: Tensor) -> Tensor:
-            return torch.cat([torch.zeros(len(PROMPTS), width, dtype=tensor.dtype), tensor], dim=1)
+        def padded(tensor: Tensor, fill: int) -> Tensor:
+            """Every row moved to the right by its width, and what remains behind it."""
+            moved = torch.full((len(PROMPTS), tensor.shape[1] + total), fill, dtype=tensor.dtype)
+            for row, width in enumerate(widths):
+                moved[row, width : width + tensor.shape[1]] = tensor[row]
+            return moved
 
         inputs = (batch.ids, batch.attention_mask, batch.predicts)
         policy, value = PolicyModel(causal_lm(kind)), ValueModel(reward_model(kind).base_model)
         torch.nn.init.normal_(value.score.weight)
         for model, extra in ((policy, (1.0,)), (value, ())):
-            plain, shifted = model(*inputs, *extra), model(*map(padded, inputs), *extra)
-            torch.testing.assert_close(plain, shifted, atol=1e-5, rtol=0)
+            moved = [padded(tensor, fill) for tensor, fill in zip(inputs, (filler, 0, 0), strict=True)]
+            torch.testing.assert_close(model(*moved, *extra), model(*inputs, *extra), atol=1e-5, rtol=0)
 
     def test_a_model_that_caps_its_logits_is_not_bypassed(self, causal_lm: Build, kind: str) -> None:
         model = causal_lm(kind)

@@ -515,7 +515,7 @@ def test_a_rung_of_the_ladder_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "sea.txt").write_text(TEXT)
     settings = {"corpus": str(tmp_path / "sea.txt"), "run": tmp_path / "run", "steps": 2, "sample_tokens": 5}
     pretrain(replace(PRETRAIN_PRESETS["bigram"][1], **settings), "bigram")
-    with pytest.raises(UserError, match="the ladder's bigram, which is no GPT and cannot be fine-tuned: `python -m"):
+    with pytest.raises(UserError, match="the ladder's bigram, which is no GPT, and can only"):
         FineTuning(config(tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["pretrain"]
 
