@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -61,7 +62,13 @@ def smoke_base(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Pa
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """accelerate keeps one state a process, and would hold every later test to the first one's precision."""
+def as_a_new_process() -> Iterator[None]:
+    """What a stage sets for its whole process is undone: later tests compare with commands, which begin anew.
+
+    accelerate keeps one state a process, and would hold every later test to the first one's precision.
+    """
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     yield
+    torch.set_float32_matmul_precision(precision)
+    torch.set_num_threads(threads)
     AcceleratorState._reset_state(reset_partial_state=True)
