@@ -112,7 +112,10 @@ class ValueModel(nn.Module):
 
 def load_policy(source: ModelSource) -> PreTrainedModel:
     """A causal language model from a folder, a hub name, or as it is, in float32."""
-    return _load(AutoModelForCausalLM, source, "policy")
+    model = _load(AutoModelForCausalLM, source, "policy")
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        raise UserError(f"the policy is a {type(model).__name__}: give a causal language model")
+    return model
 
 
 def load_classifier(source: ModelSource, role: str) -> PreTrainedModel:
@@ -121,18 +124,31 @@ def load_classifier(source: ModelSource, role: str) -> PreTrainedModel:
 
 
 def _load(auto: Any, source: ModelSource, role: str) -> PreTrainedModel:
+    model: PreTrainedModel
     if isinstance(source, PreTrainedModel):
-        nn.Module.float(source)  # in place
-        return source
-    if not isinstance(source, str | Path):
+        model = nn.Module.float(source)  # in place
+    elif isinstance(source, str | Path):
+        try:
+            model, loaded = auto.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+        except (OSError, ValueError) as error:
+            absent = "" if Path(source).exists() else "there is no such folder, and as a hub name: "
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"cannot load the {role} from {source}: {absent}{reason}") from error
+        # A head that is not in the file would be drawn at random. The value model's is not used.
+        if loaded["missing_keys"] and role != "value model":
+            raise UserError(
+                f"{source} is no {role}: a {type(model).__name__} has {min(loaded['missing_keys'])}, which is not there"
+            )
+    else:
         adapted = ", without an adapter (merge_and_unload)" if hasattr(source, "merge_and_unload") else ""
         raise UserError(f"the {role} is a {type(source).__name__}: give a folder, a hub name or a model{adapted}")
-    try:
-        model: PreTrainedModel = auto.from_pretrained(str(source), dtype=torch.float32)
-        return model
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot load the {role} from {source}: {reason}") from error
+    # peft's layers hold the layer that they adapt. Such a model would be saved without the weights below them.
+    if any(hasattr(module, "base_layer") for module in model.modules()):
+        raise UserError(
+            f"the {role} holds an adapter: merge it first (AutoPeftModelForCausalLM.from_pretrained(…)"
+            ".merge_and_unload(), then save_pretrained), or load the model anew without it"
+        )
+    return model
 
 
 def value_backbone(model: PreTrainedModel, peft_config: Any = None) -> PreTrainedModel:

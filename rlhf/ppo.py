@@ -96,6 +96,10 @@ class PPOTrainer:
         eval_hook: Callable[["PPOTrainer"], Metrics] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        if not isinstance(config, PPOConfig):
+            raise UserError(f"config is a {type(config).__name__}: give an rlhf.PPOConfig")
+        if isinstance(tokenizer, str | Path):
+            raise UserError("tokenizer is a path: give the tokenizer itself, AutoTokenizer.from_pretrained(path)")
         self.config = config
         self.bf16 = _use_bf16(config)
         check_trackers(config)
@@ -118,8 +122,7 @@ class PPOTrainer:
         lm = load_policy(policy)
         self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
         self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
-        pad_id = getattr(tokenizer, "pad_token_id", None)
-        self.pad_id: int = 0 if pad_id is None else pad_id
+        self.pad_id = 0  # fills what no mask lets through; the tokenizer's PAD may lie outside the model's vocabulary
         vocab_size = lm.config.get_text_config().vocab_size
         encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
         self.prompt_order = PromptOrder(encoded, config.seed)
@@ -155,8 +158,12 @@ class PPOTrainer:
         self.log_history: list[Metrics] = []
         self.samples: list[dict[str, Any]] = []
         self.eval_hook = eval_hook
+        if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):
+            raise UserError(f"callbacks are a list of functions (trainer, metrics), not {callbacks!r:.60}")
         self.callbacks = list(callbacks)
         self._stopping = False
+        if config.output_dir is not None:
+            training_state.make_folder(config.output_dir)
 
     @property
     def device(self) -> torch.device:
@@ -204,10 +211,12 @@ class PPOTrainer:
         self.kl_controller.update(metrics["objective/kl"], config.batch_size)
         self.updates_done += 1
         if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
-            metrics |= self.eval_hook(self)
+            metrics |= self.eval_hook(self) or {}
         self.log_history.append(metrics)
         for callback in self.callbacks:
             callback(self, metrics)
+        # A callback's figures may be of NumPy or torch, which a saved state does not give back.
+        metrics.update({name: float(figure) for name, figure in metrics.items()})
         self._stopping = any(gather_object([self._stopping]))  # all processes or none
         if config.report_to:
             if not self.accelerator.trackers:
@@ -333,6 +342,7 @@ class PPOTrainer:
         With a `peft_config` only the adapter is written, as peft's own `save_pretrained` does.
         """
         if self.accelerator.is_main_process:
+            training_state.make_folder(folder)  # transformers would only log that it cannot
             self.adapted.save_pretrained(folder)
             if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)

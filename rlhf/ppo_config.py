@@ -3,11 +3,42 @@
 Names and defaults are those of TRL's PPOConfig and of the papers wherever they have one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from math import inf, isfinite
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.console import UserError
+
+RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "of at least 1",
+        lambda x: x >= 1,
+        (
+            *("total_episodes", "batch_size", "num_mini_batches", "num_ppo_epochs", "micro_batch_size"),
+            *("prompt_length", "response_length", "eval_every"),
+        ),
+    ),
+    (
+        "of 0 or more",
+        lambda x: 0 <= x < inf,
+        (
+            *("learning_rate", "value_learning_rate", "adam_eps", "kl_coef", "vf_coef", "target_kl_stop"),
+            *("ratio_tolerance", "save_every", "log_samples"),
+        ),
+    ),
+    (
+        "above 0",
+        lambda x: x > 0,
+        ("max_grad_norm", "kl_target", "kl_horizon", "cliprange", "cliprange_value", "score_clip"),
+    ),
+    ("above 0, since PPO samples", lambda x: 0 < x < inf, ("temperature",)),
+    ("from 0 to 1", lambda x: 0 <= x <= 1, ("lr_floor", "gamma", "gae_lambda")),
+    ("from 0 to less than 1", lambda x: 0 <= x < 1, ("adam_beta1", "adam_beta2")),
+    ("that is finite", isfinite, ("missing_eos_penalty", "seed")),
+)
+"""What numbers a setting may have: in words, as a test, and the settings' names."""
 
 
 @dataclass
@@ -53,7 +84,7 @@ class PPOConfig:
     adam_eps: float = 1e-5
     """Adam's epsilon; 1e-8 lets tiny early gradients take full-size steps."""
     max_grad_norm: float = 1.0
-    """Bound on the gradient's norm, for policy and value each."""
+    """Bound on the gradient's norm, for policy and value each; inf: none."""
 
     kl_coef: float = 0.05
     """Penalty on leaving the reference: score per nat. The first value if `kl_target` is set."""
@@ -112,8 +143,10 @@ class PPOConfig:
     """Name of the run in wandb and trackio. None: they make one up."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.report_to, str):
-            self.report_to = () if self.report_to == "none" else (self.report_to,)
+        if self.report_to in (None, "none"):
+            self.report_to = ()
+        elif isinstance(self.report_to, str):
+            self.report_to = (self.report_to,)
 
     @property
     def num_updates(self) -> int:
@@ -131,11 +164,7 @@ class PPOConfig:
 
     def check(self, processes: int) -> None:
         """Raise UserError on settings that cannot work together on this number of processes."""
-        counts = ("total_episodes", "batch_size", "num_mini_batches", "num_ppo_epochs", "response_length", "eval_every")
-        for name in (*counts, "prompt_length", "micro_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}: it must be at least 1")
+        self._check_numbers()
         if self.total_episodes < self.batch_size:
             raise UserError(
                 f"total_episodes {self.total_episodes} is less than one batch ({self.batch_size}): "
@@ -148,15 +177,18 @@ class PPOConfig:
                 f"a minibatch of {self.mini_batch_size} episodes (batch_size / num_mini_batches) cannot be shared "
                 f"equally by {processes} processes: change one of the three"
             )
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}: PPO samples, so it must be above 0")
-        if self.max_grad_norm <= 0:
-            raise UserError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0 (inf: no bound)")
-        if not 0 <= self.lr_floor <= 1:
-            raise UserError(f"lr_floor is {self.lr_floor}: it is a share, from 0 to 1")
-        if self.kl_target is not None and self.kl_target <= 0:
-            raise UserError(f"kl_target is {self.kl_target}: it must be above 0 nats (None: fixed coefficient)")
         if self.missing_eos_rule not in ("subtract", "replace"):
             raise UserError(f"missing_eos_rule is {self.missing_eos_rule!r}: it is subtract or replace")
         if self.save_every and self.output_dir is None:
             raise UserError("save_every needs an output_dir to save to")
+
+    def _check_numbers(self) -> None:
+        kinds: dict[str, Any] = {field.name: field.type for field in fields(PPOConfig)}
+        for words, holds, names in RANGES:
+            for name in names:
+                value, kind = getattr(self, name), kinds[name]
+                if value is None and isinstance(None, kind):
+                    continue
+                whole = not isinstance(0.5, kind)
+                if not (isinstance(value, int if whole else int | float) and holds(value)):
+                    raise UserError(f"{name} is {value!r}: it must be a {'whole ' if whole else ''}number {words}")

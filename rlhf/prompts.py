@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,19 +104,21 @@ def _listed(source: Any) -> Iterable[Any]:
     """The prompts one by one, out of whatever holds them."""
     if isinstance(source, str | Path):
         return [row["prompt"] for row in read_jsonl(source, {"prompt": (str, list)})]
-    columns = getattr(source, "column_names", None)
-    if isinstance(source, dict):
-        raise UserError(f"the prompts are several data sets ({', '.join(map(str, source))}): choose one")
-    if not hasattr(source, "__len__"):
+    columns = getattr(source, "column_names", getattr(source, "columns", None))  # of pandas: columns
+    if isinstance(source, Mapping):
         raise UserError(
-            f"the prompts are a {type(source).__name__}, which has no length: give a list, or a datasets.Dataset "
-            "that is not streamed"
+            f"the prompts are a {type(source).__name__} of {', '.join(map(str, source))}: choose one of these"
+        )
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):  # no seed decides the order of a set
+        raise UserError(
+            f"the prompts are a {type(source).__name__}, which has no length or no order: give a list, or a "
+            "datasets.Dataset that is not streamed"
         )
     if columns is None:
         return source
     if "prompt" not in columns:
         rename = ': dataset.rename_column("input_ids", "prompt")' if "input_ids" in columns else ""
-        raise UserError(f'the prompts need a column "prompt"; this dataset has {", ".join(columns)}{rename}')
+        raise UserError(f'the prompts need a column "prompt"; this dataset has {", ".join(map(str, columns))}{rename}')
     return source["prompt"]
 
 

@@ -226,7 +226,7 @@ def build_reward(
     theirs = load_tokenizer(model)
     fits = model.config.get_text_config().vocab_size >= policy.vocab_size
     if theirs is not None and policy.tokenizer is not None and not (fits and same_tokens(policy.tokenizer, theirs)):
-        return TranslatedReward(ModelReward(model, theirs.pad_token_id or 0, batch_rows), theirs, policy), None
+        return TranslatedReward(ModelReward(model, policy.pad_id, batch_rows), theirs, policy), None
     check_reads(model, "reward model", policy.vocab_size, policy.length)
     return ModelReward(model, policy.pad_id, batch_rows), model
 

@@ -26,10 +26,14 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def same_tokens(ours: Any, theirs: Any) -> bool:
-    """Whether each of our tokenizer's ids is the same token to theirs; where one cannot be asked, it is assumed."""
+    """Whether each of our tokenizer's ids is the same token to theirs; where one cannot be asked, it is assumed.
+
+    PAD may be ours alone, as scripts add one for batches: nothing reads it here.
+    """
     if not (hasattr(ours, "get_vocab") and hasattr(theirs, "get_vocab")):
         return True
-    return bool(ours.get_vocab().items() <= theirs.get_vocab().items())
+    unread = {getattr(ours, "pad_token", None)} - {getattr(ours, "eos_token", None)}
+    return {word: i for word, i in ours.get_vocab().items() if word not in unread}.items() <= theirs.get_vocab().items()
 
 
 def find_stop_ids(configured: Collection[int] | None, tokenizer: Any, lm: PreTrainedModel) -> frozenset[int]:
@@ -39,6 +43,13 @@ def find_stop_ids(configured: Collection[int] | None, tokenizer: Any, lm: PreTra
     count too. UserError where there is none.
     """
     if configured is not None:
+        vocab_size = lm.config.get_text_config().vocab_size
+        several = isinstance(configured, Collection) and not isinstance(configured, str)
+        if not (several and all(isinstance(token, int) and 0 <= token < vocab_size for token in configured)):
+            raise UserError(
+                f"stop_token_ids is {configured!r}: give a tuple of token ids, each below {vocab_size}, the policy's "
+                "vocabulary; None for EOS"
+            )
         return frozenset(configured)
     named = getattr(lm.generation_config, "eos_token_id", None)
     generation = frozenset([named] if isinstance(named, int) else named or ())

@@ -4,13 +4,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from data.dialogue import encode_prompt
 from pretrain.plots import plot_curves
 from pretrain.progress import progress_bar
-from pretrain.stage import StageRecord, announce, open_stage, parent_of, settings
+from pretrain.stage import StageRecord, announce, open_stage, parent_of, settings, share_cpus
 from rlhf.alignment import Alignment
 from rlhf.config import AlignConfig
 from rlhf.ppo import Metrics, PPOTrainer
+from rlhf.trackers import check_trackers
 
 SAMPLED_UPDATES = 6
 """Updates of which samples.md shows responses."""
@@ -48,6 +51,9 @@ class PPOAlignment(Alignment):
 
 def align(config: AlignConfig, preset: str) -> Path:
     """Run PPO and leave the aligned model in RUN/rlhf (RUN/rlhf-critic with the critic as reward)."""
+    ppo = config.ppo(config.run)  # refused before anything is written, if at all
+    ppo.check(PartialState(cpu=share_cpus()).num_processes)
+    check_trackers(ppo)
     run = PPOAlignment(config)
     folder = open_stage(config.folder_name, config)
     trainer = run.trainer(folder.path)

@@ -3,6 +3,7 @@
 A state folder holds `state.pt` (what all processes share) and `random_RANK.pt` (what is each process's own).
 """
 
+import hashlib
 import pickle
 import random
 import shutil
@@ -20,12 +21,20 @@ from rlhf.adapters import describe, trainable
 if TYPE_CHECKING:
     from rlhf.ppo import PPOTrainer
 
-VERSION = 2
+VERSION = 3
 FREE_SETTINGS = {
     *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
     *("micro_batch_size", "cpu"),
 }
 """Settings that a resumed run may change: they do not alter what is learned."""
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder to save into, and those around it; UserError where there can be none."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot save into {folder} ({error.strerror}): choose another folder") from error
 
 
 def save_state(trainer: "PPOTrainer", folder: str | Path) -> None:
@@ -35,7 +44,8 @@ def save_state(trainer: "PPOTrainer", folder: str | Path) -> None:
     accelerator = trainer.accelerator
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        make_folder(folder if folder.exists() else folder.parent)  # a file that stands there is not replaced
+        partial.mkdir()
     accelerator.wait_for_everyone()
     torch.save(_random_state(trainer), partial / f"random_{accelerator.process_index}.pt")
     if accelerator.is_main_process:
@@ -57,7 +67,7 @@ def load_state(trainer: "PPOTrainer", folder: str | Path) -> None:
         # Killed between the two renames: the previous state is whole, under its temporary name.
         folder = _old(folder)
     rank = trainer.accelerator.process_index
-    shared, own = _read(folder / "state.pt"), folder / f"random_{rank}.pt"
+    shared, own = _read(folder / "state.pt"), _read(folder / f"random_{rank}.pt")
     _check(trainer, shared, folder)
     for network in ("policy", "value"):
         _restore_weights(getattr(trainer, network), shared[network], folder)
@@ -67,7 +77,7 @@ def load_state(trainer: "PPOTrainer", folder: str | Path) -> None:
     trainer.updates_done = shared["updates_done"]
     trainer.prompt_order.position = shared["prompt_position"]
     trainer.log_history = shared["log_history"]
-    _restore_random(trainer, _read(own))
+    _restore_random(trainer, own)
 
 
 def _partial(folder: Path) -> Path:
@@ -81,8 +91,11 @@ def _old(folder: Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"no training state at {path}: start without resuming") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"no training state at {path}: give the folder that save_state wrote (save_every: OUTPUT_DIR/resume), or "
+            "start without resuming"
+        ) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{path} is damaged: start without resuming") from error
 
@@ -95,6 +108,14 @@ def _settings(trainer: "PPOTrainer") -> dict[str, Any]:
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """What is learned, and nothing that stays as it was: of a model with an adapter, the adapter."""
     return {name: weight.detach() for name, weight in trainable(module).items()}
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """SHA-256 of about a thousand values of every weight: training changes them all."""
+    digest = hashlib.sha256()
+    for weight in module.parameters():
+        digest.update(weight.detach().flatten()[:: weight.numel() // 1000 + 1].cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _restore_weights(module: nn.Module, saved: dict[str, Tensor], folder: Path) -> None:
@@ -111,6 +132,7 @@ def _shared_state(trainer: "PPOTrainer") -> dict[str, Any]:
         "settings": _settings(trainer),
         "processes": trainer.accelerator.num_processes,
         "prompts": trainer.prompt_order.fingerprint,
+        "reference": _fingerprint(trainer.reference),
         "policy": _weights(trainer.policy),
         "value": _weights(trainer.value),
         "policy_optimizer": trainer.learner.policy_optimizer.state_dict(),
@@ -133,6 +155,11 @@ def _check(trainer: "PPOTrainer", shared: dict[str, Any], folder: Path) -> None:
         )
     if shared["prompts"] != trainer.prompt_order.fingerprint:
         raise UserError(f"{folder} is of a run on other prompts: give the same ones, or start without resuming")
+    if shared["reference"] != _fingerprint(trainer.reference):
+        raise UserError(
+            f"{folder} is of a run from another policy or reference: give the models that it began with, or start "
+            "without resuming"
+        )
     for name, value in _settings(trainer).items():
         if shared["settings"].get(name) != value:
             raise UserError(

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from data.console import UserError
 from rlhf.adapters import share_weights, trainable
+from rlhf.models import load_policy
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.rollout import pack
 
@@ -177,6 +178,19 @@ def test_what_cannot_be_an_adapter_is_said_in_one_line(make: Make, peft_config: 
     with pytest.raises(UserError, match=message) as caught:
         make("gpt2", peft_config=peft_config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_holds_an_adapter_is_refused(make: Make, causal_lm: Build, tmp_path: Path) -> None:
+    """It would be saved as the adapter alone, without what was learned below it."""
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    causal_lm("qwen3").save_pretrained(tmp_path / "sft")
+    model = type(causal_lm("qwen3")).from_pretrained(tmp_path / "sft")
+    adapted = get_peft_model(model, lora)
+    adapted.save_pretrained(tmp_path / "adapter")
+    for policy in (tmp_path / "adapter", model):
+        with pytest.raises(UserError, match=r"the policy holds an adapter: merge it first .*merge_and_unload"):
+            load_policy(policy)
+    assert load_policy(adapted.merge_and_unload()).can_generate()
 
 
 def test_without_peft_the_package_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

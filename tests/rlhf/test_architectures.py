@@ -4,19 +4,30 @@ Each family differs in what usually goes wrong: positions (learned, rotary, offs
 logits, caches, tokenizers without PAD.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
+from data.console import UserError
 from data.tokenizers import build_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
+from rlhf.models import load_classifier
 from rlhf.ppo import PPOConfig, PPOTrainer
 
+Build = Callable[..., PreTrainedModel]
 LINES = ["the miller counts his sacks at noon", "a heron waits beside the weir", "who mends the wheel when it is dark"]
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = SMALL | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
@@ -130,3 +141,45 @@ def check(folder: Path) -> None:
     saved = AutoModelForCausalLM.from_pretrained(folder / "aligned")
     ours = dict(trainer.policy.lm.named_parameters())
     assert all(torch.equal(ours[name], p) for name, p in saved.named_parameters())
+
+
+# ---- what is no policy, and no model of its role ----
+
+
+def test_what_is_no_policy_is_said_in_one_line(reward_model: Build, causal_lm: Build, tmp_path: Path) -> None:
+    def train(policy: Any, **rest: Any) -> None:
+        PPOTrainer(policy, reward_model("gpt2"), [[1]], PPOConfig(cpu=True, stop_token_ids=(22,)), **rest)
+
+    t5 = AutoConfig.for_model("t5", vocab_size=24, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2)
+    for model in (causal_lm("gpt2").transformer, reward_model("gpt2"), AutoModelForSeq2SeqLM.from_config(t5)):
+        with pytest.raises(UserError, match=rf"the policy is a {type(model).__name__}: give a causal language model$"):
+            train(model)
+    reward_model("qwen3", tie_word_embeddings=False).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is no policy: a Qwen3ForCausalLM has lm_head.weight, which is not there"):
+        train(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer is a path: give the tokenizer itself"):
+        train(causal_lm("gpt2"), tokenizer=tmp_path)
+
+
+def test_a_language_model_is_no_reward_model_but_may_begin_a_value_model(causal_lm: Build, tmp_path: Path) -> None:
+    causal_lm("qwen3", num_labels=1).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is no reward model: a Qwen3ForSequenceClassification has score.weight"):
+        load_classifier(tmp_path, "reward model")
+    load_classifier(tmp_path, "value model")
+
+
+def test_a_pad_outside_the_vocabulary_is_never_read(causal_lm: Build, tokenizer: Any) -> None:
+    """As scripts make one, `add_special_tokens`, without new rows in the model."""
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 24
+    config = PPOConfig(total_episodes=4, batch_size=4, response_length=6, cpu=True)
+    trainer = PPOTrainer(
+        causal_lm("gpt2"),
+        lambda prompts, responses: [float(len(response)) for response in responses],
+        ["abcdef", "g"],
+        config,
+        tokenizer=tokenizer,
+    )
+    for network in (trainer.policy, trainer.reference, trainer.value):
+        network.hidden_states.body = None  # the way of other families, which pads
+    assert trainer.train()

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from data.console import UserError
 from rlhf.prompts import Prompt, PromptOrder, encode_prompts
@@ -49,8 +50,9 @@ def conversation(*turns: str) -> list[dict[str, str]]:
         [np.array(ABC), np.array([3])],
         Dataset.from_dict({"prompt": [ABC, [3]]}),
         Dataset.from_dict({"prompt": [ABC, [3]]}).with_format("torch"),
+        pd.DataFrame({"prompt": ["abc", "d"], "answer": ["x", "y"]}),
     ],
-    ids=["texts", "tuple", "dataset", "rows", "ids", "arrays", "dataset of ids", "tensors"],
+    ids=["texts", "tuple", "dataset", "rows", "ids", "arrays", "dataset of ids", "tensors", "data frame"],
 )
 def test_prompts_of_every_form(tokenizer: PreTrainedTokenizerFast, source: Any) -> None:
     assert encode(source, tokenizer) == [ABC, [3]]
@@ -120,7 +122,10 @@ def test_texts_keep_bos_and_get_no_eos(tokenizer: PreTrainedTokenizerFast) -> No
         ([conversation("ab")], "no chat template"),
         (Dataset.from_dict({"text": ["abc"]}), 'a column "prompt"; this dataset has text$'),
         (Dataset.from_dict({"input_ids": [ABC]}), r"rename_column\(\"input_ids\", \"prompt\"\)"),
-        (DatasetDict({"train": Dataset.from_dict({"prompt": ["a"]})}), r"several data sets \(train\): choose one"),
+        (DatasetDict({"train": Dataset.from_dict({"prompt": ["a"]})}), "a DatasetDict of train: choose one of these"),
+        (BatchEncoding({"input_ids": [ABC]}), "a BatchEncoding of input_ids: choose one of these"),
+        (pd.DataFrame({"text": ["abc"], "answer": ["x"]}), 'a column "prompt"; this dataset has text, answer$'),
+        ({"abc", "d"}, "a set, which has no length or no order"),
         (Dataset.from_dict({"prompt": ["abc"]}).to_iterable_dataset(), "no length"),
         ((text for text in ["abc"]), "a generator, which has no length"),
         (None, "a NoneType"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -36,6 +37,11 @@ def test_tokenizers_are_the_same_when_each_id_means_the_same(
     assert same_tokens(tokenizer, larger)
     assert not same_tokens(larger, tokenizer)
     assert not same_tokens(tokenizer, letters("bacdefghijklmnopqrstuv", "<eos>", "<pad>"))
+    padded = letters("abcdefghijklmnopqrstuv", "<eos>", "<pad>")
+    padded.add_special_tokens({"pad_token": "[PAD]"})
+    assert same_tokens(padded, tokenizer), "a PAD of its own, which nothing reads"
+    padded.pad_token = padded.eos_token = "[PAD]"
+    assert not same_tokens(padded, tokenizer)
     assert same_tokens(tokenizer, None)
     assert same_tokens(None, tokenizer)
 
@@ -63,6 +69,12 @@ def test_what_ends_a_response(
     model = causal_lm("gpt2")
     model.generation_config.eos_token_id = generation
     assert find_stop_ids(configured, tokenizer if eos else None, model) == expected
+
+
+@pytest.mark.parametrize("configured", [22, "eos", ("a",), (24,), (-1,), [None]])
+def test_stop_tokens_are_ids_of_the_vocabulary(causal_lm: Build, configured: Any) -> None:
+    with pytest.raises(UserError, match=r"stop_token_ids is .*give a tuple of token ids, each below 24"):
+        find_stop_ids(configured, None, causal_lm("gpt2"))
 
 
 def test_a_response_must_be_able_to_end(causal_lm: Build) -> None:

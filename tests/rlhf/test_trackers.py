@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import tracking
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from data.console import UserError
 from rlhf.ppo import PPOConfig, PPOTrainer
@@ -49,6 +49,17 @@ def test_callbacks_come_in_order_and_may_add_figures(make: Make) -> None:
     history = make([add, look]).train()
     assert seen == [(i, float(i)) for i in range(1, 7)]
     assert [line["mine/updates"] for line in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_no_list_of_functions_is_refused_before_the_run(make: Make) -> None:
+    for callbacks in (print, ["print"], [TrainerCallback()]):
+        with pytest.raises(UserError, match=r"callbacks are a list of functions \(trainer, metrics\), not"):
+            make(callbacks=callbacks)
+
+
+def test_settings_of_another_trainer_are_refused(causal_lm: Build, reward_model: Build) -> None:
+    with pytest.raises(UserError, match=r"config is a dict: give an rlhf\.PPOConfig"):
+        PPOTrainer(causal_lm("gpt2"), reward_model("gpt2"), [[1]], {"batch_size": 4})  # type: ignore[arg-type]
 
 
 def test_a_callback_stops_the_run_and_another_goes_on(make: Make, tmp_path: Path) -> None:
