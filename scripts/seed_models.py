@@ -9,7 +9,6 @@ it is compared with; stopped yourself, the same command goes on. Prints the rows
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -74,7 +73,7 @@ def train_until(seed: Seed) -> list[dict]:
     while process.poll() is None:
         time.sleep(1)
         if seed.until < PRESETS[seed.preset][1].steps and reached(partial, seed.until):
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # a process in the background may ignore an interrupt
             process.wait()
             return read_metrics(partial)
     if process.returncode:
