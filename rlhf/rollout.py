@@ -168,11 +168,6 @@ class Packed:
     last: Tensor
     """(B,) int64, position of the last token of the response."""
 
-    @property
-    def targets(self) -> Tensor:
-        """(N,) the response tokens of all rows, row by row, as `predicts` orders them."""
-        return self.ids[:, 1:][self.predicts[:, :-1]]
-
 
 def pack(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device

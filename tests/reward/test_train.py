@@ -251,11 +251,14 @@ def test_scores_depend_on_the_sequence_alone(base: Path) -> None:
     tokenizer = Tokenizer.load(base / "sft")
     model = RewardModel(new_reward_model(base / "sft", seed=1).eval(), tokenizer.pad_id)
     sequences = [(r.prompt_ids, ids) for r in some_rankings(tokenizer, 4) for ids in r.completion_ids]
+    pad, (prompt, ids) = tokenizer.pad_id, sequences[0]
+    sequences += [([pad, *prompt], ids), (prompt, [pad, *ids, pad])]  # no search for PAD finds their ends
     together = model.score(sequences)
     alone = torch.cat([model.score([sequence]) for sequence in sequences])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     with torch.no_grad():
-        theirs = [model.model(torch.tensor([[*p, *r]])).logits.item() for p, r in sequences]
+        bodies = [model.model.base_model(torch.tensor([[*p, *r]])).last_hidden_state for p, r in sequences]
+        theirs = [model.model.score(states[0, -1]).item() for states in bodies]
     torch.testing.assert_close(together, torch.tensor(theirs), atol=1e-5, rtol=1e-4)
     shorter = model.score([(prompt, ids[:-1]) for prompt, ids in sequences])
     assert (shorter - together).abs().min() > 1e-6

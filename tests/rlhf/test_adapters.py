@@ -72,7 +72,7 @@ def test_only_the_adapters_and_the_value_head_learn(make: Make, kind: str, rewar
     networks = (trainer.policy, trainer.reference, trainer.value)
     learned = {f"{i}.{name}" for i, network in enumerate(networks) for name in trainable(network)}
     assert {name for name in learned if "lora_" not in name} == {"2.score.weight", "2.score.bias"}
-    assert {name[0] for name in learned} == {"0", "2"}, "the reference learns nothing"
+    assert {name[0] for name in learned if "lora_" in name} == {"0", "2"}, "the reference learns nothing"
     before, reference, policy = snapshot(*networks), logprobs(trainer.reference), logprobs(trainer.policy)
     torch.testing.assert_close(policy, reference, atol=1e-6, rtol=0)
     trainer.train()

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from data.console import UserError
 from reward.model import RewardModel
-from rlhf.alignment import Alignment, Scored, ScoreRules
+from rlhf.alignment import Alignment, Scored, ScoreRules, as_gpt
 from rlhf.best_of_n import Candidates, choose_best, kl_bound
 from rlhf.group_config import BEST_OF_N_PRESETS, BestOfNConfig
+from rlhf.measures import diversity
 
 
 def config_for(run: Path, **changes: Any) -> BestOfNConfig:
@@ -103,6 +106,41 @@ def test_rewards_are_the_reward_models(run: Path) -> None:
     model = RewardModel.load(run / "reward")
     scores = [model.score(list(zip(room.writer.prompts, ids, strict=True))).tolist() for ids in candidates.ids]
     assert best.reward == pytest.approx([max(column) for column in zip(*scores, strict=True)], abs=1e-4)
+
+
+def test_a_reward_of_the_users_is_in_units_of_the_sft_models_replies(run: Path) -> None:
+    room = Alignment(config_for(run, reward="critic"))
+    assert callable(room.reward)
+    scores = room.reward(room.heldout, room.before)
+    assert statistics.fmean(scores) == pytest.approx(0, abs=1e-9)
+    assert statistics.pstdev(scores) == pytest.approx(1)
+    raw = [room.critic(prompt, text) for prompt, text in zip(room.heldout, room.before, strict=True)]
+    assert statistics.correlation(scores, raw) == pytest.approx(1), "moved and scaled, and nothing else"
+
+
+def test_the_judge_reads_what_the_policy_writes_now(run: Path) -> None:
+    room = Alignment(config_for(run))
+    policy = AutoModelForCausalLM.from_pretrained(run / "sft")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # a policy that has moved
+        for parameter in policy.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    ids = room.writer.sample(as_gpt(policy), draw=0)
+    texts = [room.tokenizer.decode(reply) for reply in ids]
+    assert texts != room.before
+    critic, before = (
+        statistics.fmean(room.critic(prompt, text) for prompt, text in zip(room.heldout, some, strict=True))
+        for some in (texts, room.before)
+    )
+    assert room.judge_policy(policy) == pytest.approx(
+        {
+            "eval/critic": critic,
+            "eval/critic_before": before,
+            "eval/distinct_2": diversity(texts, 1000).distinct_2,
+            "eval/stopped": statistics.fmean(reply[-1] == room.tokenizer.eos_id for reply in ids),
+            "eval/unknown_words": statistics.fmean(room.critic.unknown_words(text) for text in texts),
+        }
+    )
 
 
 def test_bad_settings_leave_nothing_behind(run: Path) -> None:

@@ -59,7 +59,7 @@ def test_defaults_that_are_said_to_be_trls_are_trls() -> None:
     theirs = {"num_mini_batches": 1, "num_ppo_epochs": 4, "learning_rate": 3e-6, "response_length": 53}
     theirs |= {"temperature": 0.7, "kl_coef": 0.05, "cliprange": 0.2, "cliprange_value": 0.2, "vf_coef": 0.1}
     theirs |= {"gamma": 1.0, "gae_lambda": 0.95, "whiten_rewards": False, "missing_eos_penalty": 0.0, "lr_floor": 0.0}
-    theirs |= {"adam_beta1": 0.9, "adam_beta2": 0.999, "max_grad_norm": 1.0}
+    theirs |= {"adam_beta1": 0.9, "adam_beta2": 0.999, "max_grad_norm": 1.0, "whiten_advantages": True}
     assert {name: getattr(PPOConfig(), name) for name in theirs} == theirs
 
 

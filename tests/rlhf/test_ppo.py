@@ -244,9 +244,11 @@ def test_any_split_gives_the_same_update(
 def test_minibatches_are_optimizer_steps_whatever_the_micro_batch(make: Make) -> None:
     trainer = make(num_mini_batches=4, micro_batch_size=2, num_ppo_epochs=3)
     calls = []
-    trainer.learner.policy_optimizer.optimizer.register_step_pre_hook(lambda *_: calls.append(1))
+    for name in ("policy", "value"):
+        optimizer = getattr(trainer.learner, f"{name}_optimizer").optimizer
+        optimizer.register_step_pre_hook(lambda *_, name=name: calls.append(name))
     metrics = trainer.step()
-    assert len(calls) == trainer.config.num_mini_batches * 3 == 12
+    assert calls.count("policy") == calls.count("value") == trainer.config.num_mini_batches * 3 == 12
     assert metrics["optimizer_steps"] == 12
 
 

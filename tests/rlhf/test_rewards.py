@@ -183,6 +183,8 @@ def test_a_model_of_another_tokenizer_reads_the_text(
     reward, first = build_reward(saved(other_tokenizer), tokens, 2, CPU)
     assert isinstance(reward, TranslatedReward)
     assert first is None, "its body cannot read the policy's tokens: no value model starts from it"
+    wide = build(saved(other_tokenizer, vocab_size=24), tokens)
+    assert isinstance(wide, TranslatedReward), "ids that it could look up, and that mean other tokens"
     prompts, responses = [Prompt([0, 1, 2]), Prompt([9], "j"), Prompt([3])], [[3, 4, EOS], [5, 6], [EOS]]
     expected = [[15, 14, 13, 12, 11, 16], [6, 10, 9], [12, 16]]
     assert [reward.encode(p, r) for p, r in zip(prompts, responses, strict=True)] == expected

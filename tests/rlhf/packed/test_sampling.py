@@ -1,6 +1,7 @@
 """The packed sampler draws what transformers' model would, from the same random numbers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,28 @@ def test_the_same_numbers_draw_the_same_tokens(causal_lm: Build, kind: str, stop
     assert drawn == expected
     if stops:
         assert len({len(response) for response in drawn}) > 5, "rows must leave the batch at different times"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("packed", [True, False])
+def test_only_what_goes_on_is_computed_and_no_cache_is_made_twice(causal_lm: Build, kind: str, packed: bool) -> None:
+    policy = PolicyModel(causal_lm(kind))
+    sampler: Any = policy.sampler(torch.float32) if packed else HFCachedModel(policy.lm)
+    step, seen, addresses = sampler.step, [], set()
+
+    def spy(ids: torch.Tensor, positions: torch.Tensor, key_mask: torch.Tensor, cache: Any) -> torch.Tensor:
+        seen.append(tuple(ids.shape))
+        if len(seen) > 1:  # each continuation has its row
+            addresses.add((cache.states if packed else cache.states.layers[0].keys).data_ptr())
+        return step(ids, positions, key_mask, cache)
+
+    sampler.step = spy
+    noise = torch.rand(len(PROMPTS), 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    lengths = [len(ids) for ids in generate(sampler, PROMPTS, max_new_tokens=20, stop_ids=STOPS, noise=noise)]
+    going_on = [sum(length > done for length in lengths) for done in range(1, max(lengths))]
+    assert seen == [(4, 7), *((rows, 1) for rows in going_on)], "four distinct prompts, then the rows that go on"
+    assert going_on[0] > going_on[-1]
+    assert len(addresses) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
