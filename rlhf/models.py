@@ -113,7 +113,7 @@ class ValueModel(nn.Module):
 def load_policy(source: ModelSource) -> PreTrainedModel:
     """A causal language model from a folder, a hub name, or as it is, in float32."""
     model = _load(AutoModelForCausalLM, source, "policy")
-    if not model.can_generate() or model.config.is_encoder_decoder:
+    if model.get_output_embeddings() is None or model.config.is_encoder_decoder:
         raise UserError(f"the policy is a {type(model).__name__}: give a causal language model")
     return model
 

@@ -24,10 +24,11 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         "of 0 or more",
         lambda x: 0 <= x < inf,
         (
-            *("learning_rate", "value_learning_rate", "adam_eps", "kl_coef", "vf_coef", "target_kl_stop"),
-            *("ratio_tolerance", "save_every", "log_samples"),
+            *("learning_rate", "value_learning_rate", "adam_eps", "kl_coef", "vf_coef"),
+            *("save_every", "log_samples"),
         ),
     ),
+    ("of 0 or more, or inf", lambda x: x >= 0, ("target_kl_stop", "ratio_tolerance")),
     (
         "above 0",
         lambda x: x > 0,
