@@ -37,7 +37,7 @@ SHORTER = {"steps": 62}
 """`laptop`, shortened until it ends where nanoGPT's laptop recipe does."""
 SMALLER = {"steps": 55, "layers": 2, "context_length": 64, "batch_size": 32, "learning_rate": 0.03}
 """The same of a smaller model: so short a run has no use for more layers."""
-MINUTE = {"steps": 900, "compile": True}
+MINUTE = {"steps": 780, "compile": True}
 """`laptop`, as long as fits a minute."""
 
 Loop = Callable[[int], object]
