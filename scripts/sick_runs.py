@@ -2,7 +2,7 @@
 
     python scripts/sick_runs.py --run runs/demo
 
-Every run is preset `laptop` on the models of RUN with one thing changed; about a minute each on 2 cores. They are kept
+Every run is preset `laptop` on the models of RUN with one thing changed; one to three minutes each on 2 cores. They are kept
 in runs/sick, and the same command goes on with those that are missing. Prints the table of docs/metrics.md.
 """
 

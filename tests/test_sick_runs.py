@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import tyro
 
-from rlhf.config import AlignConfig
+AlignConfig = pytest.importorskip("rlhf.config", reason="needs the extra rlhf", exc_type=ImportError).AlignConfig
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 @pytest.fixture
