@@ -2,8 +2,8 @@
 
     python scripts/sick_runs.py --run runs/demo
 
-Every run is preset `laptop` on the models of RUN with one thing changed; one to three minutes each on 2 cores. They are kept
-in runs/sick, and the same command goes on with those that are missing. Prints the table of docs/metrics.md.
+Every run is preset `laptop` on the models of RUN with one thing changed; one to three minutes each on 2 cores. They are
+kept in runs/sick, and the same command goes on with those that are missing. Prints the table of docs/metrics.md.
 """
 
 import argparse
