@@ -19,10 +19,10 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 
 bench: .venv/installed
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench/bench.py
 
 bench-ppo: .venv/installed
-	$(BIN)/python scripts/bench_ppo.py $(if $(wildcard $(RUN)),--run $(RUN))
+	$(BIN)/python scripts/bench/bench_ppo.py $(if $(wildcard $(RUN)),--run $(RUN))
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

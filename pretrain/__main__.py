@@ -1,7 +1,7 @@
 """python -m pretrain PRESET [--field value …]"""
 
 from data.console import run_command
-from pretrain.cli import preset_command
+from data.run.options import preset_command
 from pretrain.presets import PRESETS
 from pretrain.train import pretrain
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from data.console import UserError, console, run_command
 from data.jsonl import write_whole
+from data.run.plots import plt
+from data.run.stage import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.model import GPT, Attention
-from pretrain.plots import plt
-from pretrain.stage import read_stage
 
 VISIBLE = {" ": "·", "\n": r"\n", "\t": r"\t", "\r": r"\r"}
 

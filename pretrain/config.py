@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.console import UserError
+from data.run.stage import StageOptions
 from pretrain.ladder.models import LadderConfig, Rung
 from pretrain.model import GPTConfig
-from pretrain.stage import StageOptions
 
 CYCLIC_SCHEDULES = ("triangular", "triangular2", "exp_range")
 # What is the GPT's alone, and how the rungs of the ladder are, whatever one asks for.

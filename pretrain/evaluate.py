@@ -16,11 +16,11 @@ from torch import Tensor
 
 from data.console import UserError, run_command
 from data.corpus import load_corpus
+from data.run.stage import check_corpus, read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
 from pretrain.ladder.models import LadderModel
 from pretrain.model import GPT
-from pretrain.stage import check_corpus, read_stage
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.console import UserError
-from pretrain.decoding import Decoding
+from pretrain.fast.decoder import Decoding
 
 
 @dataclass(frozen=True, kw_only=True)

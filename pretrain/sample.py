@@ -11,12 +11,12 @@ import torch
 import tyro
 
 from data.console import UserError, run_command
+from data.run.stage import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
 from pretrain.ladder.models import LadderModel
 from pretrain.model import GPT
 from pretrain.sampling import generate, generate_without_cache
-from pretrain.stage import read_stage
 
 
 def sample_texts(

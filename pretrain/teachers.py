@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from data.console import UserError
+from data.run.stage import read_stage, settings
 from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT
 from pretrain.presets import PRESETS
-from pretrain.stage import read_stage, settings
 
 
 def teacher_configs(config: PretrainConfig) -> list[PretrainConfig]:

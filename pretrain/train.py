@@ -15,16 +15,16 @@ from torch import Tensor
 
 from data.console import UserError
 from data.corpus import Corpus, load_corpus
+from data.run.plots import plot_curves
+from data.run.progress import progress_bar
+from data.run.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings, share_cpus
 from data.tokenizers import Tokenizer, build_tokenizer
 from pretrain.checkpoint import new_model, save_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split
 from pretrain.optim import build_optimizers, set_schedule
-from pretrain.plots import plot_curves
-from pretrain.progress import progress_bar
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
-from pretrain.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings, share_cpus
 from pretrain.teachers import load_teachers, mean_prediction, teacher_configs
 
 

@@ -1,7 +1,7 @@
 """python -m reward PRESET [--field value …]"""
 
 from data.console import run_command
-from pretrain.cli import preset_command
+from data.run.options import preset_command
 from reward.config import PRESETS
 from reward.train import train_reward
 

@@ -15,8 +15,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from data.dialogue import Pair, encode_completion, encode_prompt
+from data.run.progress import progress_bar
 from data.tokenizers import Tokenizer
-from pretrain.progress import progress_bar
 from pretrain.sampling import CachedModel, generate
 from reward.labeller import ScoreFunction, rank
 from reward.rankings import Ranking

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from data.console import UserError
-from pretrain.stage import StageOptions, StageRecord
+from data.run.stage import StageOptions, StageRecord
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
-from pretrain.plots import plot_curves
+from data.run.plots import plot_curves
 from reward.labeller import accuracy_ceiling
 from reward.model import RewardModel
 from reward.rankings import Ranking

@@ -18,11 +18,9 @@ from trl import RewardConfig
 from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import HeldOut, Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
-from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model
-from pretrain.plots import plot_curves
-from pretrain.progress import progress_bar
-from pretrain.stage import (
+from data.run.plots import plot_curves
+from data.run.progress import progress_bar
+from data.run.stage import (
     StageFolder,
     StageRecord,
     announce,
@@ -32,11 +30,13 @@ from pretrain.stage import (
     read_parent,
     settings,
 )
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import load_model
 from pretrain.train import compute_dtype
 from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings
 from reward.config import RewardModelConfig
-from reward.critic import Critic
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
+from reward.gold.judge import Critic
 from reward.labeller import load_score_function
 from reward.model import RewardModel, new_reward_model, quiet_transformers
 from reward.rankings import (

@@ -20,8 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import RewardTrainer
 
 from data.console import UserError
-from pretrain.progress import Bar
-from pretrain.stage import StageFolder
+from data.run.progress import Bar
+from data.run.stage import StageFolder
 from reward.rankings import Ranking
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data.console import UserError, run_command
-from pretrain.cli import preset_command
-from rlhf.best_of_n import choose_best
-from rlhf.config import PRESETS
-from rlhf.group import align_in_groups
-from rlhf.group_config import BEST_OF_N_PRESETS, GRPO_PRESETS, RLOO_PRESETS
-from rlhf.train import align
+from data.run.options import preset_command
+from rlhf.algorithms.best_of_n import choose_best
+from rlhf.algorithms.config import PRESETS
+from rlhf.algorithms.group import align_in_groups
+from rlhf.algorithms.group_config import BEST_OF_N_PRESETS, GRPO_PRESETS, RLOO_PRESETS
+from rlhf.algorithms.ppo import align
 
 ALGORITHMS: dict[str, tuple[dict[str, tuple[str, Any]], Callable[[Any, str], Path]]] = {
     "ppo": (PRESETS, align),

@@ -1,6 +1,6 @@
 """Bring the line numbers in a page's links to code up to date: python scripts/link_lines.py [PAGE …]
 
-A link such as [`Learner.update`](../rlhf/learner.py#L66) names what stands on that line: a class, a function, a
+A link such as [`Learner.update`](../rlhf/ppo/learner.py#L66) names what stands on that line: a class, a function, a
 method or a field. After the code has moved, this finds the line again; a name that is gone is an error. Without a
 page, all pages of docs/.
 """

@@ -3,7 +3,7 @@
 import os
 
 from data.console import run_command
-from pretrain.cli import preset_command
+from data.run.options import preset_command
 from sft.config import PRESETS
 
 

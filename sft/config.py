@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.console import UserError
-from pretrain.stage import StageOptions
+from data.run.stage import StageOptions
 
 
 @dataclass(kw_only=True)

@@ -23,11 +23,9 @@ from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
 from data.dialogue import encode_prompt
-from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model, read_gpt_config
-from pretrain.plots import plot_curves
-from pretrain.progress import Bar, progress_bar
-from pretrain.stage import (
+from data.run.plots import plot_curves
+from data.run.progress import Bar, progress_bar
+from data.run.stage import (
     StageFolder,
     StageRecord,
     announce,
@@ -37,6 +35,8 @@ from pretrain.stage import (
     read_parent,
     settings,
 )
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import load_model, read_gpt_config
 from sft.config import FineTuneConfig
 from sft.end_token import fit_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies

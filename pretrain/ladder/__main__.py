@@ -16,11 +16,11 @@ from rich.table import Table
 from data.console import UserError, run_command
 from data.corpus import Corpus, load_corpus
 from data.jsonl import write_whole
+from data.run.plots import plot_curves
+from data.run.stage import StageRecord, announce, check_corpus, corpus_entry, read_stage, settings
 from pretrain.config import PretrainConfig
 from pretrain.ladder.models import RUNGS
-from pretrain.plots import plot_curves
 from pretrain.presets import PRESETS
-from pretrain.stage import StageRecord, announce, check_corpus, corpus_entry, read_stage, settings
 from pretrain.train import pretrain
 
 # Validation losses in nats per character that Karpathy shows in "Let's build GPT" (2023), and the step at which the

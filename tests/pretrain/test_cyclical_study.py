@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from data.console import UserError
-from pretrain.cyclical_study import (
+from pretrain.cyclical_study.__main__ import (
     StudyOptions,
     draw,
     final_loss,
@@ -27,8 +27,8 @@ from pretrain.cyclical_study import (
     run_study,
     run_trial,
 )
+from pretrain.cyclical_study.report import bootstrap_interval, study_figures, write_tables
 from pretrain.schedules import learning_rate_scale
-from pretrain.study_report import bootstrap_interval, study_figures, write_tables
 from pretrain.train import Pretraining
 
 Run = Callable[..., Any]

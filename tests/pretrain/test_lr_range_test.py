@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data.console import UserError
-from pretrain.lr_range_test import RangeTest, RangeTestConfig, centred_mean, find_bounds, lr_range_test
+from pretrain.lr_range_test.__main__ import RangeTest, RangeTestConfig, centred_mean, find_bounds, lr_range_test
 
 Run = Callable[..., Any]
 SHAPE: dict[str, Any] = {"vocab_size": 300, "width": 32, "layers": 1, "heads": 1, "feed_forward": 32}

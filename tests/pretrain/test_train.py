@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from data.console import UserError
 from data.corpus import load_corpus
+from data.run.stage import settings, sha256_of
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split, total_nats
 from pretrain.model import GPT, GPTConfig
 from pretrain.optim import Muon, build_optimizers, set_schedule
-from pretrain.stage import settings, sha256_of
 from pretrain.train import Pretraining, Windows, pretrain
 
 WORDS = ["the", "a", "my", "thy", "king", "queen", "sword", "crown", "loves", "fears", "gives", "takes", "and", "or"]

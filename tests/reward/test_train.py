@@ -19,10 +19,10 @@ from trl import RewardConfig, RewardTrainer
 from data.console import UserError
 from data.corpus import load_corpus
 from data.dialogue import dialogue_pairs, heldout_pairs
+from data.run.stage import StageOptions, StageRecord, corpus_entry, open_stage, read_stage
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
-from pretrain.stage import StageOptions, StageRecord, corpus_entry, open_stage, read_stage
 from reward.config import PRESETS, RewardModelConfig
 from reward.evaluate import evaluate_reward, expected_calibration_error, longer_wins, reliability
 from reward.model import RewardModel, new_reward_model

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from data.console import UserError
 from data.dialogue import Pair
+from data.run.stage import check_descends, open_stage, read_stage
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import load_model, save_model
 from pretrain.model import GPT, GPTConfig
 from pretrain.presets import PRESETS as PRETRAIN_PRESETS
-from pretrain.stage import check_descends, open_stage, read_stage
 from pretrain.train import pretrain
 from sft import train as sft_train
 from sft.config import PRESETS, FineTuneConfig

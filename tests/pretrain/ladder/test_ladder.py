@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.console import UserError
+from data.run.stage import StageRecord, sha256_of
 from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.checkpoint import load_any_model, load_model, read_gpt_config, save_model
 from pretrain.config import PretrainConfig
@@ -24,7 +25,6 @@ from pretrain.ladder.__main__ import LECTURE, LadderOptions, climb, compare
 from pretrain.ladder.models import RUNGS, LadderConfig
 from pretrain.presets import PRESETS
 from pretrain.sample import sample_texts
-from pretrain.stage import StageRecord, sha256_of
 from pretrain.train import Pretraining, pretrain
 
 Run = Callable[..., Any]

@@ -1,0 +1,1 @@
+"""Whether cyclical learning rates pay: many short trials of each schedule."""

@@ -1,0 +1,264 @@
+"""Do cyclical learning rates lower the loss? Paired trials of schedules, everything else held equal.
+
+python -m pretrain.cyclical_study --trials 100
+
+A trial draws a learning rate r, as someone who does not know the right one might, and trains the model of preset
+`shakespeare-gpt` once with every schedule, from the same initial weights, on the same batches, with the same dropout
+masks. r is the constant rate, and the lower bound of the cycles (torch's `base_lr`), whose upper bound is `ratio` · r
+(Smith, WACV 2017, takes 3 or 4). The figure of a schedule is loss(constant) / loss(schedule) on the whole validation
+split after the last step: above 1 the schedule is better. The results are `trials.jsonl`, `table.md`, `study.png` and
+`stage.json` in RUN/cyclical_study; what they are made of is in `pretrain/cyclical_study/report.py`.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from data.console import UserError, console, run_command
+from data.corpus import load_corpus
+from data.jsonl import read_jsonl, write_whole
+from data.run.progress import progress_bar
+from data.run.stage import StageFolder, StageOptions, StageRecord, announce, corpus_entry, open_stage, settings
+from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
+from pretrain.cyclical_study.report import plot_study, study_figures, terminal_table, write_tables
+from pretrain.evaluate import evaluate_split
+from pretrain.presets import PRESETS
+from pretrain.train import Pretraining, encode_corpus
+
+TRIAL = {"trial": int, "seed": int, "rate": float, "losses": dict, "diverged": list[str], "seconds": float}
+"""A line of trials.jsonl. Losses are nats per character by schedule; seconds are the study's until then."""
+
+
+@dataclass(kw_only=True)
+class StudyOptions(StageOptions):
+    """Paired trials: a constant learning rate, cyclical ones, and cosine with warm-up."""
+
+    corpus: str = "auto"
+    """auto, tinyshakespeare, pastiche, or the path of a UTF-8 text."""
+    trials: int = 100
+    """Learning rates to draw; each is trained with once by every schedule."""
+    steps: int = 320
+    """Optimizer steps of a run."""
+    cycles: int = 4
+    """Whole cycles in a run, so that it ends at their lower bound."""
+    lowest_rate: float = 3e-5
+    """Rates are drawn between this one, log-uniformly, …"""
+    highest_rate: float = 3e-2
+    """… and this one. The defaults lie three decades apart around the best constant rate, so that a guess is as likely
+    to be too low as too high."""
+    ratio: float = 4.0
+    """Upper bound of the cycles, and peak of cosine, as a multiple of the rate drawn."""
+    workers: int | None = None
+    """Processes of one thread each; default one for every core. How many changes no result."""
+
+    def validate(self) -> None:
+        """Raise UserError for a study that cannot be made."""
+        if self.trials < 2:
+            raise UserError(f"trials must be at least 2, not {self.trials}: an interval needs as many")
+        if not 0 < self.lowest_rate < self.highest_rate < math.inf:
+            raise UserError(
+                f"lowest_rate {self.lowest_rate:g} and highest_rate {self.highest_rate:g} are no range: "
+                "both must be positive, the second larger"
+            )
+        if not 1 < self.ratio < math.inf:
+            raise UserError(f"ratio must be above 1, not {self.ratio:g}")
+        if self.cycles < 1 or self.steps < 1 or self.steps % (2 * self.cycles):
+            raise UserError(
+                f"steps {self.steps} are not {self.cycles} whole cycles: make steps a multiple of {2 * self.cycles}"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"workers must be at least 1, not {self.workers}")
+
+
+def draw(options: StudyOptions, trial: int) -> tuple[float, int]:
+    """The learning rate of a trial and the seed of its runs; they depend on nothing but the study's seed."""
+    share = np.random.default_rng([options.seed, trial]).random()
+    rate = options.lowest_rate * (options.highest_rate / options.lowest_rate) ** share
+    return float(rate), 100_000 * options.seed + trial
+
+
+def paired_configs(options: StudyOptions, trial: int) -> dict[str, PretrainConfig]:
+    """What a trial trains: configurations that differ in the course of the learning rate alone.
+
+    `constant_mean` is the control: constant at the mean of the triangular cycles. exp_range shrinks as fast as
+    triangular2, by half a cycle; cosine rises for a twentieth of the steps and falls to a tenth of its peak.
+    """
+    rate, seed = draw(options, trial)
+    half = options.steps // (2 * options.cycles)
+    constant = replace(
+        PRESETS["shakespeare-gpt"][1],
+        corpus=options.corpus,
+        seed=seed,
+        steps=options.steps,
+        schedule="constant",
+        learning_rate=rate,
+    )
+    configs = {
+        "constant": constant,
+        "constant_mean": replace(constant, learning_rate=rate * (1 + options.ratio) / 2),
+    }
+    for name in CYCLIC_SCHEDULES:
+        configs[name] = replace(
+            constant,
+            schedule=name,  # type: ignore[arg-type]
+            learning_rate=rate * options.ratio,
+            base_fraction=1 / options.ratio,
+            step_size=half,
+            gamma=0.5 ** (1 / (2 * half)),
+        )
+    configs["cosine"] = replace(
+        constant, schedule="cosine", learning_rate=rate * options.ratio, warmup_fraction=0.05, final_fraction=0.1
+    )
+    return configs
+
+
+def final_loss(config: PretrainConfig) -> tuple[float, bool]:
+    """Train; the loss in nats per character on the whole validation split, and whether the run diverged.
+
+    A run that ends worse than the uniform guess, or with no number, counts as the uniform guess: so much any model
+    can have for nothing.
+    """
+    run = Pretraining(config)
+    for _ in range(config.steps):
+        run.step()
+    figures = evaluate_split(run.model, run.tokenizer, run.corpus.validation, run.corpus.train)
+    uniform = math.log(run.tokenizer.vocab_size) * figures["tokens"] / figures["chars"]
+    nats = figures["nats_per_char"]
+    return (nats, False) if nats <= uniform else (uniform, True)
+
+
+def run_trial(options: StudyOptions, trial: int) -> dict[str, Any]:
+    """A line of trials.jsonl but for its seconds."""
+    rate, seed = draw(options, trial)
+    results = {name: final_loss(config) for name, config in paired_configs(options, trial).items()}
+    return {
+        "trial": trial,
+        "seed": seed,
+        "rate": rate,
+        "losses": {name: nats for name, (nats, _) in results.items()},
+        "diverged": [name for name, (_, diverged) in results.items() if diverged],
+    }
+
+
+def _begin_worker() -> None:
+    """One thread, on the CPU, deaf to Ctrl-C (the parent ends us), and gone when the parent is."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def run_trials(options: StudyOptions, first: int) -> Generator[dict[str, Any], None, None]:
+    """The trials from `first` on, in their order, run side by side."""
+    pool = ProcessPoolExecutor(
+        min(options.workers or os.cpu_count() or 1, options.trials - first),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_worker,
+    )
+    try:
+        yield from pool.map(partial(run_trial, options), range(first, options.trials))
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps for want of memory: continue with fewer --workers and --resume"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+
+
+def finished_trials(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of trials.jsonl; half a line, which a kill can leave, is removed."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_whole(path, whole)
+    trials = read_jsonl(path, TRIAL) if whole else []
+    if [line["trial"] for line in trials] != list(range(len(trials))):
+        raise UserError(f"{path} does not hold the trials 0, 1, 2, … in their order: start again with --overwrite")
+    return trials
+
+
+def run_study(options: StudyOptions) -> Path:
+    """Make the study, or continue it; returns RUN/cyclical_study."""
+    options.validate()
+    corpus = load_corpus(options.corpus)
+    entry = corpus_entry(corpus, options.corpus)
+    chosen = replace(options, corpus=entry["spec"])
+    encode_corpus(corpus, paired_configs(chosen, 0)["constant"])  # or it is too short
+    folder = open_stage("cyclical_study", chosen)
+    path = folder.path / "trials.jsonl"
+    trials = finished_trials(path)
+    announce(
+        "cyclical_study",
+        f"{options.trials} trials of {len(paired_configs(chosen, 0))} runs, {options.steps} steps each",
+    )
+    if trials:
+        announce("cyclical_study", f"{len(trials)} trials are done already")
+    seconds = trials[-1]["seconds"] if trials else 0.0
+    if len(trials) < options.trials:
+        trials += _run_remaining(chosen, folder, path, len(trials), seconds)
+    figures = study_figures(trials, options.ratio)
+    write_tables(folder.path / "table.md", trials, figures, options.ratio)
+    plot_study(folder.path / "study.png", trials, figures, options.ratio)
+    console.print(terminal_table(figures))
+    record = StageRecord(
+        stage="cyclical_study",
+        preset="shakespeare-gpt",
+        config=settings(chosen),
+        parent=None,
+        corpus=entry,
+        seed=options.seed,
+        results=figures,
+        wall_seconds=seconds,
+    )
+    folder.finish(record)
+    announce("cyclical_study", f"{record.wall_seconds:.0f} s → {folder.final}")
+    return folder.final
+
+
+def _run_remaining(
+    options: StudyOptions, folder: StageFolder, path: Path, first: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Run what is missing, and append every trial to the file when it and those before it are done."""
+    with closing(run_trials(options, first)) as remaining, progress_bar("cyclical_study", options.trials, first) as bar:
+        for trial in remaining:
+            trial["seconds"] = round(seconds + folder.seconds, 2)
+            with path.open("ab") as file:
+                file.write(json.dumps(trial).encode() + b"\n")
+            yield trial
+            losses = trial["losses"]
+            bar.advance(figure=f"rate {trial['rate']:.1e} · constant {losses['constant']:.3f}")
+
+
+def main() -> None:
+    run_study(tyro.cli(StudyOptions))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""The same functions with less work: forward passes without padding, and decoders with a cache."""

@@ -1,0 +1,1 @@
+"""The learning-rate range test (Smith, WACV 2017)."""

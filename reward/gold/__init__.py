@@ -1,0 +1,1 @@
+"""The gold judge: rules that score a reply, which no model sees."""

@@ -1,0 +1,1 @@
+"""The alignment stage: PPO, RLOO, GRPO and best-of-n on one task."""

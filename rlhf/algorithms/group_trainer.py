@@ -1,0 +1,273 @@
+"""TRL's RLOOTrainer and GRPOTrainer as the alignment stage uses them: token ids in, token ids out, all counted."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import reduce
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from data.console import UserError
+from data.dialogue import encode_prompt
+from pretrain.train import compute_dtype
+from rlhf.algorithms.group_config import GroupConfig
+from rlhf.algorithms.task import Alignment, Scorer
+from rlhf.ppo.prompts import Prompt, PromptOrder
+from sft.models.sampling import position_ids
+from sft.train import DROPOUTS
+
+
+class PromptTokenizer(PreTrainedTokenizerFast):
+    """The run's tokenizer for TRL, which takes text: it cuts a prompt, from the left, to the ids PPO has of it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, truncation=True, split_special_tokens=True, **kwargs)
+
+
+class Account:
+    """What was sampled so far, of how much, and what the last rollout was like."""
+
+    def __init__(self, config: GroupConfig, budget: int, device: torch.device) -> None:
+        self.config, self.budget, self.device = config, budget, device
+        self.bf16 = compute_dtype("auto", device) == torch.bfloat16 if config.bf16 is None else config.bf16
+        self.tokens = self.tokens_before = 0
+        """Response tokens sampled, over all processes: now, and before the last rollout."""
+        self.figures: dict[str, float] = {}
+        self.samples: list[dict[str, Any]] = []
+
+    @property
+    def spent(self) -> bool:
+        return self.tokens >= self.budget
+
+    def rate(self, tokens: int) -> float:
+        """Learning rate after so many tokens, as a share of the first: a line that ends at `lr_floor`."""
+        return 1.0 - (1.0 - self.config.lr_floor) * min(1.0, tokens / self.budget)
+
+    def metrics(self, logs: dict[str, float]) -> dict[str, float]:
+        """The last rollout by the names of PPO's log; `logs` are TRL's figures of the steps on it."""
+        figures, coef = dict(self.figures), self.config.kl_coef
+        penalty = -coef * figures["objective/kl"]
+        return figures | {
+            "objective/non_score_reward": penalty,
+            "objective/rlhf_reward": figures["objective/scores"] + penalty,
+            "objective/kl_coef": coef,
+            "objective/entropy": logs["entropy"] * figures["objective/response_length"],
+            "policy/clipfrac_avg": logs["clip_ratio/region_mean"],
+            "loss/policy_avg": logs["loss"],
+            "grad_norm/policy": logs["grad_norm"],
+            "group/same_reward": logs["frac_reward_zero_std"],
+            "lr": self.config.learning_rate * self.rate(self.tokens_before),
+            "time/update": logs["step_time"] * self.config.steps_per_rollout
+            - figures["time/rollout"]
+            - figures["time/scoring"],
+        }
+
+
+class CountedReward:
+    """The reward as TRL calls it, on the sampled ids; it keeps the account."""
+
+    __name__ = "score"
+
+    def __init__(self, scorer: Scorer, account: Account) -> None:
+        self.scorer, self.account = scorer, account
+
+    def __call__(
+        self,
+        prompts: list[str],
+        completions: list[str],
+        completion_ids: list[list[int]],
+        prompt_ids: list[list[int]],
+        **unused: Any,
+    ) -> list[float]:
+        """Scores of this process's responses; `prompt_ids` is a column of the data set."""
+        account = self.account
+        with torch.autocast(account.device.type, torch.bfloat16, enabled=account.bf16):
+            scored = self.scorer(prompt_ids, completion_ids)
+        lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=scored.raw.device)
+        columns = torch.stack([torch.ones_like(lengths), lengths, scored.raw, scored.scores, scored.stopped.float()])
+        count, tokens, *sums = reduce(columns.double().sum(1).float(), "sum").tolist()
+        account.tokens_before, account.tokens = account.tokens, account.tokens + round(tokens)
+        names = ("objective/reward_scores", "objective/scores", "objective/stopped")
+        account.figures = {name: total / count for name, total in zip(names, sums, strict=True)}
+        account.figures["objective/response_length"] = tokens / count
+        account.samples = [
+            {
+                "prompt": prompts[i],
+                "response": completions[i],
+                "score": scored.raw[i].item(),
+                "stopped": bool(scored.stopped[i]),
+            }
+            for i in range(0, len(prompts), account.config.num_generations)[: account.config.log_samples]
+        ]
+        return scored.scores.tolist()
+
+
+class Watched:
+    """What either trainer does beside TRL's work: the KL to the SFT model as PPO logs it, and seconds."""
+
+    account: Account
+    model: Any
+    accelerator: Any
+    args: Any
+    _metrics: Any
+
+    def _generate(self, prompts: list[str]) -> Any:
+        started = time.perf_counter()
+        generated = super()._generate(prompts)  # type: ignore[misc]
+        self._rollout_seconds = time.perf_counter() - started
+        return generated
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        started = time.perf_counter()
+        batch = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        self.account.figures |= {
+            "objective/kl": self._sequence_kl(batch),
+            "time/rollout": self._rollout_seconds,
+            "time/scoring": time.perf_counter() - started - self._rollout_seconds,
+        }
+        return batch
+
+    def _sequence_kl(self, batch: dict[str, Any]) -> float:
+        """KL of the sampling policy to the SFT model: k1 summed over a response, mean over all."""
+        if "ref_per_token_logps" not in batch:  # RLOO keeps none, and logs k1 already, as a mean over tokens
+            return float(self._metrics["train"]["kl"][-1]) * self.account.figures["objective/response_length"]
+        mask = batch["completion_mask"]
+        logps = batch.get("old_per_token_logps")
+        if logps is None:  # one step a rollout: TRL has no need of them
+            ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+            attention_mask = torch.cat([batch["prompt_mask"], mask], dim=1)
+            with torch.no_grad():
+                logps, *_ = self._get_per_token_logps_and_entropies(  # type: ignore[attr-defined]
+                    self.model, ids, attention_mask, mask.shape[1], self.args.per_device_train_batch_size
+                )
+        kl = ((logps - batch["ref_per_token_logps"]) * mask).sum(1).mean()
+        return float(reduce(kl, "mean"))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the stage's record and samples say what the model is."""
+
+    def _send_telemetry(self) -> None:
+        """None: what a user trains is nobody else's business."""
+
+
+class WatchedRLOO(Watched, RLOOTrainer):
+    """TRL's RLOO."""
+
+
+class WatchedGRPO(Watched, GRPOTrainer):
+    """TRL's GRPO."""
+
+
+def build_trainer(run: Alignment, scorer: Scorer, account: Account, output_dir: Path) -> Any:
+    """TRL's trainer of `config.algorithm` on the run's SFT model; it keeps its checkpoints in `output_dir`."""
+    config = account.config
+    model = load_policy(run)
+    optimizer = torch.optim.Adam(
+        model.parameters(), config.learning_rate, (config.adam_beta1, config.adam_beta2), config.adam_eps
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: account.rate(account.tokens))
+    tokenizer: Any = PromptTokenizer.from_pretrained(
+        config.run / "sft", model_max_length=config.prompt_length, truncation_side="left"
+    )
+    trainer_class: Any = WatchedRLOO if config.algorithm == "rloo" else WatchedGRPO
+    arguments: Any = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
+    trainer = trainer_class(
+        model=model,
+        reward_funcs=CountedReward(scorer, account),
+        args=arguments(**trainer_arguments(account, output_dir)),
+        train_dataset=prompt_dataset(run, tokenizer),
+        processing_class=tokenizer,
+        optimizers=(optimizer, schedule),
+    )
+    trainer.account = account
+    for each in (trainer.model, trainer.ref_model):
+        count_real_positions(each)
+    return trainer
+
+
+def load_policy(run: Alignment) -> PreTrainedModel:
+    """The SFT model in float32, without dropout: TRL trains in training mode."""
+    folder = run.config.run / "sft"
+    config = AutoConfig.from_pretrained(folder)
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    attention = "eager" if not torch.cuda.is_available() else "sdpa"  # as everywhere: its backward is faster on a CPU
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation=attention
+    )
+    return model
+
+
+def prompt_dataset(run: Alignment, tokenizer: PromptTokenizer) -> Dataset:
+    """The prompts in PPO's order, as text and as PPO's ids. UserError if TRL would make other ids of a text."""
+    encoded = [Prompt(encode_prompt(run.tokenizer, text, run.config.prompt_length), text) for text in run.prompts]
+    ordered = PromptOrder(encoded, run.config.seed).take(len(encoded))
+    texts = [prompt.text for prompt in ordered]
+    for ours, theirs in zip(ordered, tokenizer(text=texts)["input_ids"], strict=True):
+        if ours != theirs:
+            raise UserError(
+                f"transformers makes other tokens than ours of the prompt {str(ours.text)[-40:]!r}: "
+                "install the versions of constraints.txt"
+            )
+    return Dataset.from_dict({"prompt": texts, "prompt_ids": [list(prompt) for prompt in ordered]})
+
+
+def count_real_positions(model: nn.Module) -> None:
+    """Have a model count its positions from the first real token, as it does when it samples.
+
+    TRL pads prompts on the left and leaves the positions to the model, which would count the padding too: with
+    learned positions it would then train on other log-probabilities than those of what it has sampled (trl#6819).
+    """
+
+    def positions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 2 and kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = position_ids(mask)
+        return args, kwargs
+
+    model.register_forward_pre_hook(positions, with_kwargs=True)
+
+
+def trainer_arguments(account: Account, output_dir: Path) -> dict[str, Any]:
+    """Our settings by TRL's names, the same for both trainers."""
+    config, cuda = account.config, torch.cuda.is_available() and not account.config.cpu
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    rows, accumulation = config.micro_batches(processes)
+    # The budget ends a run; this bound on the steps is never reached, since a response has a token at least.
+    rollouts = math.ceil(account.budget / config.batch_size)
+    return {
+        "output_dir": str(output_dir),
+        "max_steps": rollouts * config.steps_per_rollout,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulation,
+        "generation_batch_size": config.batch_size,
+        "num_generations": config.num_generations,
+        "num_iterations": config.num_iterations,
+        "max_completion_length": config.response_length,
+        "temperature": config.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "shuffle_dataset": False,
+        "beta": config.kl_coef,
+        "epsilon": config.cliprange,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": False,
+        "bf16": account.bf16,
+        "use_cpu": not cuda,
+        "seed": config.seed,
+        "logging_steps": config.steps_per_rollout,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if config.save_every else "no",
+        "save_steps": max(1, config.save_every) * config.steps_per_rollout,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": cuda,
+        "ddp_find_unused_parameters": False,
+    }

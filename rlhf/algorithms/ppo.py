@@ -1,0 +1,180 @@
+"""The alignment stage with PPO on the run's SFT model, and the critic looking on."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from data.dialogue import encode_prompt
+from data.run.plots import plot_curves
+from data.run.progress import progress_bar
+from data.run.stage import StageRecord, announce, open_stage, parent_of, settings, share_cpus
+from rlhf.algorithms.config import AlignConfig
+from rlhf.algorithms.task import Alignment
+from rlhf.ppo.trackers import check_trackers
+from rlhf.ppo.trainer import Metrics, PPOTrainer
+
+SAMPLED_UPDATES = 6
+"""Updates of which samples.md shows responses."""
+
+
+class PPOAlignment(Alignment):
+    """One run of PPO: `PPOTrainer` on the run's models."""
+
+    config: AlignConfig
+
+    def trainer(self, output_dir: Path) -> PPOTrainer:
+        config, run = self.config, self.config.run
+        return PPOTrainer(
+            run / "sft",
+            self.reward,
+            [encode_prompt(self.tokenizer, prompt, config.prompt_length) for prompt in self.prompts],
+            config.ppo(output_dir),
+            # The value model starts from the reward model wherever there is one.
+            value=run / "reward" if self.reward_record is not None else None,
+            eval_hook=lambda trainer: self.judge_policy(trainer.policy.lm),
+        )
+
+    def describe(self, trainer: PPOTrainer) -> str:
+        config = trainer.config
+        return (
+            f"{len(self.prompts)} prompts · {config.num_updates} updates of {config.batch_size} episodes · reward "
+            f"{self.config.reward} · kl_coef {config.kl_coef} · prompt {config.prompt_length} + response "
+            f"{config.response_length} tokens (from sft) on {trainer.device}"
+        )
+
+    def sample_every(self, trainer: PPOTrainer) -> int:
+        """Updates between the samples that are kept."""
+        return max(1, trainer.config.num_updates // SAMPLED_UPDATES)
+
+
+def align(config: AlignConfig, preset: str) -> Path:
+    """Run PPO and leave the aligned model in RUN/rlhf (RUN/rlhf-critic with the critic as reward)."""
+    ppo = config.ppo(config.run)  # refused before anything is written, if at all
+    ppo.check(PartialState(cpu=share_cpus()).num_processes)
+    check_trackers(ppo)
+    run = PPOAlignment(config)
+    folder = open_stage(config.folder_name, config)
+    trainer = run.trainer(folder.path)
+    announce("rlhf", run.describe(trainer))
+    seconds_before = 0.0
+    if folder.resuming and folder.resume_path.exists():
+        trainer.load_state(folder.resume_path)
+        lines = [line for line in folder.read_metrics() if line["update"] <= trainer.updates_done]
+        seconds_before = lines[-1]["seconds"] if lines else 0.0
+    folder.keep_metrics(lambda line: line["update"] <= trainer.updates_done)
+
+    def log(trainer: PPOTrainer, metrics: Metrics) -> None:
+        shown = trainer.samples if trainer.updates_done % run.sample_every(trainer) == 0 else []
+        folder.log(
+            update=trainer.updates_done,
+            **{name: round(value, 6) for name, value in metrics.items()},
+            seconds=round(seconds_before + folder.seconds, 2),
+            samples=shown,
+        )
+        bar.advance(
+            1,
+            f"score {metrics['objective/scores']:+.2f} · KL {metrics['objective/kl']:.1f} nats"
+            + (f" · critic {metrics['eval/critic']:.3f}" if "eval/critic" in metrics else ""),
+        )
+
+    trainer.callbacks.append(log)
+    with progress_bar("rlhf", trainer.config.num_updates, trainer.updates_done) as bar:
+        trainer.train()
+    trainer.save(folder.path)
+    results: dict[str, Any] = {}
+    if trainer.accelerator.is_main_process:
+        run.tokenizer.save(folder.path, run.writer.sft.context_length)
+        metrics = folder.read_metrics()
+        results = summarise(metrics)
+        write_plots(folder.path, metrics)
+        write_samples(folder.path / "samples.md", metrics)
+    record = StageRecord(
+        stage="rlhf",
+        preset=preset,
+        config=settings(config) | {"reward_sha256": run.reward_record and run.reward_record.weights_sha256},
+        parent=parent_of(run.sft, config.run),
+        corpus=run.sft.corpus,
+        seed=config.seed,
+        results=results,
+        wall_seconds=seconds_before,
+    )
+    folder.finish(record)
+    if trainer.accelerator.is_main_process:
+        announce(
+            "rlhf",
+            f"score {results['score']:+.2f} (SFT 0) · KL {results['kl']:.1f} nats a sequence · critic "
+            f"{results['critic_before']:.3f} → {results['critic']:.3f} · stops {results['stopped']:.1%} · "
+            f"{record.wall_seconds:.0f} s → {folder.final}",
+        )
+    return folder.final
+
+
+def summarise(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last tenth of the rollouts, and the critic on held-out prompts at the first and last look."""
+    last = metrics[-max(1, len(metrics) // 10) :]
+    judged = [line for line in metrics if "eval/critic" in line]
+
+    def mean(name: str, lines: list[dict[str, Any]] = last) -> float:
+        return round(statistics.fmean(line[name] for line in lines), 5)
+
+    return {
+        "score": mean("objective/scores"),
+        "kl": mean("objective/kl"),
+        "entropy": mean("objective/entropy"),
+        "stopped": mean("objective/stopped"),
+        "response_length": mean("objective/response_length"),
+        "critic_before": judged[0]["eval/critic_before"],
+        "critic": judged[-1]["eval/critic"],
+        "distinct_2": judged[-1]["eval/distinct_2"],
+        "episodes": int(metrics[-1]["episode"]),
+        "seconds_rollout": round(sum(line["time/rollout"] for line in metrics), 2),
+        "seconds_scoring": round(sum(line["time/scoring"] for line in metrics), 2),
+        "seconds_update": round(sum(line["time/update"] for line in metrics), 2),
+    }
+
+
+def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
+    """reward.png, kl.png and critic.png over the episodes, of any algorithm that trains."""
+    episodes = [line["episode"] for line in metrics]
+    judged = [line for line in metrics if "eval/critic" in line]
+    plot_curves(
+        folder / "reward.png",
+        {
+            "reward model's score": (episodes, [line["objective/scores"] for line in metrics]),
+            "after the KL penalty": (episodes, [line["objective/rlhf_reward"] for line in metrics]),
+        },
+        xlabel="episodes",
+        ylabel="score (SFT: 0 ± 1)",
+        title="What is maximised",
+    )
+    plot_curves(
+        folder / "kl.png",
+        {"KL(policy ‖ SFT)": (episodes, [line["objective/kl"] for line in metrics])},
+        xlabel="episodes",
+        ylabel="nats a sequence",
+        title="How far the policy has moved",
+    )
+    plot_curves(
+        folder / "critic.png",
+        {"critic": ([line["episode"] for line in judged], [line["eval/critic"] for line in judged])},
+        xlabel="episodes",
+        ylabel="critic's score",
+        title="What is not seen in training: the critic on held-out prompts",
+        floor=("SFT", judged[0]["eval/critic_before"]),
+    )
+
+
+def write_samples(path: Path, metrics: list[dict[str, Any]]) -> None:
+    """Responses beside their scores, latest first: a high score over gibberish must be seen."""
+    parts = ["# Responses while learning\n"]
+    for line in reversed([line for line in metrics if line["samples"]]):
+        parts.append(
+            f"## Update {line['update']}, score {line['objective/scores']:+.2f}, KL {line['objective/kl']:.1f}\n"
+        )
+        for sample in line["samples"]:
+            text = (sample["prompt"] + "⟨" + sample["response"] + "⟩").replace("```", "'''")
+            end = "" if sample["stopped"] else ", did not stop"
+            parts.append(f"score {sample['score']:+.2f}{end}\n\n```text\n{text}\n```\n")
+    path.write_text("\n".join(parts), "utf-8")

@@ -1,0 +1,150 @@
+"""What the comparison of algorithms leaves to be read: the table, the plot of reward against KL, the samples."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from rich import box
+from rich.table import Table
+
+from data.console import console
+from data.run.plots import Curve, smooth
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Figures by the name of their source, SFT first; see `rlhf.algorithms`."""
+
+COLOURS = {"SFT": "#444444", "PPO": "#1f6fb4", "RLOO": "#2e8b57", "GRPO": "#c9572b", "best of n": "#8a5fa8"}
+SMOOTHED = 5
+"""Rollouts whose mean is a point of the learning path."""
+SHOWN = 10
+"""Prompts in samples.md."""
+
+
+def columns(row: Mapping[str, Any]) -> dict[str, str]:
+    """One source's figures as they stand in the tables, by the head of their column."""
+    rate = row["beats_sft"]
+    return {
+        "critic": f"{row['critic']:.3f}",
+        "beats SFT": f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" if rate else "",
+        "reward": f"{row['reward']:+.2f}",
+        "KL": f"{row['kl_to_sft']:.2f}",
+        "stops": f"{row['stopped']:.1%}",
+        "distinct-2": f"{row['distinct_2']:.3f}",
+        "tokens to learn": f"{row['learning_tokens']:,}",
+        "seconds to learn": f"{row['learning_seconds']:,.0f}",
+        "tokens a reply": f"{row['reply_tokens']:,.0f}",
+        "seconds for 100 replies": f"{100 * row['reply_seconds']:.2f}",
+    }
+
+
+def markdown_table(rows: Rows) -> str:
+    """The table as Markdown, with what its columns mean."""
+    written = {name: columns(row) for name, row in rows.items()}
+    heads, count = next(iter(written.values())), next(iter(rows.values()))["n"]
+    lines = ["| | " + " | ".join(heads) + " |", "|" + "---|" * (1 + len(heads))]
+    lines += [f"| {name} | " + " | ".join(cells.values()) + " |" for name, cells in written.items()]
+    lines.append(
+        f"\nReplies to {count} held-out prompts at temperature 1. critic: the gold score, which no algorithm sees. "
+        "beats SFT: share of prompts on which the critic prefers the reply to SFT's, with its 95 % interval. reward: "
+        "what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats a reply; with best of n its upper "
+        "bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def print_table(rows: Rows) -> None:
+    """The figures that matter most, on the terminal."""
+    heads = ("critic", "beats SFT", "reward", "KL", "stops", "tokens to learn", "seconds to learn")
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
+    for head in ("", *heads):
+        table.add_column(head, justify="right" if head else "left", no_wrap=" to " not in head)
+    for name, row in rows.items():
+        cells = columns(row)
+        table.add_row(name, *(cells[head] for head in heads))
+    console.print(table)
+
+
+def write_samples(path: Path, samples: Sequence[Mapping[str, str]]) -> None:
+    """The first replies, in order and unselected; a sample has the prompt and a reply of every source."""
+    parts = ["# The first held-out prompts, in order, unselected\n"]
+    for number, sample in enumerate(samples[:SHOWN], 1):
+        for name, text in sample.items():
+            title = f"## {number}" if name == "prompt" else f"**{name}**"
+            parts.append(f"{title}\n\n```text\n" + text.strip("\n").replace("```", "'''") + "\n```\n")
+    path.write_text("\n".join(parts), "utf-8")
+
+
+def learning_path(folder: Path) -> dict[str, Curve]:
+    """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, critic) on held-out ones."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    kl = smooth([line["objective/kl"] for line in lines], SMOOTHED)
+    judged = [i for i, line in enumerate(lines) if "eval/critic" in line]
+    begin = lines[judged[0]]["eval/critic_before"]
+    return {
+        "reward": (kl, smooth([line["objective/reward_scores"] for line in lines], SMOOTHED)),
+        "critic": ([0.0, *(kl[i] for i in judged)], [begin, *(lines[i]["eval/critic"] for i in judged)]),
+    }
+
+
+def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curve]]) -> None:
+    """reward_kl.png: what was maximised, and what the critic says of it, at the KL that it cost.
+
+    rows: points with their 95 % intervals, and best-of-n as a curve. paths: `learning_path` by algorithm, thin lines.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.2), dpi=120, layout="constrained")
+    for axes, measure, label in zip(
+        panels,
+        ("reward", "critic"),
+        ("reward: what is maximised (SFT: 0 ± 1)", "critic: what no algorithm sees"),
+        strict=True,
+    ):
+        for name, curves in paths.items():
+            axes.plot(*curves[measure], color=COLOURS[name], linewidth=1, alpha=0.45)
+        _points(axes, rows, measure)
+        axes.set(xlabel="KL from the SFT model, nats a reply", ylabel=label)
+        axes.grid(alpha=0.25)
+        axes.margins(x=0.06, y=0.08)
+    if paths:
+        panels[0].plot([], [], color="grey", linewidth=1, alpha=0.6, label="while learning")
+    panels[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _points(axes: Axes, rows: Rows, measure: str) -> None:
+    """Every source at its KL; the best of n, which begin at SFT, as one curve with n beside its points."""
+    best = {name: row for name, row in rows.items() if name.startswith("best of")}
+    for name, row in rows.items():
+        if name in best:
+            continue
+        error = [[row[measure] - row[f"{measure}_low"]], [row[f"{measure}_high"] - row[measure]]]
+        axes.errorbar(
+            row["kl_to_sft"],
+            row[measure],
+            yerr=error,
+            fmt="o",
+            markersize=7,
+            color=COLOURS[name],
+            label=name,
+            capsize=3,
+        )
+    if best:
+        curve = [rows["SFT"], *best.values()]
+        x, y = [row["kl_to_sft"] for row in curve], [row[measure] for row in curve]
+        axes.plot(x, y, "-s", color=COLOURS["best of n"], markersize=4, label="best of n (KL: upper bound)")
+        for name, row in best.items():
+            axes.annotate(
+                name.removeprefix("best of "),
+                (row["kl_to_sft"], row[measure]),
+                xytext=(6, -3),
+                textcoords="offset points",
+                fontsize=8,
+                color=COLOURS["best of n"],
+            )

@@ -1,0 +1,164 @@
+"""What every algorithm of the alignment stage starts from: the run's models, prompts, reward and judge."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from data.console import UserError
+from data.corpus import Corpus
+from data.dialogue import dialogue_pairs, encode_prompt, heldout_pairs
+from data.jsonl import read_jsonl
+from data.run.stage import check_descends, parent_corpus, read_parent
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import build_model, gpt_config, load_model
+from pretrain.model import GPT
+from pretrain.sampling import plain_matmul
+from reward.gold.judge import Critic
+from reward.labeller import load_score_function
+from rlhf.algorithms.config import AlignOptions
+from rlhf.judging.measures import diversity
+from rlhf.judging.replies import Writer
+from rlhf.ppo.losses import apply_missing_stop
+from rlhf.ppo.prompts import Prompt
+from rlhf.ppo.rewards import PolicyTokens, Reward, RewardFunction, build_reward
+from sft.train import quiet_libraries
+
+EVAL_WORDS = 1000
+"""distinct-2 falls as a text grows: it is measured on so many words each time."""
+SCORED_AT_ONCE = 64
+"""Rows of one forward pass of the reward model."""
+
+
+class ScoreRules(NamedTuple):
+    """What becomes of a score; see the fields of the same names of `PPOConfig`."""
+
+    missing_eos_rule: Literal["subtract", "replace"]
+    missing_eos_penalty: float
+    score_clip: float | None
+
+
+class Scored(NamedTuple):
+    """What responses are worth; each (B,)."""
+
+    raw: Tensor
+    """As the reward gives it."""
+    scores: Tensor
+    """After the clip and the rule for responses that never stop: what an algorithm maximises."""
+    stopped: Tensor
+    """bool: the last token is the stop token."""
+
+
+class Scorer:
+    """Scores of token ids, prompts and responses (the stop token included), by a reward and the rules on it."""
+
+    def __init__(self, reward: Reward, stop_ids: frozenset[int], rules: ScoreRules) -> None:
+        self.reward, self.stop_ids, self.rules = reward, stop_ids, rules
+
+    def __call__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Scored:
+        raw = self.reward([Prompt(ids) for ids in prompts], responses)
+        if not raw.isfinite().all():
+            raise UserError("the reward is not a finite number for some response: check the reward")
+        stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=raw.device)
+        clip = self.rules.score_clip
+        scores = raw if clip is None else raw.clamp(-clip, clip)
+        scores = apply_missing_stop(scores, stopped, self.rules.missing_eos_rule, self.rules.missing_eos_penalty)
+        return Scored(raw, scores, stopped)
+
+
+class Alignment:
+    """One run: the SFT model and what belongs to it, and the critic's view of replies to held-out prompts."""
+
+    def __init__(self, config: AlignOptions) -> None:
+        quiet_libraries()
+        self.config, run = config, config.run
+        self.sft = read_parent(run, "sft")
+        config.inherit(self.sft)
+        self.tokenizer = Tokenizer.load(run / "sft")
+        self.reward_record = None
+        if config.reward == "model" or (run / "reward").exists():
+            self.reward_record = read_parent(run, "reward", tokenizer_sha256=self.sft.tokenizer_sha256)
+            check_descends(self.reward_record, self.sft, run)
+        self.corpus = parent_corpus(self.sft)
+        self.critic = Critic(self.corpus.train)
+        self.prompts = load_prompts(config, self.corpus)
+        heldout = [pair.prompt for pair in heldout_pairs(self.corpus.validation).dev[: config.eval_prompts]]
+        self.writer = Writer(
+            self.tokenizer,
+            [encode_prompt(self.tokenizer, prompt, config.prompt_length) for prompt in heldout],
+            config.response_length,
+            load_model(run / "sft"),
+            config.seed,
+        )
+        self.heldout = heldout
+        self.before = self.writer.write(self.writer.sft, draw=0).texts
+        """The SFT model's replies to the held-out prompts."""
+        self._critic_before = self.mean_critic(self.before)
+        self.reward = self._reward()
+
+    def scorer(self, rules: ScoreRules, device: torch.device) -> Scorer:
+        """The reward and the rules on its scores, as every algorithm but PPO (which has its own) calls them."""
+        config, ours = self.config, self.tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(config.run / "sft")
+        length = config.prompt_length + config.response_length
+        tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), ours.pad_id, length)
+        reward, _ = build_reward(self.reward, tokens, SCORED_AT_ONCE, device)
+        return Scorer(reward, tokens.stop_ids, rules)
+
+    def judge(self, texts: list[str], stopped: Sequence[bool]) -> dict[str, float]:
+        """What the critic, which no algorithm sees, says of replies to the held-out prompts."""
+        return {
+            "eval/critic": self.mean_critic(texts),
+            "eval/critic_before": self._critic_before,
+            "eval/distinct_2": diversity(texts, EVAL_WORDS).distinct_2,
+            "eval/stopped": statistics.fmean(stopped),
+            "eval/unknown_words": statistics.fmean(self.critic.unknown_words(text) for text in texts),
+        }
+
+    def judge_policy(self, lm: PreTrainedModel) -> dict[str, float]:
+        """`judge` of the replies that a policy, as it is now, writes to the held-out prompts."""
+        with plain_matmul():
+            replies = self.writer.write(as_gpt(lm), draw=0)
+        return self.judge(replies.texts, replies.stopped)
+
+    def mean_critic(self, texts: list[str]) -> float:
+        return statistics.fmean(self.critic(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True))
+
+    def _reward(self) -> Path | RewardFunction:
+        """The run's reward model, or what --reward names, as a function of texts in the same units."""
+        if self.config.reward == "model":
+            return self.config.run / "reward"
+        if self.config.reward == "critic":
+            return self._normalised(self.critic)
+        return self._normalised(load_score_function(self.config.reward))
+
+    def _normalised(self, score: Callable[[str, str], float]) -> RewardFunction:
+        """`score(prompt, response)` in the units of a reward model: 0 and 1 are mean and deviation of the SFT model."""
+        scores = [score(prompt, text) for prompt, text in zip(self.heldout, self.before, strict=True)]
+        mean, deviation = statistics.fmean(scores), statistics.pstdev(scores)
+        if not deviation > 0:
+            raise UserError(f"--reward {self.config.reward} gives every response {mean}: there is nothing to learn")
+
+        def reward(prompts: list[str], responses: list[str]) -> list[float]:
+            return [(score(p, r) - mean) / deviation for p, r in zip(prompts, responses, strict=True)]
+
+        return reward
+
+
+def as_gpt(lm: PreTrainedModel) -> GPT:
+    """A copy of a policy as it is now, as the GPT that the other stages sample from."""
+    return build_model(lm.state_dict(), gpt_config(lm.config.to_dict())).to(lm.device).eval()
+
+
+def load_prompts(config: AlignOptions, corpus: Corpus) -> list[str]:
+    """The user's prompts, or every prompt of the training text."""
+    if config.prompts is not None:
+        return [row["prompt"] for row in read_jsonl(config.prompts, {"prompt": str})]
+    prompts = [pair.prompt for pair in dialogue_pairs(corpus.train)]
+    if not prompts:
+        raise UserError(f"corpus '{corpus.name}' holds no dialogue: give --prompts FILE")
+    return prompts

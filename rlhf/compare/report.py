@@ -1,0 +1,263 @@
+"""report.html: the comparison as one self-contained page, and the verdict it opens with.
+
+The verdict is written by rules from the figures, so that the page cannot praise what they do not show.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from rlhf.compare.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
+
+SAMPLES = 10
+FEWEST_IN_BIN = 20  # pairs; a point of the calibration made of fewer says nothing
+NAMES = {
+    "play": "the play",
+    "pretrain": "pretrained",
+    "sft": "SFT",
+    "rlhf": "aligned",
+    "sft_again": "SFT, another seed",
+    "sft_t07": "SFT at temperature .7",
+    "best_of_4": "best of 4 from SFT",
+    "rlhf_critic": "PPO on the critic itself",
+}
+COMPARISON_NAMES = {
+    "rlhf_vs_sft": ("aligned beats SFT", "rlhf"),
+    "rlhf_vs_pretrain": ("aligned beats pretrained", "rlhf"),
+    "sft_vs_pretrain": ("SFT beats pretrained", "sft"),
+    "rlhf_vs_play": ("aligned beats the play", "play"),
+    "sft_vs_play": ("SFT beats the play", "play"),
+    "sft_vs_sft": ("SFT beats SFT, another seed", "control"),
+    "sft_t07_vs_sft": ("SFT at .7 beats SFT", "control"),
+    "best_of_4_vs_sft": ("best of 4 beats SFT", "control"),
+    "rlhf_vs_sft_t07": ("aligned beats SFT at .7", "control"),
+    "rlhf_vs_best_of_4": ("aligned beats best of 4", "control"),
+    "rlhf_critic_vs_sft": ("PPO on critic beats SFT", "control"),
+    "rlhf_critic_vs_rlhf": ("PPO on critic beats aligned", "control"),
+}
+COLUMNS = [
+    ("critic", "Critic", "mean score in [0, 1] with its 95 % interval; higher is better"),
+    ("reward", "Reward", "mean score of the reward model, in standard deviations from SFT's mean"),
+    ("kl_to_sft", "KL", "distance from the SFT model, nats a reply; best of 4: the known bound"),
+    ("tokens", "Tokens", "mean length in tokens, the end counted"),
+    ("words", "Words", "mean length in words"),
+    ("stopped", "Stops", "share of replies that end by themselves"),
+    ("distinct_1", "Distinct-1", "different words over all words"),
+    ("distinct_2", "Distinct-2", "different pairs of neighbouring words over all pairs"),
+    ("vocabulary", "Vocab.", "different words among equally many"),
+    ("unknown_words", "Unknown", "share of words that are in no dictionary and not in the training text"),
+    ("longest_copy_mean", "Copied", "longest run of words copied from the training text: mean / longest"),
+    ("copying", "Copying", "share of replies that copy more than 6 words in a row"),
+]
+TERMS = {
+    "words": "words that are words",
+    "ending": "an ending that ends",
+    "glue": "neighbours that belong together",
+    "content": "words that say something",
+    "craft": "verse · glue · content",
+    "verse": "lines that scan",
+    "loop": "no repetition (gate)",
+    "originality": "no copying (gate)",
+    "voice": "one speaker (gate)",
+}
+RLHF_CURVES = [
+    ("Reward-model score", ("objective/scores", "objective/reward_scores"), "rlhf"),
+    ("Score minus KL penalty", ("objective/rlhf_reward",), "rlhf"),
+    ("KL to SFT, nats a reply", ("objective/kl",), "rlhf"),
+    ("Length, tokens", ("objective/response_length",), "rlhf"),
+    ("Share that stop", ("objective/stopped",), "rlhf"),
+    ("Entropy", ("objective/entropy",), "rlhf"),
+    ("Critic on dev prompts", ("eval/critic", "eval/critic_score"), "play"),
+]
+
+
+def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What improved, what did not, and what to doubt: sentences that follow from the figures."""
+    rates, stages, controls = result["win_rates"], result["stages"], result["controls"]
+    sft, rlhf, play = stages["sft"], stages["rlhf"], stages["play"]
+    better, same, doubt = [], [], []
+
+    def compared(name: str, first: str, second: str) -> None:
+        rate = rates[name]
+        figure = f"in {rate['rate']:.0%} of comparisons (95 % interval {rate['low']:.0%} to {rate['high']:.0%})"
+        if rate["low"] > 0.5:
+            better.append(f"By the critic the {first} model beats the {second} one {figure}.")
+        elif rate["high"] < 0.5:
+            same.append(f"By the critic the {first} model is worse than the {second} one: it wins {figure}.")
+        else:
+            same.append(f"By the critic the {first} model and the {second} one cannot be told apart: it wins {figure}.")
+
+    compared("rlhf_vs_sft", "aligned", "SFT")
+    compared("rlhf_vs_pretrain", "aligned", "pretrained")
+    compared("sft_vs_pretrain", "SFT", "pretrained")
+    for name, label in TERMS.items():
+        change = rlhf["terms"].get(name, 0.0) - sft["terms"].get(name, 0.0)
+        if abs(change) >= 0.05 and name != "craft":
+            sentence = (
+                f"{label.capitalize()}: {sft['terms'][name]:.2f} → {rlhf['terms'][name]:.2f} from SFT to aligned."
+            )
+            (better if change > 0 else same).append(sentence)
+    replies, words = (rlhf["n"], sft["n"]), (rlhf["n"] * rlhf["words"], sft["n"] * sft["words"])
+    for key, what, sign, counts in (
+        ("stopped", "Replies that end by themselves", 1, replies),
+        ("unknown_words", "Unknown words", -1, words),
+    ):
+        sentence = f"{what}: {sft[key]:.1%} → {rlhf[key]:.1%} from SFT to aligned"
+        if not _told_apart(rlhf[key], sft[key], *counts):
+            same.append(f"{sentence}, no more than chance would do.")
+        else:
+            (better if sign * (rlhf[key] - sft[key]) > 0 else same).append(f"{sentence}.")
+
+    kept = rlhf["distinct_2"] / sft["distinct_2"] if sft["distinct_2"] else 1.0
+    if kept < 0.97:
+        same.append(f"Variety fell: distinct-2 is {kept:.0%} of SFT's.")
+    if rlhf["longest_copy_mean"] > sft["longest_copy_mean"]:
+        same.append(
+            f"The longest run copied from the training text grew from {sft['longest_copy_mean']:.1f} to "
+            f"{rlhf['longest_copy_mean']:.1f} words on average (a word that is none breaks a run, and SFT has more of "
+            f"those); more than 6 words in a row are copied by {sft['copying']:.1%} of SFT's replies and "
+            f"{rlhf['copying']:.1%} of the aligned model's."
+        )
+    same.append(
+        "Sense: nothing here measures it, and nothing here teaches it. The critic sees form alone; read the samples "
+        "below, and find replies that scan, end, and answer little."
+    )
+
+    if rates["rlhf_vs_play"]["low"] > 0.5 or rlhf["critic"] > play["critic"]:
+        doubt.append(
+            f"The critic gives the aligned model {rlhf['critic']:.2f} and the real play {play['critic']:.2f}. That the "
+            "machine “beats” its author shows the limits of the critic, not the merits of the machine."
+        )
+    control = rates["sft_vs_sft"]
+    if not control["low"] <= 0.5 <= control["high"]:
+        doubt.append(
+            f"SFT against itself wins {control['rate']:.0%}, outside chance: with intervals of 95 % that happens "
+            "once in twenty comparisons; treat small differences with care."
+        )
+    if controls["best_of_4"]["critic"] >= rlhf["critic"]:
+        doubt.append("Picking the best of 4 SFT replies by the reward model does as well as PPO did.")
+    if controls["sft_t07"]["critic"] >= rlhf["critic"]:
+        doubt.append("Sampling SFT at temperature .7 does as well as PPO did.")
+    if rlhf["kl_to_sft"] > 10:
+        doubt.append(f"The aligned model is {rlhf['kl_to_sft']:.1f} nats a reply away from SFT: far.")
+    model = result["reward_model"]["rlhf"]
+    if model["heldout_accuracy"] is not None:
+        doubt.append(
+            f"On the aligned model's own replies the reward model agrees with the noisy labels in "
+            f"{model['heldout_accuracy']:.0%} of pairs; {model['accuracy_ceiling']:.0%} is the most that the labels "
+            f"allow, and going by length alone reaches {model['length_baseline']:.0%}."
+        )
+    return {"better": better, "same": same, "doubt": doubt}
+
+
+def _told_apart(p: float, q: float, n_p: float, n_q: float) -> bool:
+    """Whether two shares of n_p and n_q differ by more than two standard errors."""
+    pooled = (p * n_p + q * n_q) / max(1.0, n_p + n_q)
+    return abs(p - q) > 2 * math.sqrt(pooled * (1 - pooled) * (1 / max(1.0, n_p) + 1 / max(1.0, n_q)))
+
+
+def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
+    """Write the page of one comparison; curves come from the stages' metrics.jsonl in `run`, where they exist."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    rows = [(name, result["stages"][name], False) for name in ("pretrain", "sft", "rlhf", "play")]
+    rows += [(name, row, True) for name, row in result["controls"].items()]
+    terms = result["stages"]["sft"]["terms"]
+    made = [(name, result["made"][name]) for name in NAMES | {"reward": ""} if name in result["made"]]
+    order = ["pretrain", "sft", "reward", "rlhf", "rlhf_critic"]
+    page = environment.get_template("report.html.j2").render(
+        result=result,
+        names=NAMES,
+        one_digit=_one_digit,
+        notice=_notice(result["corpus"]),
+        verdict=verdict(result),
+        win_rates=Markup(win_rate_chart([(label, result["win_rates"][name], colour)
+                                         for name, (label, colour) in COMPARISON_NAMES.items()
+                                         if name in result["win_rates"]])),
+        columns=COLUMNS,
+        rows=[(NAMES[name], name, [_cell(row, key) for key, _, _ in COLUMNS], control) for name, row, control in rows],
+        terms=[(name, TERMS.get(name, ""), Markup(bar_chart({stage: result["stages"][stage]["terms"][name]
+                                                             for stage in ("pretrain", "sft", "rlhf", "play")}, name)))
+               for name in terms],
+        curves=[(title, Markup(svg)) for title, svg in curves(run, result["reward_model"])],
+        samples=result["samples"][:SAMPLES],
+        made=sorted(made, key=lambda item: order.index(item[0])),
+        total_seconds=sum(record["wall_seconds"] for record in result["made"].values()) + result["seconds"],
+    )  # fmt: skip
+    path.write_text(page, "utf-8")
+
+
+def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(title, SVG) of whatever the stages logged, and the reward model's calibration."""
+    charts = []
+    pretrain, sft, rewards, rlhf = (_metrics(run / name) for name in ("pretrain", "sft", "reward", "rlhf"))
+    for title, metrics, named, unit in (
+        ("Pretraining", pretrain, {"validation": "bits_per_char"}, "bits per character"),
+        ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats a token"),
+        ("Reward model", rewards, {"training": "accuracy"}, "pair accuracy"),
+    ):
+        found = {name: curve for name, key in named.items() if (curve := _curve(metrics, "step", (key,)))}
+        if found:
+            charts.append((title, curve_chart(found, "step", unit, ["control", "sft"][-len(found) :])))
+    bins = {}
+    for name, model in reward_model.items():
+        counted = [each for each in model["calibration"] if each["pairs"] >= FEWEST_IN_BIN]
+        if counted:
+            bins[name] = [(each["predicted"], each["observed"]) for each in counted]
+    if bins:
+        shown = {NAMES[name]: points for name, points in bins.items()}
+        charts.append(("Reward model: calibration", calibration_chart(shown, list(bins))))
+    for title, keys, colour in RLHF_CURVES:
+        if curve := _curve(rlhf, "episode", keys):
+            charts.append((f"PPO: {title}", curve_chart({title: curve}, "episode", title, [colour])))
+    return charts
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], x: str, keys: Sequence[str]) -> tuple[list[float], list[float]] | None:
+    """The first of `keys` that was logged at least twice, over `x`."""
+    for key in keys:
+        points = [(line[x], line[key]) for line in metrics if isinstance(line.get(key), int | float) and x in line]
+        if len(points) > 1:
+            return [px for px, _ in points], [py for _, py in points]
+    return None
+
+
+def _notice(corpus: Mapping[str, Any]) -> str | None:
+    if corpus["notice"]:
+        return str(corpus["notice"])
+    if corpus["name"] == "pastiche":
+        return "This is not Shakespeare: the text is the project's own pastiche, made by a grammar."
+    return None
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    """One figure as the table shows it."""
+    value = row[key]
+    if value is None:
+        return "-"
+    if key in ("critic", "reward"):
+        half = (row[f"{key}_high"] - row[f"{key}_low"]) / 2
+        return f"{value:.3f} ± {half:.3f}" if key == "critic" else f"{value:+.2f} ± {half:.2f}"
+    if key in ("stopped", "unknown_words", "copying"):
+        return f"{value:.1%}"
+    if key == "longest_copy_mean":
+        return f"{value:.1f} / {row['longest_copy_max']}"
+    if key in ("distinct_1", "distinct_2"):
+        return f"{value:.3f}"
+    return f"{value:,}" if key == "vocabulary" else _one_digit(value)
+
+
+def _one_digit(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0: a KL that is estimated as -0.01 is no "-0.0"

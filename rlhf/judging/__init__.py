@@ -1,0 +1,1 @@
+"""Replies of every stage, and how they are judged."""

@@ -1,0 +1,166 @@
+"""What is measured on replies: pure functions of texts and numbers, each worked by hand in the tests."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from pretrain.model import GPT
+from reward.gold.judge import words_of
+
+TIE = 1e-9
+"""Scores that differ by no more are equal."""
+
+LOGITS_AT_ONCE = 2**21
+"""Rows x positions x vocabulary of one forward pass: 8 MiB of logits; on a CPU larger passes leave the cache."""
+
+
+class WinRate(NamedTuple):
+    """How often the first of two beats the second on the same prompt; a tie counts one half."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
+    ties: int
+
+
+class Mean(NamedTuple):
+    """A mean with its 95 % interval: ± 1.96 standard errors."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Diversity(NamedTuple):
+    """Of the first `words` words of some texts: see `diversity`."""
+
+    distinct_1: float
+    distinct_2: float
+    vocabulary: int
+
+
+def wilson_interval(wins: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share of `wins` in `n` (Wilson 1927). `wins` may end in one half.
+
+    Unlike ± 1.96 standard errors it stays inside [0, 1] and does not shrink to a point at 0 or n wins.
+    ValueError where n is 0 or `wins` lies outside 0 … n.
+    """
+    if n < 1 or not 0 <= wins <= n:
+        raise ValueError(f"{wins} wins in {n} comparisons")
+    z = float(norm.ppf(0.5 + confidence / 2))
+    share = wins / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def win_rate(first: Sequence[float], second: Sequence[float]) -> WinRate:
+    """Share of prompts on which `first` scores higher, ties one half, with Wilson's 95 % interval.
+
+    The scores are paired: entry i of both belongs to prompt i. ValueError where the lengths differ or are 0.
+    With ties the interval is a little too wide, since one half varies less than a win or a loss.
+    """
+    wins = ties = 0
+    for a, b in zip(first, second, strict=True):
+        tied = abs(a - b) <= TIE
+        ties += tied
+        wins += a > b and not tied
+    n = len(first)
+    low, high = wilson_interval(wins + ties / 2, n)
+    return WinRate((wins + ties / 2) / n, low, high, n, ties)
+
+
+def mean_interval(values: Sequence[float]) -> Mean:
+    """Mean of `values` and its 95 % interval by the normal approximation; ValueError where there are none."""
+    if not values:
+        raise ValueError("no values, so no mean")
+    n, mean = len(values), math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(1, n - 1)
+    half = float(norm.ppf(0.975)) * math.sqrt(variance / n)
+    return Mean(mean, mean - half, mean + half)
+
+
+def distinct(texts_words: Sequence[Sequence[str]], n: int) -> float:
+    """Distinct n-grams over all n-grams (Li et al., arXiv 1510.03055), none across two texts; 0 without any."""
+    grams: Counter[tuple[str, ...]] = Counter()
+    for words in texts_words:
+        grams.update(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    return len(grams) / grams.total() if grams else 0.0
+
+
+def first_words(texts: Sequence[str], count: int) -> list[list[str]]:
+    """The words of the texts in order up to `count` in all; the text that exceeds it is cut."""
+    taken: list[list[str]] = []
+    for text in texts:
+        words = words_of(text)[:count]
+        count -= len(words)
+        taken.append(words)
+        if count <= 0:
+            break
+    return taken
+
+
+def diversity(texts: Sequence[str], words: int) -> Diversity:
+    """distinct-1, distinct-2 and the number of different words among the first `words` words of the texts.
+
+    All three depend on how long a text is, so what is compared must have equally many words.
+    """
+    taken = first_words(texts, words)
+    vocabulary = {word for text in taken for word in text}
+    return Diversity(distinct(taken, 1), distinct(taken, 2), len(vocabulary))
+
+
+def word_count(texts: Sequence[str]) -> int:
+    """Words in all texts together."""
+    return sum(len(words_of(text)) for text in texts)
+
+
+def cut_at_blank_line(text: str) -> tuple[str, bool]:
+    """The reply up to the first blank line, and whether there is one.
+
+    A prompt ends with a newline, so a reply that begins with one begins with a blank line: it is empty.
+    """
+    end = 0 if text.startswith("\n") else text.find("\n\n")
+    return (text, False) if end < 0 else (text[:end], True)
+
+
+@torch.inference_mode()
+def response_logprobs(
+    model: GPT, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
+) -> list[float]:
+    """log π(response | prompt) in nats, summed over the response's tokens, for each row; 0 for an empty one.
+
+    `temperature` divides the logits: the distribution that was sampled from is the one that is measured.
+    Prompts must hold a token; prompt and response together must fit the context.
+    """
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)  # rows of like length: little padding
+    sums = [0.0] * len(lengths)
+    batch = max(1, LOGITS_AT_ONCE // (max(lengths, default=1) * model.config.vocab_size))
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        longest = lengths[rows[-1]]
+        # Padding on the right: no real token looks at it.
+        ids = torch.tensor(
+            [[*prompts[i], *responses[i], *[0] * (longest - lengths[i])] for i in rows], device=model.device
+        )
+        logits = model(ids[:, :-1]) / temperature
+        chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+        positions = torch.arange(1, longest, device=model.device)
+        begins = torch.tensor([len(prompts[i]) for i in rows], device=model.device)[:, None]
+        ends = torch.tensor([lengths[i] for i in rows], device=model.device)[:, None]
+        totals = _masked_sum(chosen, (positions >= begins) & (positions < ends))
+        for row, total in zip(rows, totals.tolist(), strict=True):
+            sums[row] = total
+    return sums
+
+
+def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the last dimension of values (B, T) where mask (B, T), in double precision."""
+    return values.double().masked_fill(~mask, 0.0).sum(-1)

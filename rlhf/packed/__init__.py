@@ -1,1 +1,0 @@
-"""Transformers without padding: forward passes and sampling on a CPU, the same functions with less work."""

@@ -1,0 +1,1 @@
+"""The PPO trainer: for any causal language model, and usable alone."""

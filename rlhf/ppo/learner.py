@@ -1,0 +1,211 @@
+"""The learning half of PPO: several epochs of clipped steps over one rollout, for policy and value."""
+
+import math
+from collections import defaultdict
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from data.console import UserError
+from rlhf.ppo import losses
+from rlhf.ppo.adapters import trainable
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.networks import PolicyModel, ValueModel
+from rlhf.ppo.rollout import Rollout, micro_batches, unflatten
+from sft.models.sampling import pack
+
+EXPLOSION = 1e3
+"""A loss so many times larger than that of a policy that stays and of a value model that always says 0."""
+
+
+class Diverged(UserError):
+    """Learning has blown up; the weights are those before the step that would have spoilt them."""
+
+
+class Learner:
+    """Holds the two networks' optimizers and the order of minibatches.
+
+    policy, value: bare modules; they are moved to the device and trained in place.
+    pad_id: filler of the packed batches. shuffler: draws the minibatches, the same in every process.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        accelerator: Accelerator,
+        policy: PolicyModel,
+        value: ValueModel,
+        pad_id: int,
+        shuffler: torch.Generator,
+    ) -> None:
+        self.config = config
+        self.accelerator: Any = accelerator
+        self.pad_id = pad_id
+        self.shuffler = shuffler
+        betas = (config.adam_beta1, config.adam_beta2)
+        self.rates = (
+            config.learning_rate,
+            config.learning_rate if config.value_learning_rate is None else config.value_learning_rate,
+        )
+        policy_optimizer, value_optimizer = (
+            torch.optim.Adam(trainable(model).values(), rate, betas, config.adam_eps, fused=True)
+            for model, rate in zip((policy, value), self.rates, strict=True)
+        )
+        # The wrapped models average their gradients over the processes.
+        self.policy: Any
+        self.value: Any
+        self.policy_optimizer: Any
+        self.value_optimizer: Any
+        self.policy, self.value, self.policy_optimizer, self.value_optimizer = accelerator.prepare(
+            policy, value, policy_optimizer, value_optimizer
+        )
+
+    def set_learning_rates(self, progress: float) -> None:
+        """Linear from the first update's rate (progress 0) to `lr_floor` of it (progress 1)."""
+        factor = 1.0 - (1.0 - self.config.lr_floor) * progress
+        for optimizer, rate in zip((self.policy_optimizer, self.value_optimizer), self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """All PPO epochs over one rollout; the means of what happened in them."""
+        config = self.config
+        totals: dict[str, float] = defaultdict(float)
+        steps = 0
+        first_ratio_error = 0.0
+        limits = self._loss_limits(rollout)
+        for epoch in range(config.num_ppo_epochs):
+            # Minibatches are random subsets, drawn anew each epoch; length orders rows only within one.
+            order = torch.randperm(len(rollout.prompts), generator=self.shuffler).tolist()
+            for start in range(0, len(order), config.mini_batch_size):
+                stats = self._backward(rollout, order[start : start + config.mini_batch_size])
+                if epoch == 0 and start == 0:
+                    first_ratio_error = stats["ratio_error"]
+                    self._check_first_ratio(first_ratio_error)
+                if steps and config.target_kl_stop is not None and stats["approxkl"] > config.target_kl_stop:
+                    # Before the step: the minibatch that shows the policy has gone too far is not learned from.
+                    return self._update_metrics(totals, steps, first_ratio_error)
+                stats |= self._optimizer_step(stats, limits)
+                steps += 1
+                for name, figure in stats.items():
+                    totals[name] += figure
+        return self._update_metrics(totals, steps, first_ratio_error)
+
+    def _backward(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
+        """Gradients of one minibatch from zero, over all its micro-batches and processes; its figures.
+
+        rows: of the whole minibatch; every process takes its share of them, of about the same lengths.
+        Every loss is divided by the response tokens of the whole minibatch, everywhere: 1 x 64 rows, 4 x 16
+        with accumulation and 2 processes x 32 give the same gradient.
+        """
+        config = self.config
+        processes = self.accelerator.num_processes
+        tokens = rollout.mask[rows].sum().float()
+        by_length = sorted(rows, key=lambda i: len(rollout.prompts[i]) + len(rollout.responses[i]))
+        mine = by_length[self.accelerator.process_index :: processes]
+        self.policy_optimizer.zero_grad()
+        self.value_optimizer.zero_grad()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
+        ratio_error = torch.zeros((), device=self.accelerator.device)
+        micros = list(micro_batches(rollout.prompts, rollout.responses, mine, config.micro_rows(processes)))
+        for micro in micros:
+            with ExitStack() as contexts:
+                if micro is not micros[-1]:
+                    contexts.enter_context(self.accelerator.no_sync(self.policy))
+                    contexts.enter_context(self.accelerator.no_sync(self.value))
+                mask = rollout.mask[micro]
+                prompts, responses = [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro]
+                batch = pack(prompts, responses, self.pad_id, self.accelerator.device)
+                inputs = (batch.ids, batch.attention_mask, batch.predicts)
+                with self.accelerator.autocast():
+                    logprobs, entropies = self.policy(*inputs, config.temperature)
+                    values = self.value(*inputs)
+                policy_loss, policy_stats = losses.policy_loss(
+                    unflatten(logprobs, mask),
+                    rollout.logprobs[micro],
+                    rollout.advantages[micro],
+                    mask,
+                    config.cliprange,
+                    tokens,
+                )
+                value_loss, value_stats = losses.value_loss(
+                    unflatten(values, mask),
+                    rollout.values[micro],
+                    rollout.returns[micro],
+                    mask,
+                    config.cliprange_value,
+                    tokens,
+                )
+                # The wrapped models *average* gradients over processes; a sum is wanted.
+                self.accelerator.backward(policy_loss * processes)
+                self.accelerator.backward(value_loss * config.vf_coef * processes)
+            ratio_error = torch.maximum(ratio_error, policy_stats.pop("ratio_error"))
+            for name, figure in policy_stats.items():
+                sums[name] += figure / tokens
+            sums["entropy"] += entropies.sum() / tokens
+            sums["value_clipfrac"] += value_stats["clipfrac"] / tokens
+            sums["policy_loss"] += policy_loss.detach()
+            sums["value_loss"] += value_loss.detach()
+        means = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum").tolist()
+        worst = self.accelerator.gather(ratio_error[None]).max().item()
+        return {**dict(zip(sums, means, strict=True)), "ratio_error": worst}
+
+    @staticmethod
+    def _loss_limits(rollout: Rollout) -> tuple[float, float]:
+        """The policy's and the value's loss from which on learning counts as exploded."""
+        squares = [(x[rollout.mask] ** 2).mean().item() for x in (rollout.advantages, rollout.returns)]
+        return EXPLOSION * max(squares[0] ** 0.5, 1.0), EXPLOSION * max(squares[1] / 2, 1.0)
+
+    def _optimizer_step(self, stats: dict[str, float], limits: tuple[float, float]) -> dict[str, float]:
+        """Clip and step both networks, or raise Diverged with the weights as they were."""
+        bound = self.config.max_grad_norm
+        policy_norm = float(self.accelerator.clip_grad_norm_(self.policy.parameters(), bound))
+        value_norm = float(self.accelerator.clip_grad_norm_(self.value.parameters(), bound))
+        figures = (stats["policy_loss"], stats["value_loss"], policy_norm, value_norm)
+        # "not below" rather than "above": NaN is neither.
+        below = all(abs(loss) < limit for loss, limit in zip(figures, limits, strict=False))
+        if not (below and all(map(math.isfinite, figures))):
+            self.policy_optimizer.zero_grad()
+            self.value_optimizer.zero_grad()
+            raise Diverged(
+                f"PPO diverged (policy loss {stats['policy_loss']:.3g}, value loss "
+                f"{stats['value_loss']:.3g}, gradient norms {policy_norm:.3g} and {value_norm:.3g}); the weights "
+                "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
+            )
+        self.policy_optimizer.step()
+        self.value_optimizer.step()
+        return {"policy_norm": policy_norm, "value_norm": value_norm}
+
+    def _check_first_ratio(self, error: float) -> None:
+        """Before any step the policy is the one that sampled: a ratio other than 1 is a bug, not learning."""
+        tolerance = self.config.ratio_tolerance
+        if tolerance is None:
+            # CPU matmuls at "medium" precision are bf16 inside on processors with AMX: noise, not a bug.
+            tolerance = 0.25 if self.accelerator.mixed_precision == "bf16" else 0.01
+        if not error <= tolerance:
+            raise UserError(
+                f"the first minibatch's probability ratio is off by {error:.3g} (at most {tolerance} is noise): the "
+                "model's log-probabilities differ between two passes of the same weights; is something random in "
+                "it, or were its weights changed by a callback?"
+            )
+
+    def _update_metrics(self, totals: dict[str, float], steps: int, first_ratio_error: float) -> dict[str, float]:
+        means = {name: total / max(steps, 1) for name, total in totals.items()}
+        return {
+            "policy/approxkl_avg": means["approxkl"],
+            "policy/clipfrac_avg": means["clipfrac"],
+            "policy/entropy_avg": means["entropy"],
+            "loss/policy_avg": means["policy_loss"],
+            "loss/value_avg": means["value_loss"],
+            "val/clipfrac_avg": means["value_clipfrac"],
+            "val/ratio": 1.0 + means["ratio_shift"],
+            "val/ratio_var": means["ratio_shift_squared"] - means["ratio_shift"] ** 2,
+            "val/first_ratio_error": first_ratio_error,
+            "grad_norm/policy": means["policy_norm"],
+            "grad_norm/value": means["value_norm"],
+            "lr": self.policy_optimizer.param_groups[0]["lr"],
+            "optimizer_steps": float(steps),
+        }

@@ -1,0 +1,380 @@
+"""PPO for causal language models: one trainer whose loop can be read from top to bottom.
+
+    trainer = PPOTrainer("runs/mine/sft", "runs/mine/reward", prompts, PPOConfig(total_episodes=4096))
+    trainer.train()
+    trainer.save("aligned")
+
+One update samples a batch of responses, scores them, and takes `num_ppo_epochs` passes of clipped policy and
+value steps over them. References: InstructGPT (arXiv 2203.02155), Stiennon et al. (arXiv 2009.01325), Ziegler
+et al. (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031).
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from torch import Tensor
+
+from data.console import UserError
+from data.run.stage import share_cpus
+from pretrain.sampling import generate, plain_matmul
+from pretrain.train import keep_freed_memory
+from rlhf.ppo import losses, state
+from rlhf.ppo.adapters import add_adapter, check_peft, share_weights
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.kl import AdaptiveKL, FixedKL, KLController, k1, k3
+from rlhf.ppo.learner import Diverged, Learner
+from rlhf.ppo.networks import (
+    PolicyModel,
+    ValueModel,
+    check_reads,
+    choose_attention,
+    load_classifier,
+    load_policy,
+    value_backbone,
+)
+from rlhf.ppo.prompts import PromptOrder, encode_prompts
+from rlhf.ppo.rewards import PolicyTokens, RewardSource, WeightedReward, build_reward
+from rlhf.ppo.rollout import Episodes, Rollout, micro_batches, pad_rows
+from rlhf.ppo.trackers import check_trackers, finish_trackers, start_trackers
+from sft.models.sampling import pack, response_mask
+from sft.models.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
+
+__all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
+
+Metrics = dict[str, float]
+
+
+class Callback(Protocol):
+    """Called after every update, in every process, in the order of `PPOTrainer.callbacks`.
+
+    What it adds to `metrics` is logged with the rest. It may look at all of the trainer, and may call `trainer.stop()`,
+    `save` or `save_state` (these two in all processes); it must not change the weights.
+    """
+
+    def __call__(self, trainer: "PPOTrainer", metrics: Metrics) -> None: ...
+
+
+class PPOTrainer:
+    """Trains a policy to score well without moving far from a reference.
+
+    policy: folder, hub name or causal language model (trained in place).
+    reward: folder, hub name or sequence-classification model of one label; or a function
+        `(prompts, responses) -> scores` of texts; or a list of (reward, weight). A model whose tokenizer is not the
+        policy's reads the responses as text.
+    prompts: texts, lists of token ids, conversations (lists of {"role", "content"}, written out by the chat
+        template), a `datasets.Dataset` with a column "prompt" of these, or a JSONL file of {"prompt"}. A reward
+        function gets texts as they were given, and conversations as the template wrote them.
+    tokenizer: of the policy; None loads it from where the policy came from. Token-id prompts with a reward model
+        need none.
+    reference: where the KL is measured from; None: a copy of the policy as it is now.
+    value: sequence-classification model that the value starts from; None: the (first) reward model, or the
+        policy's own body when the reward is a function. Its head starts at zero either way.
+    peft_config: of the package peft, such as `LoraConfig(r=16)`: policy and value learn an adapter each, on weights
+        that are frozen and shared with the reference and the reward model. None: all weights learn.
+    eval_hook: called with the trainer every `config.eval_every` updates; its figures join the metrics.
+    callbacks: called with (trainer, metrics) after every update; see `Callback`.
+    """
+
+    def __init__(
+        self,
+        policy: ModelSource,
+        reward: RewardSource | Sequence[tuple[RewardSource, float]],
+        prompts: Any,
+        config: PPOConfig,
+        *,
+        tokenizer: Any = None,
+        reference: ModelSource | None = None,
+        value: ModelSource | None = None,
+        peft_config: Any = None,
+        eval_hook: Callable[["PPOTrainer"], Metrics] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        if not isinstance(config, PPOConfig):
+            raise UserError(f"config is a {type(config).__name__}: give an rlhf.PPOConfig")
+        if isinstance(tokenizer, str | Path):
+            raise UserError("tokenizer is a path: give the tokenizer itself, AutoTokenizer.from_pretrained(path)")
+        self.config = config
+        self.bf16 = _use_bf16(config)
+        check_trackers(config)
+        self.accelerator = Accelerator(
+            cpu=config.cpu or share_cpus(),
+            mixed_precision="bf16" if self.bf16 else "no",
+            log_with=[*config.report_to] or None,
+            project_dir=config.output_dir,
+        )
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
+        config.check(self.accelerator.num_processes)
+        if peft_config is not None:
+            check_peft(peft_config)
+        self.micro_rows = config.micro_rows(self.accelerator.num_processes)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            torch.set_float32_matmul_precision("medium")  # oneDNN's kernels: faster, as exact without AMX
+
+        lm = load_policy(policy)
+        self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
+        self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
+        self.pad_id = 0  # fills what no mask lets through; the tokenizer's PAD may lie outside the model's vocabulary
+        vocab_size = lm.config.get_text_config().vocab_size
+        encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
+        self.prompt_order = PromptOrder(encoded, config.seed)
+        length = max(map(len, encoded)) + config.response_length
+        # Copies are made before anything is trained or prepared; those beside an adapter share its frozen weights.
+        copied = copy.deepcopy if peft_config is None else share_weights
+        reference_lm = copied(lm) if reference is None or reference is policy else load_policy(reference)
+        tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, self.pad_id, length)
+        self.reward, first_reward_model = build_reward(reward, tokens, self.micro_rows, self.device)
+        start = load_classifier(value, "value model") if value is not None else first_reward_model
+        self.value = ValueModel(value_backbone(lm if start is None else start, peft_config))
+        for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
+            check_reads(model, role, vocab_size, length)
+            choose_attention(model, self.device)
+        for role, given in (("reference", reference), ("value model", value)):
+            if given is not None and not same_tokens(tokenizer, load_tokenizer(given)):
+                raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
+        self.peft_config = peft_config
+        self.adapted = lm.requires_grad_(True) if peft_config is None else add_adapter(lm, peft_config, "policy")
+        """The policy as it is saved: peft's model around it, where it has an adapter."""
+        self.policy = PolicyModel(lm)
+        self.reference = PolicyModel(reference_lm).to(self.device).requires_grad_(False)
+
+        self.kl_controller: KLController = FixedKL(config.kl_coef)
+        if config.kl_target is not None:
+            self.kl_controller = AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
+
+        # Every process draws the numbers of all, so that many processes do what one would.
+        self.sampler = torch.Generator(self.device).manual_seed(config.seed)
+        self.shuffler = torch.Generator().manual_seed(config.seed + 1)
+        self.learner = Learner(config, self.accelerator, self.policy, self.value, self.pad_id, self.shuffler)
+        self.updates_done = 0
+        self.log_history: list[Metrics] = []
+        self.samples: list[dict[str, Any]] = []
+        self.eval_hook = eval_hook
+        if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):
+            raise UserError(f"callbacks are a list of functions (trainer, metrics), not {callbacks!r:.60}")
+        self.callbacks = list(callbacks)
+        self._stopping = False
+        if config.output_dir is not None:
+            state.make_folder(config.output_dir)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    # ---- the loop ----
+
+    def train(self, resume_from: str | Path | None = None) -> list[Metrics]:
+        """Run all updates that are left, or until `stop`, and return `log_history`.
+
+        resume_from: a folder of `save_state`.
+        """
+        if resume_from is not None:
+            self.load_state(resume_from)
+        self._stopping = False
+        try:
+            while self.updates_done < self.config.num_updates and not self._stopping:
+                self.step()
+        except Diverged as error:
+            if self.config.output_dir is None:
+                raise
+            last_good = Path(self.config.output_dir) / "last_good"
+            self.save(last_good)
+            raise Diverged(f"{error}; saved in {last_good}") from error
+        finally:
+            finish_trackers(self.accelerator)
+        return self.log_history
+
+    def stop(self) -> None:
+        """Let `train` return when this update is done; one process is enough. `train` again goes on."""
+        self._stopping = True
+
+    def step(self) -> Metrics:
+        """One update: sample, score, learn, log. Raises `Diverged` where a loss is no number or far too large."""
+        config = self.config
+        begin = time.perf_counter()
+        self.learner.set_learning_rates(self.updates_done / config.num_updates)
+        rollout = self.rollout()
+        started = time.perf_counter()
+        metrics = {"episode": float((self.updates_done + 1) * config.batch_size), **rollout.metrics}
+        metrics |= self.learner.update(rollout)
+        metrics["time/update"] = time.perf_counter() - started
+        metrics["eps"] = config.batch_size / (time.perf_counter() - begin)
+        # The controller answers to this rollout's KL; its answer counts from the next rollout on.
+        self.kl_controller.update(metrics["objective/kl"], config.batch_size)
+        self.updates_done += 1
+        if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
+            metrics |= self.eval_hook(self) or {}
+        self.log_history.append(metrics)
+        for callback in self.callbacks:
+            callback(self, metrics)
+        # A callback's figures may be of NumPy or torch, which a saved state does not give back.
+        metrics.update({name: float(figure) for name, figure in metrics.items()})
+        self._stopping = any(gather_object([self._stopping]))  # all processes or none
+        if config.report_to:
+            if not self.accelerator.trackers:
+                start_trackers(self.accelerator, config, self.updates_done - 1)
+            self.accelerator.log(metrics, step=self.updates_done)
+        due = config.save_every and (self.updates_done % config.save_every == 0 or self._stopping)
+        if due and config.output_dir is not None:
+            self.save_state(Path(config.output_dir) / "resume")
+        return metrics
+
+    # ---- experience ----
+
+    def rollout(self) -> Rollout:
+        """Sample a batch, this process its share of it, and compute all that the update needs."""
+        config = self.config
+        clock = time.perf_counter()
+        size = config.batch_size // self.accelerator.num_processes
+        share = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        prompts = self.prompt_order.take(config.batch_size)[share]
+        noise = torch.rand(
+            config.batch_size, config.response_length, dtype=torch.float64, device=self.device, generator=self.sampler
+        )
+        # The whole distribution at the training temperature: no top-k, no top-p, no minimum length, or the
+        # KL would be measured on another distribution than the one that was sampled.
+        with self.accelerator.autocast() if self.device.type == "cuda" else plain_matmul():
+            responses = generate(
+                self.policy.sampler(torch.bfloat16 if self.bf16 else torch.float32),
+                prompts,
+                max_new_tokens=config.response_length,
+                temperature=config.temperature,
+                stop_ids=self.stop_ids,
+                noise=noise[share],
+            )
+        seconds = {"time/rollout": time.perf_counter() - clock}
+        clock = time.perf_counter()
+        with self.accelerator.autocast():
+            reward_scores = self.reward(prompts, responses)
+        if not reward_scores.isfinite().all():
+            raise UserError("the reward is not a finite number for some response: check the reward")
+        rollout = self.prepare_rollout(self.evaluate(prompts, responses, reward_scores).gather())
+        seconds["time/scoring"] = time.perf_counter() - clock
+        rollout.metrics |= seconds
+        if isinstance(self.reward, WeightedReward):
+            shares = gather_object([self.reward.means])
+            rollout.metrics |= {f"objective/rewards/{n}": fmean(share[n] for share in shares) for n in shares[0]}
+        return rollout
+
+    @torch.no_grad()
+    def evaluate(self, prompts: Sequence[list[int]], responses: list[list[int]], scores: Tensor) -> Episodes:
+        """What the policy, the reference and the value model say of this process's responses.
+
+        scores: (B,), as the reward gives them. By the same forward pass as in training, not from the sampler's
+        cache: so the first ratio is 1.
+        """
+        order: list[int] = []
+        parts: list[list[Tensor]] = [[], [], [], []]
+        for rows in micro_batches(prompts, responses, list(range(len(prompts))), self.micro_rows):
+            batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.device)
+            inputs = (batch.ids, batch.attention_mask, batch.predicts)
+            with self.accelerator.autocast():
+                flat = (
+                    *self.policy(*inputs, self.config.temperature),
+                    self.reference(*inputs, self.config.temperature)[0],
+                    self.value(*inputs),
+                )
+            order += rows
+            lengths = [len(responses[i]) for i in rows]
+            for part, tokens in zip(parts, flat, strict=True):
+                part += tokens.cpu().split(lengths)
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return Episodes(prompts, responses, scores.tolist(), *([part[place] for place in places] for part in parts))
+
+    def prepare_rollout(self, episodes: Episodes) -> Rollout:
+        """KL, rewards, advantages, returns and figures of the episodes of all processes."""
+        config = self.config
+        prompts, responses = episodes.prompts, episodes.responses
+        mask = response_mask(responses, self.device)
+        logprobs, entropies, reference_logprobs, values = (
+            pad_rows(rows, mask)
+            for rows in (episodes.logprobs, episodes.entropies, episodes.reference_logprobs, episodes.values)
+        )
+        reward_scores = torch.tensor(episodes.scores, device=self.device)
+        # Stopped means: a stop token within the response, which then is its last.
+        stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=self.device)
+        scores = reward_scores
+        if config.score_clip is not None:
+            scores = scores.clamp(-config.score_clip, config.score_clip)
+        scores = losses.apply_missing_stop(scores, stopped, config.missing_eos_rule, config.missing_eos_penalty)
+
+        kl = k1(logprobs, reference_logprobs)
+        rewards = losses.token_rewards(scores, kl, mask, self.kl_controller.coef)
+        if config.whiten_rewards:
+            rewards = losses.whiten(rewards, mask, shift_mean=False)
+        advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.gae_lambda)
+        explained = losses.explained_variance(values, returns, mask)
+        if config.whiten_advantages:
+            advantages = losses.whiten(advantages, mask)
+
+        per_sequence = {
+            "objective/kl": kl.sum(1),
+            "objective/kl_k3": k3(logprobs, reference_logprobs).sum(1),
+            "objective/entropy": entropies.sum(1),
+            "objective/reward_scores": reward_scores,
+            "objective/scores": scores,
+            "objective/non_score_reward": -self.kl_controller.coef * kl.sum(1),
+            "objective/stopped": stopped.float(),
+            "objective/response_length": mask.sum(1).float(),
+        }
+        means = torch.stack(list(per_sequence.values())).mean(1).tolist()
+        metrics = dict(zip(per_sequence, means, strict=True))
+        metrics["objective/rlhf_reward"] = metrics["objective/scores"] + metrics["objective/non_score_reward"]
+        metrics["objective/kl_coef"] = self.kl_controller.coef
+        metrics["val/explained_variance"] = explained.item()
+        metrics["val/num_eos_tokens"] = float(stopped.sum())
+        self._keep_samples(prompts, responses, reward_scores, stopped)
+        return Rollout(prompts, responses, mask, logprobs, values, rewards, advantages, returns, scores, metrics)
+
+    # ---- saving ----
+
+    def save(self, folder: str | Path) -> None:
+        """Write the policy, and the tokenizer if there is one, as a plain Hugging Face checkpoint.
+
+        With a `peft_config` only the adapter is written, as peft's own `save_pretrained` does.
+        """
+        if self.accelerator.is_main_process:
+            state.make_folder(folder)  # transformers would only log that it cannot
+            self.adapted.save_pretrained(folder)
+            if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
+                self.tokenizer.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()
+
+    def save_state(self, folder: str | Path) -> None:
+        """Write all that a resumed run needs; atomic. Every process must call it."""
+        state.save_state(self, folder)
+
+    def load_state(self, folder: str | Path) -> None:
+        """Go on from `save_state`. UserError if it is missing, damaged or of another run."""
+        state.load_state(self, folder)
+
+    # ---- parts ----
+
+    def _keep_samples(
+        self, prompts: Sequence[list[int]], responses: list[list[int]], scores: Tensor, stopped: Tensor
+    ) -> None:
+        """Good scores over gibberish are the classic failure: keep some responses beside their scores."""
+        decode = decoder(self.tokenizer) if self.tokenizer is not None else str
+        self.samples = [
+            {
+                "prompt": decode(prompts[i]),
+                "response": decode(without_stop(responses[i], self.stop_ids)),
+                "score": scores[i].item(),
+                "stopped": bool(stopped[i]),
+            }
+            for i in range(min(self.config.log_samples, len(prompts)))
+        ]
+
+
+def _use_bf16(config: PPOConfig) -> bool:
+    if config.bf16 is not None:
+        return config.bf16
+    return not config.cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

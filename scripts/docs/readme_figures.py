@@ -1,0 +1,113 @@
+"""Write a run's figures into README.md: python scripts/docs/readme_figures.py RUN LOG
+
+LOG is what `make demo` (or scripts/run_pipeline.sh) printed. The blocks stand between `<!-- figures: NAME -->` and
+`<!-- end -->`; whatever stands there is replaced.
+"""
+
+import json
+import re
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+NAMES = {
+    "pretrain": "pretrained",
+    "sft": "SFT",
+    "rlhf": "**aligned**",
+    "play": "the play",
+    "sft_again": "SFT, another seed",
+    "sft_t07": "SFT at temperature .7",
+    "best_of_4": "best of 4 by the reward model",
+    "rlhf_critic": "PPO on the critic, the ceiling",
+}
+
+
+def blocks(run: Path, log: str) -> dict[str, str]:
+    """The text of every block by name."""
+    comparison = json.loads((run / "compare/compare.json").read_text("utf-8"))
+    stages = {name: json.loads((run / name / "stage.json").read_text("utf-8")) for name in comparison["made"]}
+    results = {name: stage["results"] for name, stage in stages.items()}
+    pretrain, sft, reward, rlhf = (results[name] for name in ("pretrain", "sft", "reward", "rlhf"))
+    aligned = comparison["reward_model"]["rlhf"]
+    peak = max(stage["peak_memory_gib"] for stage in stages.values())
+    return {
+        "timings": timings(log, stages, peak, date.fromtimestamp((run / "compare/stage.json").stat().st_mtime)),
+        "table": figures(comparison),
+        "samples": samples(comparison["samples"][:10]),
+        "pretrain": f"In the run above: {pretrain['bits_per_char']:.4f} bits ({pretrain['nats_per_char']:.4f} nats) "
+        f"per character, after {stages['pretrain']['wall_seconds']:.0f} s.",
+        "sft": f"In the run above: {sft['perplexity_before']:.2f} → {sft['perplexity_after']:.2f}; "
+        f"{sft['stop_share']:.0%} stop.",
+        "reward": f"In the run above: {reward['heldout_accuracy']:.3f} of held-out pairs right where the labels allow "
+        f"{reward['accuracy_ceiling']:.3f}; by length alone {reward['length_baseline']:.3f}. On the aligned policy's "
+        f"own replies: {aligned['heldout_accuracy']:.3f} where {aligned['accuracy_ceiling']:.3f} is possible.",
+        "rlhf": f"In the run above: score {rlhf['score']:+.2f}, KL {rlhf['kl']:.1f} nats, critic "
+        f"{rlhf['critic_before']:.3f} → {rlhf['critic']:.3f}.",
+        "memory": f"The largest stage of `make demo` held {peak:.2f} GiB.",
+    }
+
+
+def timings(log: str, stages: dict[str, Any], peak: float, made_on: date) -> str:
+    """What the pipeline says of its stages, imports included."""
+    rows = re.findall(r"^(\w+) +(\d+) s$", log, re.MULTILINE)
+    if [name for name, _ in rows] != ["pretrain", "sft", "reward", "rlhf", "compare", "total"]:
+        raise SystemExit("error: the log does not hold the times of all stages: give the output of a whole run")
+    made = stages["pretrain"]
+    table = "\n".join(f"| {name} | {seconds} s |" for name, seconds in rows)
+    return (
+        f"Measured by `make demo` on {made['corpus']['name']}, seed {made['seed']} ({made['device']}, torch "
+        f"{made['versions']['torch']}, {made_on.isoformat()}; at most {peak:.2f} GiB of memory):\n\n"
+        f"| stage | wall time, imports included |\n|---|---|\n{table}"
+    )
+
+
+def figures(comparison: dict[str, Any]) -> str:
+    """Every stage and control, and the win rates."""
+    lines = [
+        "| | critic | reward | KL, nats | tokens | stops | distinct-2 | unknown words | copies > 6 words |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in (comparison["stages"] | comparison["controls"]).items():
+        kl = "" if row["kl_to_sft"] is None else f"{row['kl_to_sft']:.1f}"
+        lines.append(
+            f"| {NAMES[name]} | {row['critic']:.3f} | {row['reward']:+.2f} | {kl} | {row['tokens']:.0f} | "
+            f"{row['stopped']:.1%} | {row['distinct_2']:.3f} | {row['unknown_words']:.1%} | {row['copying']:.1%} |"
+        )
+    lines += ["", "| by the critic | rate | 95 % interval |", "|---|---|---|"]
+    for name, rate in comparison["win_rates"].items():
+        lines.append(f"| {name.replace('_', ' ')} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} |")
+    count = comparison["win_rates"]["rlhf_vs_sft"]["n"]
+    return "\n".join([*lines, "", f"({count} held-out prompts that no stage learned from; the run above.)"])
+
+
+def samples(rows: list[dict[str, Any]]) -> str:
+    """Replies with who speaks to whom: the prompts themselves are the play's."""
+    parts = []
+    for number, row in enumerate(rows, start=1):
+        cue, *_, reply = (line.removesuffix(":") for line in row["prompt"].strip().split("\n"))  # the two speakers
+        shown = "\n\n".join(
+            f"   {name} (critic {row['critic'][stage]:.2f}):\n\n```text\n{row[stage].strip()}\n```"
+            for name, stage in (("SFT", "sft"), ("aligned", "rlhf"))
+        )
+        parts.append(f"{number}. **{reply} answers {cue}**\n\n{shown}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        raise SystemExit("error: usage: python scripts/docs/readme_figures.py RUN LOG")
+    text = README.read_text("utf-8")
+    for name, block in blocks(Path(sys.argv[1]), Path(sys.argv[2]).read_text("utf-8")).items():
+        begin = f"<!-- figures: {name} -->"
+        before, found, rest = text.partition(begin)
+        _, ended, after = rest.partition("<!-- end -->")
+        if not (found and ended):
+            raise SystemExit(f"error: README.md has no block {begin} … <!-- end -->")
+        text = f"{before}{begin}\n{block}\n<!-- end -->{after}"
+    README.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

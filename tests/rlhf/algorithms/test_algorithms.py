@@ -1,0 +1,190 @@
+"""The algorithms as a user runs them, on a run of tiny models, and the comparison of what they leave."""
+
+import copy
+import dataclasses
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib import image
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.console import UserError
+from data.dialogue import heldout_pairs
+from data.run.stage import parent_corpus, read_stage
+from reward.gold.judge import Critic
+from rlhf.algorithms.__main__ import AlgorithmsOptions, compare_algorithms
+from rlhf.algorithms.budget import sampled_tokens
+from rlhf.algorithms.config import PRESETS
+from rlhf.algorithms.ppo import align
+from rlhf.judging.measures import win_rate
+
+STAGES = ("rlhf", "rlhf-rloo", "rlhf-grpo", "rlhf-best-of-n")
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory: pytest.TempPathFactory, run_maker: type[Any]) -> Any:
+    maker = run_maker(tmp_path_factory.mktemp("algorithms"))
+    maker.language_model("pretrain", None, seed=1)
+    maker.language_model("sft", "pretrain", seed=2)
+    maker.reward_model()
+    align(dataclasses.replace(PRESETS["smoke"][1], run=maker.run, total_episodes=32), "smoke")
+    return maker
+
+
+@pytest.fixture(scope="module")
+def run(maker: Any, command: Callable[..., Any]) -> Path:
+    """Every algorithm by its command, then the comparison."""
+    for algorithm in ("rloo", "grpo", "best-of-n"):
+        done = command("rlhf", "smoke", "--algorithm", algorithm, "--run", maker.run)
+        assert f"rlhf-{algorithm}" in done.stderr
+        assert "Warning" not in done.stderr + done.stdout
+    done = command("rlhf.algorithms", "--run", maker.run)
+    assert "beats SFT" in done.stderr
+    return Path(maker.run)
+
+
+@pytest.fixture
+def copied(run: Path, maker: Any, tmp_path: Path) -> Any:
+    """A copy of the run, to be spoiled."""
+    spoiled = copy.copy(maker)
+    spoiled.run = tmp_path / "run"
+    shutil.copytree(run, spoiled.run)
+    return spoiled
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_a_trained_stage_keeps_the_contract(run: Path, algorithm: str) -> None:
+    folder, sft = run / f"rlhf-{algorithm}", read_stage(run / "sft")
+    record = read_stage(folder, f"rlhf-{algorithm}")
+    assert record.parent is not None
+    assert record.parent["sha256"] == sft.weights_sha256
+    assert record.tokenizer_sha256 == sft.tokenizer_sha256
+    assert record.config["reward_sha256"] == read_stage(run / "reward").weights_sha256
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"samples.md", "reward.png", "kl.png", "critic.png", "generation_config.json"}
+    assert not any(path.name.startswith(".") for path in run.iterdir()), "nothing half-written is left"
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        ours, ppos = (json.loads((where / name).read_text("utf-8")) for where in (folder, run / "rlhf"))
+        assert ours == ppos, name
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    batch = AutoTokenizer.from_pretrained(folder)("A:\nGood.\n\nB:\n", return_tensors="pt")
+    assert model(**batch).logits.isfinite().all()
+    assert (folder / "model.safetensors").read_bytes() != (run / "sft" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_the_budget_is_ppos_and_is_spent(run: Path, algorithm: str) -> None:
+    lines, budget = metrics(run / f"rlhf-{algorithm}"), sampled_tokens(run / "rlhf")
+    assert lines[-1]["sampled_tokens"] >= budget > lines[-2]["sampled_tokens"]
+    counted = 0.0
+    for line in lines:
+        counted += 16 * line["objective/response_length"]
+        assert line["sampled_tokens"] == pytest.approx(counted, abs=0.01)
+    record = read_stage(run / f"rlhf-{algorithm}")
+    assert record.config["token_budget"] == budget
+    assert record.results["sampled_tokens"] == lines[-1]["sampled_tokens"]
+    first, ppo = lines[0], metrics(run / "rlhf")[0]
+    assert first["objective/kl"] == 0
+    assert first["lr"] == pytest.approx(record.config["learning_rate"])
+    assert lines[-1]["lr"] < first["lr"]
+    assert "eval/critic" in lines[-1]
+    of_ppo_alone = ("val/", "policy/", "loss/value", "grad_norm/value", "objective/kl_k3", "eps")
+    assert [name for name in ppo if name not in first and not name.startswith(of_ppo_alone)] == []
+    assert all(sample.keys() == {"prompt", "response", "score", "stopped"} for sample in lines[-1]["samples"])
+
+
+def test_every_metric_of_ppo_has_its_line(run: Path) -> None:
+    """docs/metrics.md explains all that is logged, and nothing that is not."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    cells = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
+    explained = {name for cell in cells for name in re.findall(r"`([\w/]+)`", cell)} - {"objective/rewards/NAME"}
+    logged = {name for line in metrics(run / "rlhf") for name in line} - {"update", "seconds", "samples"}
+    assert explained == logged
+
+
+def test_best_of_n_needs_no_model(run: Path) -> None:
+    record = read_stage(run / "rlhf-best-of-n", "rlhf-best-of-n")
+    assert record.weights_sha256 == ""
+    assert record.config["token_budget"] == sampled_tokens(run / "rlhf")
+    assert {path.name for path in (run / "rlhf-best-of-n").iterdir()} == {
+        "stage.json", "metrics.jsonl", "samples.md", "reward.png", "critic.png"
+    }  # fmt: skip
+
+
+def test_the_comparison_holds_everybody(run: Path) -> None:
+    result = json.loads((run / "algorithms" / "algorithms.json").read_text("utf-8"))
+    rows, best = result["algorithms"], sorted(map(int, read_stage(run / "rlhf-best-of-n").results))
+    assert list(rows) == ["SFT", "PPO", "RLOO", "GRPO", *(f"best of {n}" for n in best if n > 1)]
+    record = read_stage(run / "algorithms", "algorithms")
+    assert record.results == rows
+    corpus = parent_corpus(record)
+    pairs, critic = heldout_pairs(corpus.validation).test, Critic(corpus.train)
+    assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
+    scores = {name: [critic(each["prompt"], each[name]) for each in result["samples"]] for name in rows}
+    for name, row in rows.items():
+        assert row["critic"] == pytest.approx(sum(scores[name]) / len(pairs), abs=1e-5)
+        if name == "SFT":
+            assert row["beats_sft"] is None
+        else:
+            assert row["beats_sft"] == pytest.approx(win_rate(scores[name], scores["SFT"])._asdict())
+        n = int(name.removeprefix("best of ")) if name.startswith("best") else 1
+        assert n * 2 <= row["reply_tokens"] <= n * 32
+        if n > 1:
+            assert row["kl_to_sft"] == pytest.approx(math.log(n) - (n - 1) / n)
+            assert row["learning_tokens"] == row["learning_seconds"] == 0
+    for stage, name in (("rlhf", "PPO"), ("rlhf-rloo", "RLOO"), ("rlhf-grpo", "GRPO")):
+        assert rows[name]["learning_tokens"] == sampled_tokens(run / stage)
+        assert rows[name]["learning_seconds"] == read_stage(run / stage).wall_seconds
+        assert rows[name]["kl_to_sft"] != 0, "an estimate from few samples: its sign is chance"
+    table = (run / "algorithms" / "table.md").read_text("utf-8")
+    assert [line.split(" | ")[0] for line in table.splitlines()[2 : 2 + len(rows)]] == [f"| {name}" for name in rows]
+    pixels = image.imread(run / "algorithms" / "reward_kl.png")
+    assert pixels.shape[1] > 1000
+    assert (run / "algorithms" / "samples.md").read_text("utf-8").count("**RLOO**") == 10
+
+
+def test_it_compares_what_there_is(copied: Any) -> None:
+    for stage in ("rlhf", "rlhf-grpo", "rlhf-best-of-n", "algorithms"):
+        shutil.rmtree(copied.run / stage)
+    compare_algorithms(AlgorithmsOptions(run=copied.run, prompts=4, split="dev"))
+    result = json.loads((copied.run / "algorithms" / "algorithms.json").read_text("utf-8"))
+    assert list(result["algorithms"]) == ["SFT", "RLOO"]
+    with pytest.raises(UserError, match=r"algorithms exists already.*--overwrite"):
+        compare_algorithms(AlgorithmsOptions(run=copied.run, prompts=4))
+    shutil.rmtree(copied.run / "rlhf-rloo")
+    with pytest.raises(UserError, match=r"holds none of rlhf, rlhf-rloo.*--algorithm"):
+        compare_algorithms(AlgorithmsOptions(run=copied.run, overwrite=True))
+
+
+def test_what_does_not_compare_is_refused(copied: Any) -> None:
+    path = copied.run / "rlhf-grpo" / "stage.json"
+    record = json.loads(path.read_text("utf-8"))
+    record["config"]["missing_eos_penalty"] = 9.0
+    path.write_text(json.dumps(record), "utf-8")
+    with pytest.raises(UserError, match=r"rlhf-grpo had missing_eos_penalty 9.0 and .*rlhf 1.0"):
+        compare_algorithms(AlgorithmsOptions(run=copied.run, overwrite=True))
+    copied.language_model("sft", "pretrain", seed=5)
+    with pytest.raises(UserError, match=r"rlhf was made from another sft"):
+        compare_algorithms(AlgorithmsOptions(run=copied.run, overwrite=True))
+    shutil.rmtree(copied.run / "sft")
+    with pytest.raises(UserError, match=r"sft does not exist: run `python -m sft PRESET"):
+        compare_algorithms(AlgorithmsOptions(run=copied.run, overwrite=True))
+
+
+def test_unknown_algorithms_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    said = refused("rlhf", "smoke", "--algorithm", "dpo", "--run", tmp_path)
+    assert "--algorithm dpo does not exist: choose one of ppo, rloo, grpo, best-of-n" in said
+    assert "--run" in refused("rlhf", "smoke", "--algorithm=rloo", "--run", tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,207 @@
+"""The comparison on a run of tiny models, made through the stages' own contract."""
+
+import copy
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.console import UserError
+from data.corpus import load_corpus
+from data.dialogue import heldout_pairs
+from data.run.stage import parent_of, read_stage
+from reward.gold.judge import Critic
+from rlhf.compare.__main__ import COMPARISONS, CompareOptions, compare
+from rlhf.compare.report import verdict, write_report
+from rlhf.judging.measures import win_rate
+
+PROMPTS = 12
+FIGURES = {
+    "n", "critic", "critic_low", "critic_high", "terms", "reward", "reward_low", "reward_high", "kl_to_sft",
+    "tokens", "words", "stopped", "distinct_1", "distinct_2", "vocabulary", "unknown_words", "longest_copy_mean",
+    "longest_copy_max", "copying",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory: pytest.TempPathFactory, run_maker: type[Any]) -> Any:
+    maker = run_maker(tmp_path_factory.mktemp("compare"))
+    maker.language_model("pretrain", None, seed=1)
+    maker.language_model("sft", "pretrain", seed=2)
+    maker.reward_model()
+    maker.language_model("rlhf", "sft", seed=4)
+    compare(CompareOptions(run=maker.run, prompts=PROMPTS))
+    return maker
+
+
+@pytest.fixture(scope="module")
+def result(maker: Any) -> dict[str, Any]:
+    return json.loads((maker.run / "compare/compare.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def copied(maker: Any, tmp_path: Path) -> Any:
+    """A copy of the run, to be spoiled."""
+    spoiled = copy.copy(maker)
+    spoiled.run = tmp_path / "run"
+    shutil.copytree(maker.run, spoiled.run)
+    return spoiled
+
+
+def test_figures_of_every_stage_and_control(result: dict[str, Any]) -> None:
+    assert list(result["stages"]) == ["pretrain", "sft", "rlhf", "play"]
+    assert set(result["controls"]) == {"sft_again", "sft_t07", "best_of_4"}
+    for name, row in (result["stages"] | result["controls"]).items():
+        assert set(row) == FIGURES, name
+        assert row["n"] == PROMPTS
+        assert row["critic_low"] <= row["critic"] <= row["critic_high"]
+        assert all(0 <= value <= 1 for value in row["terms"].values())
+        assert 0 <= row["stopped"] <= 1
+        assert row["vocabulary"] == pytest.approx(row["distinct_1"] * result["diversity_words"])
+    assert result["stages"]["sft"]["kl_to_sft"] == 0
+    assert result["controls"]["sft_again"]["kl_to_sft"] == 0
+    assert result["stages"]["rlhf"]["kl_to_sft"] > 0.5  # trained from another seed
+    assert result["stages"]["play"]["kl_to_sft"] is None
+    assert result["controls"]["best_of_4"]["kl_to_sft"] == pytest.approx(math.log(4) - 0.75)
+    assert result["controls"]["best_of_4"]["reward"] > result["controls"]["sft_again"]["reward"]
+    for policy in ("sft", "rlhf"):
+        figures = result["reward_model"][policy]
+        assert 0 <= figures["heldout_accuracy"] <= 1
+        assert 0.5 <= figures["accuracy_ceiling"] <= 1
+        assert sum(each["pairs"] for each in figures["calibration"]) == figures["pairs"]
+
+
+def test_rates_follow_from_the_samples(maker: Any, result: dict[str, Any]) -> None:
+    corpus = load_corpus(maker.corpus["spec"])
+    pairs, critic = heldout_pairs(corpus.validation).test[:PROMPTS], Critic(corpus.train)
+    assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
+    assert [sample["play"] for sample in result["samples"]] == [pair.completion for pair in pairs]
+    scores = {
+        name: [critic(sample["prompt"], sample[name]) for sample in result["samples"]] for name in result["stages"]
+    }
+    for name in ("rlhf_vs_sft", "rlhf_vs_pretrain", "sft_vs_pretrain", "rlhf_vs_play", "sft_vs_play"):
+        first, second = COMPARISONS[name]
+        expected = win_rate(scores[first], scores[second])._asdict()
+        assert {key: result["win_rates"][name][key] for key in expected} == pytest.approx(expected)
+
+
+def test_pretrained_replies_end_at_the_first_blank_line(result: dict[str, Any]) -> None:
+    assert not any("\n\n" in sample["pretrain"] or sample["pretrain"][:1] == "\n" for sample in result["samples"])
+
+
+def test_folder_keeps_the_contract(maker: Any, result: dict[str, Any]) -> None:
+    record = read_stage(maker.run / "compare", "compare")
+    assert record.parent == parent_of(read_stage(maker.run / "rlhf"), maker.run)
+    assert record.results["win_rates"] == result["win_rates"]
+    assert record.weights_sha256 == ""
+    assert (maker.run / "compare/samples.md").read_text("utf-8").count("## ") == 10
+    assert not (maker.run / ".compare.partial").exists()
+
+
+def test_same_seed_same_result(copied: Any, result: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"exists already.*--overwrite"):
+        compare(CompareOptions(run=copied.run, prompts=PROMPTS))
+    compare(CompareOptions(run=copied.run, prompts=PROMPTS, overwrite=True))
+    again = json.loads((copied.run / "compare/compare.json").read_text("utf-8"))
+    for name in ("stages", "controls", "win_rates", "samples", "reward_model"):
+        assert again[name] == result[name]
+    compare(CompareOptions(run=copied.run, prompts=PROMPTS, overwrite=True, seed=2))
+    other = json.loads((copied.run / "compare/compare.json").read_text("utf-8"))
+    assert [sample["rlhf"] for sample in other["samples"]] != [sample["rlhf"] for sample in result["samples"]]
+
+
+def test_dev_split_and_ppo_on_the_critic(copied: Any) -> None:
+    corpus = load_corpus(copied.corpus["spec"])
+    shutil.copytree(copied.run / "rlhf", copied.run / "rlhf-critic")
+    compare(CompareOptions(run=copied.run, prompts=4, split="dev", overwrite=True))
+    result = json.loads((copied.run / "compare/compare.json").read_text("utf-8"))
+    dev = heldout_pairs(corpus.validation).dev[:4]
+    assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in dev]
+    assert result["controls"]["rlhf_critic"]["kl_to_sft"] > 0.5
+    assert {"rlhf_critic_vs_sft", "rlhf_critic_vs_rlhf"} <= set(result["win_rates"])
+    assert "PPO on the critic itself" in (copied.run / "compare/report.html").read_text("utf-8")
+    copied.language_model("sft", "pretrain", seed=5)
+    copied.reward_model()
+    copied.language_model("rlhf", "sft", seed=6)
+    with pytest.raises(UserError, match="rlhf-critic was made from another sft"):
+        compare(CompareOptions(run=copied.run, overwrite=True))
+
+
+def test_a_run_that_does_not_hang_together(copied: Any) -> None:
+    with pytest.raises(UserError, match="--prompts must be at least 1"):
+        compare(CompareOptions(run=copied.run, prompts=0, overwrite=True))
+    copied.language_model("sft", "pretrain", seed=7)
+    with pytest.raises(UserError, match=r"reward was made from another sft.*python -m reward"):
+        compare(CompareOptions(run=copied.run, overwrite=True))
+    copied.reward_model()
+    with pytest.raises(UserError, match=r"rlhf was made from another sft.*python -m rlhf"):
+        compare(CompareOptions(run=copied.run, overwrite=True))
+    shutil.rmtree(copied.run / "rlhf")
+    with pytest.raises(UserError, match="rlhf does not exist: run `python -m rlhf PRESET"):
+        compare(CompareOptions(run=copied.run, overwrite=True))
+    assert (copied.run / "compare/compare.json").exists()  # what was there before is still whole
+
+
+def test_command_line_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rlhf.compare", "--run", str(tmp_path / "none")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in ended.stderr
+
+
+def test_report_is_one_file_that_asks_for_nothing(maker: Any) -> None:
+    page = (maker.run / "compare/report.html").read_text("utf-8")
+    assert page.count("<svg") >= 1 + 9 + 3  # win rates, terms, curves
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
+    assert not re.search(r"<(?:script|link|iframe|img)|@import|url\((?!#)", page)
+    assert "Bits per character" in page or "bits per character" in page
+    ids = re.findall(r'<clipPath id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_report_escapes_all_text(maker: Any, result: dict[str, Any], tmp_path: Path) -> None:
+    spoiled = copy.deepcopy(result)
+    attack = "<script>alert('x')</script>"
+    for name in ("prompt", "play", "pretrain", "sft", "rlhf"):
+        spoiled["samples"][0][name] = attack
+    spoiled["corpus"]["name"] = spoiled["corpus"]["notice"] = attack
+    spoiled["made"]["sft"]["preset"] = attack
+    write_report(tmp_path / "report.html", spoiled, maker.run)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 8
+
+
+def test_report_says_when_it_is_not_shakespeare(maker: Any, result: dict[str, Any], tmp_path: Path) -> None:
+    banner = 'class="notice"'
+    assert banner not in (maker.run / "compare/report.html").read_text("utf-8")
+    pastiche = copy.deepcopy(result)
+    pastiche["corpus"]["name"] = "pastiche"
+    write_report(tmp_path / "report.html", pastiche, maker.run)
+    assert banner in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_verdict_follows_the_figures(result: dict[str, Any]) -> None:
+    changed = copy.deepcopy(result)
+    changed["win_rates"]["rlhf_vs_sft"] |= {"rate": 0.8, "low": 0.76, "high": 0.84}
+    changed["stages"]["rlhf"]["critic"] = 0.9
+    changed["stages"]["play"]["critic"] = 0.6
+    said = verdict(changed)
+    assert any("aligned model beats the SFT one in 80%" in sentence for sentence in said["better"])
+    assert any("limits of the critic" in sentence for sentence in said["doubt"])
+    assert any(sentence.startswith("Sense:") for sentence in said["same"])
+
+    changed["win_rates"]["rlhf_vs_sft"] |= {"rate": 0.52, "low": 0.44, "high": 0.6}
+    changed["win_rates"]["rlhf_vs_play"] |= {"rate": 0.1, "low": 0.05, "high": 0.2}
+    changed["stages"]["rlhf"]["critic"] = 0.5
+    said = verdict(changed)
+    assert not any("aligned model beats the SFT" in sentence for sentence in said["better"])
+    assert any("cannot be told apart" in sentence for sentence in said["same"])
+    assert not any("limits of the critic" in sentence for sentence in said["doubt"])

@@ -1,0 +1,185 @@
+"""One whole PPO update on tiny models of every family that people bring, with random weights and a tokenizer made here.
+
+Each family differs in what usually goes wrong: positions (learned, rotary, offset, none), heads that scale or cap the
+logits, caches, tokenizers without PAD.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from data.console import UserError
+from data.tokenizers import build_tokenizer
+from pretrain.checkpoint import save_model
+from pretrain.model import GPT, GPTConfig
+from rlhf.ppo.networks import load_classifier
+from rlhf.ppo.trainer import PPOConfig, PPOTrainer
+
+Build = Callable[..., PreTrainedModel]
+LINES = ["the miller counts his sacks at noon", "a heron waits beside the weir", "who mends the wheel when it is dark"]
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+GROUPED = SMALL | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "llama": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED,
+    "mistral": GROUPED | {"sliding_window": 8},
+    "gemma2": GROUPED | {"sliding_window": 8, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 8},
+    "gemma3_text": GROUPED | {"sliding_window": 8, "query_pre_attn_scalar": 8},
+    "gpt_neox": SMALL | {"max_position_embeddings": 64},
+    "phi": SMALL | {"max_position_embeddings": 64},
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    },
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
+}
+
+
+def make_tokenizer(pad: bool) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of a few lines; GPT-2's has no PAD."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|end|>", *["<|pad|>"] * pad]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    backend.train_from_iterator(LINES, trainer)
+    extra = {"pad_token": "<|pad|>"} if pad else {}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", **extra)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_update(family: str, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(pad=family != "gpt2")
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **ids, **FAMILIES[family])
+    torch.manual_seed(1)
+    for folder, auto in (("policy", AutoModelForCausalLM), ("reward", AutoModelForSequenceClassification)):
+        config.num_labels = 1
+        model = auto.from_config(config)
+        # Far larger weights than usual: predictions that differ plainly by position and by what was read.
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.25)
+        model.save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+def test_a_whole_update_of_a_model_of_ours(family: Any, tmp_path: Path) -> None:
+    """Rotary and learned positions, from the folders that the stages write."""
+    tokenizer = build_tokenizer("bpe", "\n".join(LINES), 300)
+    torch.manual_seed(1)
+    sizes = {
+        "vocab_size": tokenizer.vocab_size,
+        "context_length": 64,
+        "layers": 2,
+        "heads": 4,
+        "width": 32,
+        "feed_forward": 64,
+    }
+    save_model(GPT(GPTConfig(family=family, **sizes)), tokenizer, tmp_path / "policy")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "policy", num_labels=1)
+    classifier.save_pretrained(tmp_path / "reward")
+    for folder in ("policy", "reward"):
+        tokenizer.save(tmp_path / folder)
+    check(tmp_path)
+
+
+def check(folder: Path) -> None:
+    """PPO from texts of unlike lengths: the sampler, the forward pass and the plain model agree; and it learns."""
+    torch.set_num_threads(1)
+    config = PPOConfig(
+        total_episodes=8,
+        batch_size=8,
+        num_ppo_epochs=2,
+        num_mini_batches=2,
+        response_length=12,
+        temperature=1.0,
+        learning_rate=1e-3,
+        value_learning_rate=1e-3,
+        cpu=True,
+    )
+    trainer = PPOTrainer(folder / "policy", folder / "reward", [*LINES, "so"], config)
+    before = [p.clone() for p in trainer.policy.parameters()]
+    rollout = trainer.rollout()
+    # The same attention: some fused ones leave out what a model adds to it, such as Gemma's cap.
+    attention = trainer.policy.lm.config._attn_implementation
+    plain = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32, attn_implementation=attention)
+    for row, (prompt, response) in enumerate(zip(rollout.prompts, rollout.responses, strict=True)):
+        ids = torch.tensor([[*prompt, *response]])
+        with torch.no_grad():
+            table = plain.eval()(input_ids=ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        expected = table.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1)
+        torch.testing.assert_close(rollout.logprobs[row, : len(response)], expected, atol=1e-5, rtol=0)
+    figures = trainer.learner.update(rollout)
+    assert figures["val/first_ratio_error"] < 2e-5
+    assert figures["optimizer_steps"] == 4
+    assert any((a != b).any() for a, b in zip(before, trainer.policy.parameters(), strict=True))
+    trainer.save(folder / "aligned")
+    saved = AutoModelForCausalLM.from_pretrained(folder / "aligned")
+    ours = dict(trainer.policy.lm.named_parameters())
+    assert all(torch.equal(ours[name], p) for name, p in saved.named_parameters())
+
+
+# ---- what is no policy, and no model of its role ----
+
+
+def test_what_is_no_policy_is_said_in_one_line(reward_model: Build, causal_lm: Build, tmp_path: Path) -> None:
+    def train(policy: Any, **rest: Any) -> None:
+        PPOTrainer(policy, reward_model("gpt2"), [[1]], PPOConfig(cpu=True, stop_token_ids=(22,)), **rest)
+
+    t5 = AutoConfig.for_model("t5", vocab_size=24, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2)
+    for model in (causal_lm("gpt2").transformer, reward_model("gpt2"), AutoModelForSeq2SeqLM.from_config(t5)):
+        with pytest.raises(UserError, match=rf"the policy is a {type(model).__name__}: give a causal language model$"):
+            train(model)
+    reward_model("qwen3", tie_word_embeddings=False).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is no policy: a Qwen3ForCausalLM has lm_head.weight, which is not there"):
+        train(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer is a path: give the tokenizer itself"):
+        train(causal_lm("gpt2"), tokenizer=tmp_path)
+
+
+def test_a_language_model_is_no_reward_model_but_may_begin_a_value_model(causal_lm: Build, tmp_path: Path) -> None:
+    causal_lm("qwen3", num_labels=1).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is no reward model: a Qwen3ForSequenceClassification has score.weight"):
+        load_classifier(tmp_path, "reward model")
+    load_classifier(tmp_path, "value model")
+
+
+def test_a_pad_outside_the_vocabulary_is_never_read(causal_lm: Build, tokenizer: Any) -> None:
+    """As scripts make one, `add_special_tokens`, without new rows in the model."""
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 24
+    config = PPOConfig(total_episodes=4, batch_size=4, response_length=6, cpu=True)
+    trainer = PPOTrainer(
+        causal_lm("gpt2"),
+        lambda prompts, responses: [float(len(response)) for response in responses],
+        ["abcdef", "g"],
+        config,
+        tokenizer=tokenizer,
+    )
+    for network in (trainer.policy, trainer.reference, trainer.value):
+        network.hidden_states.body = None  # the way of other families, which pads
+    assert trainer.train()

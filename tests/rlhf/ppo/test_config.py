@@ -1,0 +1,65 @@
+"""Settings that cannot be: each is refused in one line that names it."""
+
+import math
+import typing
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.console import UserError
+from rlhf.algorithms.config import PRESETS
+from rlhf.algorithms.ppo import align
+from rlhf.ppo.config import RANGES, PPOConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": -1}, "batch_size is -1: it must be a whole number of at least 1$"),
+        ({"batch_size": 4.0}, "batch_size is 4.0: it must be a whole number"),
+        ({"batch_size": "4"}, "batch_size is '4': it must be a whole number"),
+        ({"learning_rate": "1e-5"}, "learning_rate is '1e-5': it must be a number of 0 or more$"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"learning_rate": None}, "learning_rate is None"),
+        ({"kl_coef": -0.1}, "kl_coef is -0.1"),
+        ({"kl_horizon": 0}, "kl_horizon is 0: it must be a number above 0$"),
+        ({"cliprange": -0.2}, "cliprange is -0.2"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm is nan"),
+        ({"temperature": -1.0}, "temperature is -1.0: it must be a number above 0, since PPO samples$"),
+        ({"gamma": 1.5}, "gamma is 1.5: it must be a number from 0 to 1$"),
+        ({"gae_lambda": math.nan}, "gae_lambda is nan"),
+        ({"adam_beta1": 1.0}, "adam_beta1 is 1.0: it must be a number from 0 to less than 1$"),
+        ({"missing_eos_penalty": None}, "missing_eos_penalty is None: it must be a number that is finite$"),
+        ({"seed": None}, "seed is None: it must be a whole number"),
+        ({"save_every": -1}, "save_every is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PPOConfig(**changes).check(1)
+
+
+def test_every_number_has_its_range() -> None:
+    numbers = {field.name for field in fields(PPOConfig) if {int, float} & {field.type, *typing.get_args(field.type)}}
+    named = [name for _, _, names in RANGES for name in names]
+    assert sorted(named) == sorted(numbers - {"stop_token_ids"})
+
+
+def test_the_ends_of_the_ranges_are_settings_too() -> None:
+    PPOConfig(kl_coef=0, lr_floor=1, gamma=1, gae_lambda=0, adam_beta1=0, log_samples=0, learning_rate=0).check(1)
+    PPOConfig(max_grad_norm=math.inf, cliprange_value=math.inf, value_learning_rate=None, kl_target=None).check(1)
+    assert PPOConfig(report_to=None).report_to == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"batch_size": -4}, "batch_size is -4"), ({"report_to": ("pencil",)}, "'pencil'")]
+)
+def test_a_command_with_such_settings_leaves_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Or the mended command would be told that there is an unfinished run."""
+    with pytest.raises(UserError, match=message):
+        align(replace(PRESETS["smoke"][1], run=tmp_path / "run", **changes), "smoke")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,80 @@
+"""The networks on each way through them: packed, the plain body, and the whole model with its own head."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlhf.ppo.networks import PolicyModel, ValueModel
+from rlhf.ppo.rewards import ModelReward
+from sft.models.sampling import pack
+
+PROMPTS, RESPONSES = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]], [[5, 6, 7], [8], [1, 2, 3, 4, 5], [22]]
+KINDS = ["gpt2", "qwen3"]
+PATHS = ["packed", "plain", "whole"]
+Build = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture
+def networks(causal_lm: Build, reward_model: Build) -> Callable[..., list[Any]]:
+    """`networks(kind, path, **config)`: policy, value with a head that is not 0, and reward, made while in training."""
+
+    def build(kind: str, path: str, **changes: Any) -> list[Any]:
+        policy = PolicyModel(causal_lm(kind, **changes).train())
+        value = ValueModel(reward_model(kind, **changes).base_model.train())
+        reward = ModelReward(reward_model(kind, **changes).train(), pad_id=23, batch_rows=3)
+        torch.nn.init.ones_(value.score.weight)
+        if path != "packed":
+            for network in (policy, value, reward):
+                network.hidden_states.body = None
+        policy.plain_head = path != "whole"
+        return [policy, value, reward]
+
+    return build
+
+
+def outputs(policy: Any, value: Any, reward: Any, widths: tuple[int, ...] = (0, 0, 0, 0)) -> list[Tensor]:
+    """Log-probabilities, values and scores; every row moved to the right by its width."""
+    batch = pack(PROMPTS, RESPONSES, 23, torch.device("cpu"))
+
+    def moved(tensor: Tensor) -> Tensor:
+        rows = [torch.nn.functional.pad(row, (w, max(widths) - w)) for row, w in zip(tensor, widths, strict=True)]
+        return torch.stack(rows)
+
+    inputs = [moved(tensor) for tensor in (batch.ids, batch.attention_mask, batch.predicts)]
+    with torch.no_grad():
+        return [policy(*inputs, 0.7)[0], value(*inputs), reward(PROMPTS, RESPONSES)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_is_the_same_function_wherever_padding_stands(networks: Any, kind: str, path: str) -> None:
+    """Row by row and without padding, on the side of transformers."""
+    policy, value, reward = networks(kind, path)
+    logprobs, values, scores = [], [], []
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        ids, start = torch.tensor([prompt + response]), len(prompt) - 1
+        with torch.no_grad():
+            table = (policy.lm(ids).logits[0, start:-1] / 0.7).log_softmax(-1)
+            logprobs.append(table.gather(1, ids[0, start + 1 :, None])[:, 0])
+            values.append(value.score(value.backbone(ids).last_hidden_state)[0, start:-1, 0])
+            scores.append(reward.model.score(reward.model.base_model(ids).last_hidden_state)[0, -1])
+    for widths in ((0, 0, 0, 0), (6, 0, 3, 17)):
+        for ours, theirs in zip(outputs(policy, value, reward, widths), (logprobs, values, scores), strict=True):
+            torch.testing.assert_close(ours, torch.cat(theirs), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", PATHS)
+def test_no_network_has_dropout(networks: Any, kind: str, path: str) -> None:
+    """Neither as it is made, of a model in training, nor after `train()`."""
+    names = ["resid_pdrop", "embd_pdrop", "attn_pdrop"] if kind == "gpt2" else ["attention_dropout"]
+    without, dropping = outputs(*networks(kind, path)), networks(kind, path, **dict.fromkeys(names, 0.5))
+    for _ in range(2):
+        for ours, theirs in zip(outputs(*dropping), without, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+        for network in dropping[:2]:
+            network.train()
