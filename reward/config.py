@@ -26,8 +26,8 @@ class RewardModelConfig(StageOptions):
     response_length: int | None = None
     """Longest response in tokens, its end included; default: what the SFT stage used."""
 
-    score: str = "critic"
-    """Who ranks: critic, or module:callable, called as callable(prompt, response) -> float."""
+    score: str = "gold"
+    """Who ranks: gold, or module:callable, called as callable(prompt, response) -> float."""
     label_temperature: float = 0.08
     """Noise of the labels, in units of the score: P(a before b) = sigmoid((a - b)/temperature); 0 is exact."""
     rankings: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ def evaluate_reward(
 
     heldout_accuracy: share of labelled pairs that the model orders as the label does (ties half), beside
     accuracy_ceiling: the best that anyone can reach on labels of that noise (needs scores and
-    `label_temperature`). accuracy_vs_critic and spearman: against the annotator's scores without noise.
+    `label_temperature`). accuracy_vs_gold and spearman: against the annotator's scores without noise.
     length_baseline: the accuracy of ordering by response length alone; `longer_wins` is the direction
     that training data suggested (`longer_wins` below), None takes the better one here. ece: expected calibration
     error of σ(r_a − r_b), pairs taken in the order of sampling. Figures that cannot be had are None.
@@ -54,7 +54,7 @@ def evaluate_reward(
     figures: dict[str, Any] = {
         "heldout_accuracy": sum(right) / len(right) if right else None,
         "accuracy_ceiling": None,
-        "accuracy_vs_critic": None,
+        "accuracy_vs_gold": None,
         "length_baseline": by_length if longer_wins else 1 - by_length,
         "ece": expected_calibration_error(reliability(model, rankings, by_ranking)),
         "spearman": None,
@@ -74,7 +74,7 @@ def evaluate_reward(
             for a in range(b)
             if r.scores[a] != r.scores[b]
         ]
-        figures["accuracy_vs_critic"] = sum(agreed) / len(agreed) if agreed else None
+        figures["accuracy_vs_gold"] = sum(agreed) / len(agreed) if agreed else None
         gold = [score for r, _ in scored for score in r.scores or []]
         rho = spearmanr(torch.cat([s for _, s in scored]).tolist(), gold).statistic
         figures["spearman"] = None if math.isnan(rho) else float(rho)

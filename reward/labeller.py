@@ -85,6 +85,8 @@ def load_score_function(spec: str) -> ScoreFunction:
 
     Raises UserError if there is no such callable and, when called, if it returns no finite number.
     """
+    if spec == "critic":
+        raise UserError("the judge of form is called gold: write gold for critic")
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
         raise UserError(f"score function {spec!r}: write it as module:callable, for example mine.taste:score")

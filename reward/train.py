@@ -36,7 +36,7 @@ from pretrain.train import compute_dtype
 from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings
 from reward.config import RewardModelConfig
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
-from reward.gold.judge import Critic
+from reward.gold.judge import GoldJudge
 from reward.labeller import load_score_function
 from reward.model import RewardModel, new_reward_model, quiet_transformers
 from reward.rankings import (
@@ -83,13 +83,13 @@ class RewardStage:
         if self.device.type == "cuda":
             # On a CPU bfloat16 samples no faster, and its kernels for every size of a shrinking batch take gigabytes.
             self.policy.compute_dtype = self.dtype
-        self.critic = Critic(self.corpus.train)
-        score = self.critic if config.score == "critic" else load_score_function(config.score)
+        self.gold = GoldJudge(self.corpus.train)
+        score = self.gold if config.score == "gold" else load_score_function(config.score)
         self.labeller = Labeller(
             score=score,
             annotator=config.score,
             temperature=config.label_temperature,
-            play_score=self._score_of_play if config.score == "critic" else None,
+            play_score=self._score_of_play if config.score == "gold" else None,
         )
         self.own = [ranking for path in config.rankings for ranking in self._read(path)]
 
@@ -198,7 +198,7 @@ class RewardStage:
             model, rankings.heldout, config.label_temperature, longer_wins(rankings.training), scores
         )
         self._write_figures(folder, model, rankings.heldout, scores)
-        terms = [self.critic.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
+        terms = [self.gold.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
         play = [self._encoded_reply(pair) for pair in self.heldout.dev[: config.n_heldout]]
         figures |= {
             "prompts": len({r.prompt for r in rankings.training}),
@@ -210,8 +210,8 @@ class RewardStage:
             "reward_std": model.std,
             "play_score": round(model.score([reply for reply in play if reply]).mean().item(), 5),
             "stopped": round(fmean(stop for r in rankings.samples for stop in r.stopped), 5),
-            "critic": {name: round(fmean(term[name] for term in terms), 5) for name in terms[0]}
-            | {"score": round(fmean(self.critic.score(term) for term in terms), 5)},
+            "gold": {name: round(fmean(term[name] for term in terms), 5) for name in terms[0]}
+            | {"score": round(fmean(self.gold.score(term) for term in terms), 5)},
         }
         return figures
 
@@ -282,8 +282,8 @@ class RewardStage:
         )
 
     def _score_of_play(self, prompt: str, reply: str) -> float:
-        """The critic's score without its gate against copying: the play's reply *is* in the training text."""
-        return self.critic.score(self.critic.terms(prompt, reply) | {"originality": 1.0})
+        """The gold judge's score without its gate against copying: the play's reply *is* in the training text."""
+        return self.gold.score(self.gold.terms(prompt, reply) | {"originality": 1.0})
 
     def _read(self, path: str) -> list[Ranking]:
         return read_rankings(path, self.tokenizer, *self.lengths)

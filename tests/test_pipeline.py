@@ -102,7 +102,7 @@ def check_stages(run: Path) -> None:
 def check_comparison(result: dict[str, Any]) -> None:
     assert set(result["stages"]) == {"pretrain", "sft", "rlhf", "play"}
     for row in (result["stages"] | result["controls"]).values():
-        assert 0 <= row["critic"] <= 1
+        assert 0 <= row["gold"] <= 1
         assert set(row) >= {"terms", "reward", "kl_to_sft", "tokens", "stopped", "distinct_1", "distinct_2"}
     assert set(result["win_rates"]) >= WIN_RATES
     for rate in result["win_rates"].values():

@@ -1,6 +1,6 @@
-"""What the critic gives to real replies and to text that only looks like it: `python -m reward.gold`.
+"""What the gold judge gives to real replies and to text that only looks like it: `python -m reward.gold`.
 
-A critic is only as good as the worst text that it likes. Each control is a way to please one of its terms
+A gold judge is only as good as the worst text that it likes. Each control is a way to please one of its terms
 without writing a reply, in the length of the real replies that it stands beside.
 """
 
@@ -16,7 +16,7 @@ import tyro
 from data.console import UserError
 from data.corpus import load_corpus
 from data.dialogue import Pair, dialogue_pairs, heldout_pairs
-from reward.gold.judge import COMMON_WORDS, METRE, Critic, words_of
+from reward.gold.judge import COMMON_WORDS, METRE, GoldJudge, words_of
 from reward.gold.syllables import syllables
 
 REPLY_CHARACTERS = 150  # about 64 tokens of the pipeline's BPE: what a response has room for
@@ -25,7 +25,7 @@ LONG_REPLY = 80  # characters: two lines of verse
 
 @dataclass(frozen=True)
 class Options:
-    """Print the critic's mean score and every term for real replies and for controls."""
+    """Print the gold judge's mean score and every term for real replies and for controls."""
 
     corpus: str = "auto"
     """auto, tinyshakespeare, pastiche, or the path of a UTF-8 file."""
@@ -42,9 +42,9 @@ def main() -> None:
     heldout = heldout_pairs(corpus.validation).dev[: options.limit]
     if not any(len(pair.completion) >= LONG_REPLY for pair in heldout) or not dialogue_pairs(corpus.train):
         raise UserError(f"{corpus.name} has too little dialogue for controls: try --corpus tinyshakespeare")
-    critic = Critic(corpus.train)
+    gold = GoldJudge(corpus.train)
     print(f"{corpus.name}: mean ± standard deviation; {len(heldout)} held-out replies (dev)")
-    print(table(critic, controls(corpus.train, heldout, random.Random(options.seed))))
+    print(table(gold, controls(corpus.train, heldout, random.Random(options.seed))))
 
 
 def controls(training_text: str, heldout: Sequence[Pair], rng: random.Random) -> dict[str, list[Pair]]:
@@ -101,15 +101,15 @@ def controls(training_text: str, heldout: Sequence[Pair], rng: random.Random) ->
     }
 
 
-def table(critic: Critic, texts: dict[str, list[Pair]]) -> str:
+def table(gold: GoldJudge, texts: dict[str, list[Pair]]) -> str:
     """One row per kind of text: the score and every term, mean ± standard deviation over its replies."""
-    names = list(critic.terms("", ""))
+    names = list(gold.terms("", ""))
     rows = [f"{'':21}{'score':>10} " + "".join(f"{name[:9]:>10}" for name in names)]
     for kind, pairs in texts.items():
         if not pairs:
             continue
-        terms = [critic.terms(pair.prompt, pair.completion) for pair in pairs]
-        cells = [_cell([critic.score(term) for term in terms])]
+        terms = [gold.terms(pair.prompt, pair.completion) for pair in pairs]
+        cells = [_cell([gold.score(term) for term in terms])]
         cells += [_cell([term[name] for term in terms]) for name in names]
         rows.append(f"{kind:21}{cells[0]:>10} " + "".join(f"{cell:>10}" for cell in cells[1:]))
     return "\n".join(rows)

@@ -1,7 +1,7 @@
-"""The critic: documented, deterministic measures of craft, computed from the text of a reply alone.
+"""The gold judge: documented, deterministic measures of craft, computed from the text of a reply alone.
 
 It is the gold score of Gao et al. (2022, arXiv:2210.10760): the ranking model sees only its rankings, PPO
-sees only the ranking model, and the critic judges the result on held-out prompts. It measures form, not
+sees only the ranking model, and the gold judge judges the result on held-out prompts. It measures form, not
 sense, and a policy will look for whatever it overlooks; `python -m reward.gold` prints what it gives to
 degenerate text.
 
@@ -61,10 +61,10 @@ def words_of(text: str) -> list[str]:
     return _WORDS.findall(_plain(text).lower())
 
 
-class Critic:
+class GoldJudge:
     """Scores replies against one training text; independent of the model and of the tokenizer.
 
-    critic(prompt, reply) -> score in [0, 1]; critic.terms(prompt, reply) -> every term, each in [0, 1]:
+    gold(prompt, reply) -> score in [0, 1]; gold.terms(prompt, reply) -> every term, each in [0, 1]:
 
     - words: 1 − 4 × the share of words that stand neither in the training text nor in the CMU dictionary.
     - ending: 1 if the reply ends with a full stop, question or exclamation mark, .25 for a comma, colon or
@@ -276,7 +276,7 @@ def _calibrate(joined: Sequence[str]) -> tuple[tuple[float, float], tuple[float,
 
 
 def _verse(reply: str) -> float:
-    """Share of syllables in lines that scan as pentameter; see Critic."""
+    """Share of syllables in lines that scan as pentameter; see GoldJudge."""
     credit, total = 0.0, 0
     for line in reply.split("\n"):
         ranges = [syllables(word) for word in words_of(line)]

@@ -3,7 +3,7 @@
 python -m rlhf.algorithms --run runs/mine
 
 Every model that `python -m rlhf PRESET --algorithm …` has left in the run replies to the held-out prompts, and so
-does best-of-n, whose candidates the reward chooses from. The critic, the reward and plain counting judge them, as
+does best-of-n, whose candidates the reward chooses from. The gold judge, the reward and plain counting judge them, as
 in `rlhf.compare`. The results are `algorithms.json`, `table.md`, `reward_kl.png` and `samples.md` in RUN/algorithms.
 """
 
@@ -113,11 +113,11 @@ class Comparison:
         with progress_bar("algorithms", 1 + len(models) + max(ns, default=0)) as bar:
 
             def judged(source: Source) -> Source:
-                critic = self.room.critic
+                gold = self.room.gold
                 texts = zip(self.pairs, source.replies.texts, strict=True)
-                source.replies.terms = [critic.terms(pair.prompt, text) for pair, text in texts]
-                source.replies.critic = [round(critic.score(terms), 6) for terms in source.replies.terms]
-                bar.advance(0, f"{source.name}: critic {fmean(source.replies.critic):.3f}")
+                source.replies.terms = [gold.terms(pair.prompt, text) for pair, text in texts]
+                source.replies.gold = [round(gold.score(terms), 6) for terms in source.replies.terms]
+                bar.advance(0, f"{source.name}: gold {fmean(source.replies.gold):.3f}")
                 return source
 
             found = [judged(self.from_model("SFT", self.writer.sft, draw=1))]
@@ -155,11 +155,11 @@ class Comparison:
     def rows(self, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
         """The figures of every source, by its name; the first is the one that the others are compared with."""
         words = min(DIVERSITY_WORDS, *(word_count(source.replies.texts) for source in sources))
-        base = sources[0].replies.critic
+        base = sources[0].replies.gold
         return {
-            source.name: figures(source.replies, self.room.critic, words)
+            source.name: figures(source.replies, self.room.gold, words)
             | {
-                "beats_sft": win_rate(source.replies.critic, base)._asdict() if source is not sources[0] else None,
+                "beats_sft": win_rate(source.replies.gold, base)._asdict() if source is not sources[0] else None,
                 "learning_tokens": source.learning_tokens,
                 "learning_seconds": source.learning_seconds,
                 "reply_tokens": source.reply_tokens,

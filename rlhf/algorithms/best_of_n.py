@@ -127,11 +127,11 @@ def choose_best(config: BestOfNConfig, preset: str) -> Path:
 
 
 def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
-    """reward.png and critic.png: what the best of n are worth at their KL."""
+    """reward.png and gold.png: what the best of n are worth at their KL."""
     kl = [line["objective/kl"] for line in metrics]
     for name, key, label in (
         ("reward", "objective/reward_scores", "reward (SFT: 0 ± 1)"),
-        ("critic", "eval/critic", "critic's score"),
+        ("gold", "eval/gold", "gold score"),
     ):
         plot_curves(
             folder / f"{name}.png",

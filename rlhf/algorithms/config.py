@@ -20,12 +20,12 @@ class AlignOptions(StageOptions):
     """ppo: ours. rloo, grpo: by TRL's trainers. best-of-n: no training, the SFT model's best reply of n. Each has
     settings of its own: `PRESET --algorithm NAME --help` shows them."""
     reward: str = "model"
-    """model: RUN/reward. critic: the critic itself, the ceiling of what a reward model can teach; that policy is
-    left in RUN/rlhf-critic. module:callable: your function, called as callable(prompt, response) -> float."""
+    """model: RUN/reward. gold: the gold judge itself, the ceiling of what a reward model can teach; that policy is
+    left in RUN/rlhf-gold. module:callable: your function, called as callable(prompt, response) -> float."""
     prompts: Path | None = None
     """Your own prompts, JSONL of {"prompt"}; default: the training text's dialogue."""
     eval_prompts: int = 128
-    """Held-out prompts on which the critic judges the policy as it learns, at most as many as there are."""
+    """Held-out prompts on which the gold judge judges the policy as it learns, at most as many as there are."""
 
     prompt_length: tyro.conf.Suppress[int] = 64
     response_length: tyro.conf.Suppress[int] = 64
@@ -34,7 +34,7 @@ class AlignOptions(StageOptions):
     def folder_name(self) -> str:
         """PPO's model is the aligned one; other algorithms, and the ceiling, stand beside it to be compared."""
         name = "rlhf" if self.algorithm == "ppo" else f"rlhf-{self.algorithm}"
-        return f"{name}-critic" if self.reward == "critic" else name
+        return f"{name}-gold" if self.reward == "gold" else name
 
     def inherit(self, sft: StageRecord) -> None:
         """Take the lengths that the SFT model was trained with."""

@@ -25,7 +25,7 @@ from sft.train import last_checkpoint
 
 
 class Watch(TrainerCallback):
-    """Writes a line for every rollout, has the critic look on, and stops when the budget is spent."""
+    """Writes a line for every rollout, has the gold judge look on, and stops when the budget is spent."""
 
     def __init__(self, run: Alignment, account: Account, folder: StageFolder, bar: Bar, earlier_seconds: float) -> None:
         self.run, self.account, self.folder, self.bar = run, account, folder, bar
@@ -59,7 +59,7 @@ class Watch(TrainerCallback):
         self.bar.advance(
             account.tokens - account.tokens_before,
             f"score {metrics['objective/scores']:+.2f} · KL {metrics['objective/kl']:.1f} nats"
-            + (f" · critic {metrics['eval/critic']:.3f}" if "eval/critic" in metrics else ""),
+            + (f" · gold {metrics['eval/gold']:.3f}" if "eval/gold" in metrics else ""),
         )
 
 
@@ -112,8 +112,8 @@ def align_in_groups(config: GroupConfig, preset: str) -> Path:
     if state.is_main_process:
         announce(
             config.folder_name,
-            f"score {results['score']:+.2f} (SFT 0) · KL {results['kl']:.1f} nats a sequence · critic "
-            f"{results['critic_before']:.3f} → {results['critic']:.3f} · stops {results['stopped']:.1%} · "
+            f"score {results['score']:+.2f} (SFT 0) · KL {results['kl']:.1f} nats a sequence · gold "
+            f"{results['gold_before']:.3f} → {results['gold']:.3f} · stops {results['stopped']:.1%} · "
             f"{account.tokens:,} tokens sampled · {record.wall_seconds:.0f} s → {folder.final}",
         )
     return folder.final

@@ -77,7 +77,7 @@ class GroupConfig(BudgetOptions):
     save_every: int = 0
     """Rollouts between saves of the training state. 0: never."""
     eval_every: int = 10
-    """Rollouts between the critic's looks at replies to held-out prompts."""
+    """Rollouts between the gold judge's looks at replies to held-out prompts."""
     log_samples: int = 4
     """Responses of a rollout kept with their scores."""
     bf16: bool | None = None

@@ -1,4 +1,4 @@
-"""The alignment stage with PPO on the run's SFT model, and the critic looking on."""
+"""The alignment stage with PPO on the run's SFT model, and the gold judge looking on."""
 
 import statistics
 from pathlib import Path
@@ -50,7 +50,7 @@ class PPOAlignment(Alignment):
 
 
 def align(config: AlignConfig, preset: str) -> Path:
-    """Run PPO and leave the aligned model in RUN/rlhf (RUN/rlhf-critic with the critic as reward)."""
+    """Run PPO and leave the aligned model in RUN/rlhf (RUN/rlhf-gold with the gold judge as reward)."""
     ppo = config.ppo(config.run)  # refused before anything is written, if at all
     ppo.check(PartialState(cpu=share_cpus()).num_processes)
     check_trackers(ppo)
@@ -76,7 +76,7 @@ def align(config: AlignConfig, preset: str) -> Path:
         bar.advance(
             1,
             f"score {metrics['objective/scores']:+.2f} · KL {metrics['objective/kl']:.1f} nats"
-            + (f" · critic {metrics['eval/critic']:.3f}" if "eval/critic" in metrics else ""),
+            + (f" · gold {metrics['eval/gold']:.3f}" if "eval/gold" in metrics else ""),
         )
 
     trainer.callbacks.append(log)
@@ -104,17 +104,17 @@ def align(config: AlignConfig, preset: str) -> Path:
     if trainer.accelerator.is_main_process:
         announce(
             "rlhf",
-            f"score {results['score']:+.2f} (SFT 0) · KL {results['kl']:.1f} nats a sequence · critic "
-            f"{results['critic_before']:.3f} → {results['critic']:.3f} · stops {results['stopped']:.1%} · "
+            f"score {results['score']:+.2f} (SFT 0) · KL {results['kl']:.1f} nats a sequence · gold "
+            f"{results['gold_before']:.3f} → {results['gold']:.3f} · stops {results['stopped']:.1%} · "
             f"{record.wall_seconds:.0f} s → {folder.final}",
         )
     return folder.final
 
 
 def summarise(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last tenth of the rollouts, and the critic on held-out prompts at the first and last look."""
+    """The last tenth of the rollouts, and the gold judge on held-out prompts at the first and last look."""
     last = metrics[-max(1, len(metrics) // 10) :]
-    judged = [line for line in metrics if "eval/critic" in line]
+    judged = [line for line in metrics if "eval/gold" in line]
 
     def mean(name: str, lines: list[dict[str, Any]] = last) -> float:
         return round(statistics.fmean(line[name] for line in lines), 5)
@@ -125,8 +125,8 @@ def summarise(metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "entropy": mean("objective/entropy"),
         "stopped": mean("objective/stopped"),
         "response_length": mean("objective/response_length"),
-        "critic_before": judged[0]["eval/critic_before"],
-        "critic": judged[-1]["eval/critic"],
+        "gold_before": judged[0]["eval/gold_before"],
+        "gold": judged[-1]["eval/gold"],
         "distinct_2": judged[-1]["eval/distinct_2"],
         "episodes": int(metrics[-1]["episode"]),
         "seconds_rollout": round(sum(line["time/rollout"] for line in metrics), 2),
@@ -136,9 +136,9 @@ def summarise(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
-    """reward.png, kl.png and critic.png over the episodes, of any algorithm that trains."""
+    """reward.png, kl.png and gold.png over the episodes, of any algorithm that trains."""
     episodes = [line["episode"] for line in metrics]
-    judged = [line for line in metrics if "eval/critic" in line]
+    judged = [line for line in metrics if "eval/gold" in line]
     plot_curves(
         folder / "reward.png",
         {
@@ -157,12 +157,12 @@ def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
         title="How far the policy has moved",
     )
     plot_curves(
-        folder / "critic.png",
-        {"critic": ([line["episode"] for line in judged], [line["eval/critic"] for line in judged])},
+        folder / "gold.png",
+        {"gold": ([line["episode"] for line in judged], [line["eval/gold"] for line in judged])},
         xlabel="episodes",
-        ylabel="critic's score",
-        title="What is not seen in training: the critic on held-out prompts",
-        floor=("SFT", judged[0]["eval/critic_before"]),
+        ylabel="gold score",
+        title="What is not seen in training: the gold judge on held-out prompts",
+        floor=("SFT", judged[0]["eval/gold_before"]),
     )
 
 

@@ -31,7 +31,7 @@ def columns(row: Mapping[str, Any]) -> dict[str, str]:
     """One source's figures as they stand in the tables, by the head of their column."""
     rate = row["beats_sft"]
     return {
-        "critic": f"{row['critic']:.3f}",
+        "gold": f"{row['gold']:.3f}",
         "beats SFT": f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" if rate else "",
         "reward": f"{row['reward']:+.2f}",
         "KL": f"{row['kl_to_sft']:.2f}",
@@ -51,17 +51,17 @@ def markdown_table(rows: Rows) -> str:
     lines = ["| | " + " | ".join(heads) + " |", "|" + "---|" * (1 + len(heads))]
     lines += [f"| {name} | " + " | ".join(cells.values()) + " |" for name, cells in written.items()]
     lines.append(
-        f"\nReplies to {count} held-out prompts at temperature 1. critic: the gold score, which no algorithm sees. "
-        "beats SFT: share of prompts on which the critic prefers the reply to SFT's, with its 95 % interval. reward: "
-        "what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats a reply; with best of n its upper "
-        "bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it."
+        f"\nReplies to {count} held-out prompts at temperature 1. gold: the gold score, which no algorithm sees. "
+        "beats SFT: share of prompts on which the gold judge prefers the reply to SFT's, with its 95 % interval. "
+        "reward: what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats per reply; with best of n its "
+        "upper bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it."
     )
     return "\n".join(lines) + "\n"
 
 
 def print_table(rows: Rows) -> None:
     """The figures that matter most, on the terminal."""
-    heads = ("critic", "beats SFT", "reward", "KL", "stops", "tokens to learn", "seconds to learn")
+    heads = ("gold", "beats SFT", "reward", "KL", "stops", "tokens to learn", "seconds to learn")
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     for head in ("", *heads):
         table.add_column(head, justify="right" if head else "left", no_wrap=" to " not in head)
@@ -82,27 +82,27 @@ def write_samples(path: Path, samples: Sequence[Mapping[str, str]]) -> None:
 
 
 def learning_path(folder: Path) -> dict[str, Curve]:
-    """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, critic) on held-out ones."""
+    """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, gold) on held-out ones."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     kl = smooth([line["objective/kl"] for line in lines], SMOOTHED)
-    judged = [i for i, line in enumerate(lines) if "eval/critic" in line]
-    begin = lines[judged[0]]["eval/critic_before"]
+    judged = [i for i, line in enumerate(lines) if "eval/gold" in line]
+    begin = lines[judged[0]]["eval/gold_before"]
     return {
         "reward": (kl, smooth([line["objective/reward_scores"] for line in lines], SMOOTHED)),
-        "critic": ([0.0, *(kl[i] for i in judged)], [begin, *(lines[i]["eval/critic"] for i in judged)]),
+        "gold": ([0.0, *(kl[i] for i in judged)], [begin, *(lines[i]["eval/gold"] for i in judged)]),
     }
 
 
 def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curve]]) -> None:
-    """reward_kl.png: what was maximised, and what the critic says of it, at the KL that it cost.
+    """reward_kl.png: what was maximised, and what the gold judge says of it, at the KL that it cost.
 
     rows: points with their 95 % intervals, and best-of-n as a curve. paths: `learning_path` by algorithm, thin lines.
     """
     figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.2), dpi=120, layout="constrained")
     for axes, measure, label in zip(
         panels,
-        ("reward", "critic"),
-        ("reward: what is maximised (SFT: 0 ± 1)", "critic: what no algorithm sees"),
+        ("reward", "gold"),
+        ("reward: what is maximised (SFT: 0 ± 1)", "gold: what no algorithm sees"),
         strict=True,
     ):
         for name, curves in paths.items():

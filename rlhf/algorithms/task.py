@@ -18,7 +18,7 @@ from data.tokenizers import Tokenizer
 from pretrain.checkpoint import build_model, gpt_config, load_model
 from pretrain.model import GPT
 from pretrain.sampling import plain_matmul
-from reward.gold.judge import Critic
+from reward.gold.judge import GoldJudge
 from reward.labeller import load_score_function
 from rlhf.algorithms.config import AlignOptions
 from rlhf.judging.measures import diversity
@@ -71,7 +71,7 @@ class Scorer:
 
 
 class Alignment:
-    """One run: the SFT model and what belongs to it, and the critic's view of replies to held-out prompts."""
+    """One run: the SFT model and what belongs to it, and the gold judge's view of replies to held-out prompts."""
 
     def __init__(self, config: AlignOptions) -> None:
         quiet_libraries()
@@ -84,7 +84,7 @@ class Alignment:
             self.reward_record = read_parent(run, "reward", tokenizer_sha256=self.sft.tokenizer_sha256)
             check_descends(self.reward_record, self.sft, run)
         self.corpus = parent_corpus(self.sft)
-        self.critic = Critic(self.corpus.train)
+        self.gold = GoldJudge(self.corpus.train)
         self.prompts = load_prompts(config, self.corpus)
         heldout = [pair.prompt for pair in heldout_pairs(self.corpus.validation).dev[: config.eval_prompts]]
         self.writer = Writer(
@@ -97,7 +97,7 @@ class Alignment:
         self.heldout = heldout
         self.before = self.writer.write(self.writer.sft, draw=0).texts
         """The SFT model's replies to the held-out prompts."""
-        self._critic_before = self.mean_critic(self.before)
+        self._gold_before = self.mean_gold(self.before)
         self.reward = self._reward()
 
     def scorer(self, rules: ScoreRules, device: torch.device) -> Scorer:
@@ -110,13 +110,13 @@ class Alignment:
         return Scorer(reward, tokens.stop_ids, rules)
 
     def judge(self, texts: list[str], stopped: Sequence[bool]) -> dict[str, float]:
-        """What the critic, which no algorithm sees, says of replies to the held-out prompts."""
+        """What the gold judge, which no algorithm sees, says of replies to the held-out prompts."""
         return {
-            "eval/critic": self.mean_critic(texts),
-            "eval/critic_before": self._critic_before,
+            "eval/gold": self.mean_gold(texts),
+            "eval/gold_before": self._gold_before,
             "eval/distinct_2": diversity(texts, EVAL_WORDS).distinct_2,
             "eval/stopped": statistics.fmean(stopped),
-            "eval/unknown_words": statistics.fmean(self.critic.unknown_words(text) for text in texts),
+            "eval/unknown_words": statistics.fmean(self.gold.unknown_words(text) for text in texts),
         }
 
     def judge_policy(self, lm: PreTrainedModel) -> dict[str, float]:
@@ -125,15 +125,15 @@ class Alignment:
             replies = self.writer.write(as_gpt(lm), draw=0)
         return self.judge(replies.texts, replies.stopped)
 
-    def mean_critic(self, texts: list[str]) -> float:
-        return statistics.fmean(self.critic(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True))
+    def mean_gold(self, texts: list[str]) -> float:
+        return statistics.fmean(self.gold(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True))
 
     def _reward(self) -> Path | RewardFunction:
         """The run's reward model, or what --reward names, as a function of texts in the same units."""
         if self.config.reward == "model":
             return self.config.run / "reward"
-        if self.config.reward == "critic":
-            return self._normalised(self.critic)
+        if self.config.reward == "gold":
+            return self._normalised(self.gold)
         return self._normalised(load_score_function(self.config.reward))
 
     def _normalised(self, score: Callable[[str, str], float]) -> RewardFunction:

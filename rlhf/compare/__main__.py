@@ -2,8 +2,8 @@
 
 python -m rlhf.compare --run runs/mine
 
-Every stage writes one reply to every prompt; the critic, the reward model and plain counting judge them. The results
-are `compare.json`, `samples.md` and `report.html` in RUN/compare.
+Every stage writes one reply to every prompt; the gold judge, the reward model and plain counting judge them. The
+results are `compare.json`, `samples.md` and `report.html` in RUN/compare.
 """
 
 import json
@@ -43,7 +43,7 @@ from data.run.stage import (
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
 from reward.evaluate import evaluate_reward, reliability, score_rankings
-from reward.gold.judge import FREE_COPY, Critic
+from reward.gold.judge import FREE_COPY, GoldJudge
 from reward.labeller import rank
 from reward.model import RewardModel
 from reward.rankings import Ranking
@@ -63,8 +63,8 @@ COMPARISONS = {
     "best_of_4_vs_sft": ("best_of_4", "sft"),
     "rlhf_vs_sft_t07": ("rlhf", "sft_t07"),
     "rlhf_vs_best_of_4": ("rlhf", "best_of_4"),
-    "rlhf_critic_vs_sft": ("rlhf_critic", "sft"),
-    "rlhf_critic_vs_rlhf": ("rlhf_critic", "rlhf"),
+    "rlhf_gold_vs_sft": ("rlhf_gold", "sft"),
+    "rlhf_gold_vs_rlhf": ("rlhf_gold", "rlhf"),
 }
 """Who is compared with whom; the first is the one whose wins are counted."""
 CANDIDATES = 4
@@ -86,17 +86,17 @@ class CompareOptions(StageOptions):
 
 
 class Judge:
-    """Scores replies by the critic and by the reward model."""
+    """Scores replies by the gold judge and by the reward model."""
 
-    def __init__(self, critic: Critic, reward: RewardModel, pairs: Sequence[Pair], prompts: list[list[int]]) -> None:
-        self.critic, self.reward, self.pairs, self.prompts = critic, reward, pairs, prompts
+    def __init__(self, gold: GoldJudge, reward: RewardModel, pairs: Sequence[Pair], prompts: list[list[int]]) -> None:
+        self.gold, self.reward, self.pairs, self.prompts = gold, reward, pairs, prompts
 
     def judge(self, replies: Replies) -> Replies:
-        """Fill in `critic`, `terms` and `reward`; the replies may be to the first prompts only."""
+        """Fill in `gold`, `terms` and `reward`; the replies may be to the first prompts only."""
         replies.terms = [
-            self.critic.terms(pair.prompt, text) for pair, text in zip(self.pairs, replies.texts, strict=False)
+            self.gold.terms(pair.prompt, text) for pair, text in zip(self.pairs, replies.texts, strict=False)
         ]
-        replies.critic = [round(self.critic.score(terms), 6) for terms in replies.terms]
+        replies.gold = [round(self.gold.score(terms), 6) for terms in replies.terms]
         scores = self.reward.score(list(zip(self.prompts, replies.ids, strict=False)), batch_size=32)
         replies.reward = [round(score, 5) for score in scores.tolist()]
         return replies
@@ -110,7 +110,7 @@ class Judge:
         best = [max(range(n), key=lambda k: candidates[k].reward[i]) for i in range(len(candidates[0].texts))]
         chosen = Replies([], [], [], kl=math.log(n) - (n - 1) / n)
         for i, k in enumerate(best):
-            for name in ("texts", "ids", "stopped", "critic", "terms", "reward"):
+            for name in ("texts", "ids", "stopped", "gold", "terms", "reward"):
                 getattr(chosen, name).append(getattr(candidates[k], name)[i])
         return chosen
 
@@ -119,18 +119,18 @@ class Judge:
     ) -> dict[str, Any]:
         """How well the reward model orders several replies of one policy to each prompt, and its calibration.
 
-        Labels are made as in the reward stage: the critic's scores with noise of `temperature`.
+        Labels are made as in the reward stage: the gold judge's scores with noise of `temperature`.
         """
         rng, rankings = random.Random(seed), []
         for i, pair in enumerate(self.pairs[: len(candidates[0].texts)]):
-            texts, scores = [each.texts[i] for each in candidates], [each.critic[i] for each in candidates]
+            texts, scores = [each.texts[i] for each in candidates], [each.gold[i] for each in candidates]
             rankings.append(
                 Ranking(
                     prompt=pair.prompt,
                     completions=texts,
                     stopped=[each.stopped[i] for each in candidates],
                     ranking=rank(scores, temperature, rng, texts),
-                    annotator="critic",
+                    annotator="gold",
                     policy=policy,
                     seed=seed,
                     prompt_ids=self.prompts[i],
@@ -163,20 +163,20 @@ class RememberingRewardModel(RewardModel):
         return torch.tensor([self.known[key] for key in keys])
 
 
-def figures(replies: Replies, critic: Critic, words: int) -> dict[str, Any]:
+def figures(replies: Replies, gold: GoldJudge, words: int) -> dict[str, Any]:
     """Everything that is said of one source; diversity on its first `words` words.
 
     copying: share of replies with more than FREE_COPY words in a row as they stand in the training text.
     """
-    score, reward = mean_interval(replies.critic), mean_interval(replies.reward)
+    score, reward = mean_interval(replies.gold), mean_interval(replies.reward)
     varied = diversity(replies.texts, words)
-    copies = [critic.longest_copy(text) for text in replies.texts]
+    copies = [gold.longest_copy(text) for text in replies.texts]
     counted = word_count(replies.texts)
     return {
         "n": len(replies.texts),
-        "critic": score.mean,
-        "critic_low": score.low,
-        "critic_high": score.high,
+        "gold": score.mean,
+        "gold_low": score.low,
+        "gold_high": score.high,
         "terms": {name: fmean(terms[name] for terms in replies.terms) for name in replies.terms[0]},
         "reward": reward.mean,
         "reward_low": reward.low,
@@ -188,7 +188,7 @@ def figures(replies: Replies, critic: Critic, words: int) -> dict[str, Any]:
         "distinct_1": varied.distinct_1,
         "distinct_2": varied.distinct_2,
         "vocabulary": varied.vocabulary,
-        "unknown_words": sum(critic.unknown_words(text) for text in replies.texts) / max(1, counted),
+        "unknown_words": sum(gold.unknown_words(text) for text in replies.texts) / max(1, counted),
         "longest_copy_mean": fmean(copies),
         "longest_copy_max": max(copies),
         "copying": fmean(copy > FREE_COPY for copy in copies),
@@ -203,12 +203,12 @@ def read_chain(run: Path) -> dict[str, StageRecord]:
     check_descends(records["sft"], records["pretrain"], run)
     check_descends(records["reward"], records["sft"], run)
     check_descends(rlhf, records["sft"], run)
-    if (run / "rlhf-critic").exists():
-        records["rlhf_critic"] = read_stage(run / "rlhf-critic")
-        parent = records["rlhf_critic"].parent
+    if (run / "rlhf-gold").exists():
+        records["rlhf_gold"] = read_stage(run / "rlhf-gold")
+        parent = records["rlhf_gold"].parent
         if parent is None or parent["sha256"] != records["sft"].weights_sha256:
             raise UserError(
-                f"{run / 'rlhf-critic'} was made from another sft than the one in {run}: make it again, or remove it"
+                f"{run / 'rlhf-gold'} was made from another sft than the one in {run}: make it again, or remove it"
             )
     return records
 
@@ -229,13 +229,13 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
     tokenizer = Tokenizer.load(run / "sft")
     prompts = [encode_prompt(tokenizer, pair.prompt, config["prompt_length"]) for pair in pairs]
     writer = Writer(tokenizer, prompts, config["response_length"], load_model(run / "sft", device), seed)
-    judge = Judge(Critic(corpus.train), RememberingRewardModel.load(run / "reward", device), pairs, prompts)
+    judge = Judge(GoldJudge(corpus.train), RememberingRewardModel.load(run / "reward", device), pairs, prompts)
     aligned = load_model(run / "rlhf", device)
     some = min(CANDIDATE_PROMPTS, len(pairs))
-    with progress_bar("compare", 6 + 2 * (CANDIDATES - 1) + ("rlhf_critic" in records)) as bar:
+    with progress_bar("compare", 6 + 2 * (CANDIDATES - 1) + ("rlhf_gold" in records)) as bar:
 
         def judged(replies: Replies) -> Replies:
-            bar.advance(1, f"critic {fmean(judge.judge(replies).critic):.3f}")
+            bar.advance(1, f"gold {fmean(judge.judge(replies).gold):.3f}")
             return replies
 
         sources = {
@@ -252,17 +252,17 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
             more = [judged(writer.write_more(model, 10 * (number + 1) + k, count=some)) for k in range(1, CANDIDATES)]
             candidates[name] = [sources[one].first(some), *more]
         sources["best_of_4"] = judge.best_of(candidates["sft"])
-        if "rlhf_critic" in records:
-            model = load_model(run / "rlhf-critic", device)
-            sources["rlhf_critic"] = judged(writer.write(model, 5))
+        if "rlhf_gold" in records:
+            model = load_model(run / "rlhf-gold", device)
+            sources["rlhf_gold"] = judged(writer.write(model, 5))
     words = min(DIVERSITY_WORDS, *(word_count(replies.texts) for replies in sources.values()))
-    measured = {name: figures(replies, judge.critic, words) for name, replies in sources.items()}
+    measured = {name: figures(replies, judge.gold, words) for name, replies in sources.items()}
     temperature = float(records["reward"].config["label_temperature"])
     return {
         "stages": {name: measured[name] for name in STAGES},
         "controls": {name: measured[name] for name in measured if name not in STAGES},
         "win_rates": {
-            name: _win_rate(sources[first].critic, sources[second].critic)
+            name: _win_rate(sources[first].gold, sources[second].gold)
             for name, (first, second) in COMPARISONS.items()
             if first in sources and second in sources
         },
@@ -273,7 +273,7 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
         "samples": [
             {"prompt": pair.prompt}
             | {name: sources[name].texts[i] for name in STAGES}
-            | {"critic": {name: sources[name].critic[i] for name in STAGES}}
+            | {"gold": {name: sources[name].gold[i] for name in STAGES}}
             | {"reward": {name: sources[name].reward[i] for name in STAGES}}
             for i, pair in enumerate(pairs)
         ],
@@ -322,7 +322,7 @@ def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:
     for number, sample in enumerate(samples, 1):
         parts.append(f"## {number}\n\n{_fenced(sample['prompt'])}\n")
         for name, title in titles.items():
-            scores = f"critic {sample['critic'][name]:.2f}, reward {sample['reward'][name]:+.2f}"
+            scores = f"gold {sample['gold'][name]:.2f}, reward {sample['reward'][name]:+.2f}"
             parts.append(f"**{title}** ({scores})\n\n{_fenced(sample[name])}\n")
     path.write_text("\n".join(parts), "utf-8")
 
@@ -330,12 +330,12 @@ def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:
 def print_table(result: dict[str, Any]) -> None:
     """The figures that matter, on the terminal."""
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
-    for head in ("", "critic", "reward", "KL", "tokens", "stops", "distinct-2", "unknown", "copy"):
+    for head in ("", "gold", "reward", "KL", "tokens", "stops", "distinct-2", "unknown", "copy"):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
     for name, row in (result["stages"] | result["controls"]).items():
         kl = "" if row["kl_to_sft"] is None else f"{round(row['kl_to_sft'], 2) + 0.0:.2f}"
         table.add_row(
-            name, f"{row['critic']:.3f}", f"{row['reward']:+.2f}", kl, f"{row['tokens']:.0f}", f"{row['stopped']:.1%}",
+            name, f"{row['gold']:.3f}", f"{row['reward']:+.2f}", kl, f"{row['tokens']:.0f}", f"{row['stopped']:.1%}",
             f"{row['distinct_2']:.3f}", f"{row['unknown_words']:.1%}", f"{row['longest_copy_mean']:.1f}",
         )  # fmt: skip
     console.print(table)

@@ -24,7 +24,7 @@ NAMES = {
     "sft_again": "SFT, another seed",
     "sft_t07": "SFT at temperature .7",
     "best_of_4": "best of 4 from SFT",
-    "rlhf_critic": "PPO on the critic itself",
+    "rlhf_gold": "PPO on the gold judge itself",
 }
 COMPARISON_NAMES = {
     "rlhf_vs_sft": ("aligned beats SFT", "rlhf"),
@@ -37,11 +37,11 @@ COMPARISON_NAMES = {
     "best_of_4_vs_sft": ("best of 4 beats SFT", "control"),
     "rlhf_vs_sft_t07": ("aligned beats SFT at .7", "control"),
     "rlhf_vs_best_of_4": ("aligned beats best of 4", "control"),
-    "rlhf_critic_vs_sft": ("PPO on critic beats SFT", "control"),
-    "rlhf_critic_vs_rlhf": ("PPO on critic beats aligned", "control"),
+    "rlhf_gold_vs_sft": ("PPO on gold beats SFT", "control"),
+    "rlhf_gold_vs_rlhf": ("PPO on gold beats aligned", "control"),
 }
 COLUMNS = [
-    ("critic", "Critic", "mean score in [0, 1] with its 95 % interval; higher is better"),
+    ("gold", "Gold", "mean score in [0, 1] with its 95 % interval; higher is better"),
     ("reward", "Reward", "mean score of the reward model, in standard deviations from SFT's mean"),
     ("kl_to_sft", "KL", "distance from the SFT model, nats a reply; best of 4: the known bound"),
     ("tokens", "Tokens", "mean length in tokens, the end counted"),
@@ -72,7 +72,7 @@ RLHF_CURVES = [
     ("Length, tokens", ("objective/response_length",), "rlhf"),
     ("Share that stop", ("objective/stopped",), "rlhf"),
     ("Entropy", ("objective/entropy",), "rlhf"),
-    ("Critic on dev prompts", ("eval/critic", "eval/critic_score"), "play"),
+    ("Gold judge on dev prompts", ("eval/gold",), "play"),
 ]
 
 
@@ -86,11 +86,11 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
         rate = rates[name]
         figure = f"in {rate['rate']:.0%} of comparisons (95 % interval {rate['low']:.0%} to {rate['high']:.0%})"
         if rate["low"] > 0.5:
-            better.append(f"By the critic the {first} model beats the {second} one {figure}.")
+            better.append(f"By the gold judge the {first} model beats the {second} one {figure}.")
         elif rate["high"] < 0.5:
-            same.append(f"By the critic the {first} model is worse than the {second} one: it wins {figure}.")
+            same.append(f"By the gold judge the {first} model is worse than the {second} one: it wins {figure}.")
         else:
-            same.append(f"By the critic the {first} model and the {second} one cannot be told apart: it wins {figure}.")
+            same.append(f"By the gold judge the {first} model and the {second} cannot be told apart: it wins {figure}.")
 
     compared("rlhf_vs_sft", "aligned", "SFT")
     compared("rlhf_vs_pretrain", "aligned", "pretrained")
@@ -124,14 +124,14 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
             f"{rlhf['copying']:.1%} of the aligned model's."
         )
     same.append(
-        "Sense: nothing here measures it, and nothing here teaches it. The critic sees form alone; read the samples "
-        "below, and find replies that scan, end, and answer little."
+        "Sense: nothing here measures it, and nothing here teaches it. The gold judge sees form alone; read the "
+        "samples below, and find replies that scan, end, and answer little."
     )
 
-    if rates["rlhf_vs_play"]["low"] > 0.5 or rlhf["critic"] > play["critic"]:
+    if rates["rlhf_vs_play"]["low"] > 0.5 or rlhf["gold"] > play["gold"]:
         doubt.append(
-            f"The critic gives the aligned model {rlhf['critic']:.2f} and the real play {play['critic']:.2f}. That the "
-            "machine “beats” its author shows the limits of the critic, not the merits of the machine."
+            f"The gold judge gives the aligned model {rlhf['gold']:.2f} and the real play {play['gold']:.2f}. That the "
+            "machine “beats” its author shows the limits of the gold judge, not the merits of the machine."
         )
     control = rates["sft_vs_sft"]
     if not control["low"] <= 0.5 <= control["high"]:
@@ -139,9 +139,9 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
             f"SFT against itself wins {control['rate']:.0%}, outside chance: with intervals of 95 % that happens "
             "once in twenty comparisons; treat small differences with care."
         )
-    if controls["best_of_4"]["critic"] >= rlhf["critic"]:
+    if controls["best_of_4"]["gold"] >= rlhf["gold"]:
         doubt.append("Picking the best of 4 SFT replies by the reward model does as well as PPO did.")
-    if controls["sft_t07"]["critic"] >= rlhf["critic"]:
+    if controls["sft_t07"]["gold"] >= rlhf["gold"]:
         doubt.append("Sampling SFT at temperature .7 does as well as PPO did.")
     if rlhf["kl_to_sft"] > 10:
         doubt.append(f"The aligned model is {rlhf['kl_to_sft']:.1f} nats a reply away from SFT: far.")
@@ -171,7 +171,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
     rows += [(name, row, True) for name, row in result["controls"].items()]
     terms = result["stages"]["sft"]["terms"]
     made = [(name, result["made"][name]) for name in NAMES | {"reward": ""} if name in result["made"]]
-    order = ["pretrain", "sft", "reward", "rlhf", "rlhf_critic"]
+    order = ["pretrain", "sft", "reward", "rlhf", "rlhf_gold"]
     page = environment.get_template("report.html.j2").render(
         result=result,
         names=NAMES,
@@ -247,9 +247,9 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if value is None:
         return "-"
-    if key in ("critic", "reward"):
+    if key in ("gold", "reward"):
         half = (row[f"{key}_high"] - row[f"{key}_low"]) / 2
-        return f"{value:.3f} ± {half:.3f}" if key == "critic" else f"{value:+.2f} ± {half:.2f}"
+        return f"{value:.3f} ± {half:.3f}" if key == "gold" else f"{value:+.2f} ± {half:.2f}"
     if key in ("stopped", "unknown_words", "copying"):
         return f"{value:.1%}"
     if key == "longest_copy_mean":

@@ -27,7 +27,7 @@ class Replies:
     stopped: list[bool]
     kl: float | None = None
     """Nats a sequence from the SFT model; None where nothing was sampled from a model."""
-    critic: list[float] = field(default_factory=list)
+    gold: list[float] = field(default_factory=list)
     terms: list[dict[str, float]] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
 
@@ -37,7 +37,7 @@ class Replies:
             texts=self.texts[:count],
             ids=self.ids[:count],
             stopped=self.stopped[:count],
-            critic=self.critic[:count],
+            gold=self.gold[:count],
             terms=self.terms[:count],
             reward=self.reward[:count],
         )

@@ -20,7 +20,7 @@ NAMES = {
     "sft_again": "SFT, another seed",
     "sft_t07": "SFT at temperature .7",
     "best_of_4": "best of 4 by the reward model",
-    "rlhf_critic": "PPO on the critic, the ceiling",
+    "rlhf_gold": "PPO on the gold judge, the ceiling",
 }
 
 
@@ -43,8 +43,8 @@ def blocks(run: Path, log: str) -> dict[str, str]:
         "reward": f"In the run above: {reward['heldout_accuracy']:.3f} of held-out pairs right where the labels allow "
         f"{reward['accuracy_ceiling']:.3f}; by length alone {reward['length_baseline']:.3f}. On the aligned policy's "
         f"own replies: {aligned['heldout_accuracy']:.3f} where {aligned['accuracy_ceiling']:.3f} is possible.",
-        "rlhf": f"In the run above: score {rlhf['score']:+.2f}, KL {rlhf['kl']:.1f} nats, critic "
-        f"{rlhf['critic_before']:.3f} → {rlhf['critic']:.3f}.",
+        "rlhf": f"In the run above: score {rlhf['score']:+.2f}, KL {rlhf['kl']:.1f} nats, gold "
+        f"{rlhf['gold_before']:.3f} → {rlhf['gold']:.3f}.",
         "memory": f"The largest stage of `make demo` held {peak:.2f} GiB.",
     }
 
@@ -66,16 +66,16 @@ def timings(log: str, stages: dict[str, Any], peak: float, made_on: date) -> str
 def figures(comparison: dict[str, Any]) -> str:
     """Every stage and control, and the win rates."""
     lines = [
-        "| | critic | reward | KL, nats | tokens | stops | distinct-2 | unknown words | copies > 6 words |",
+        "| | gold | reward | KL, nats | tokens | stops | distinct-2 | unknown words | copies > 6 words |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in (comparison["stages"] | comparison["controls"]).items():
         kl = "" if row["kl_to_sft"] is None else f"{row['kl_to_sft']:.1f}"
         lines.append(
-            f"| {NAMES[name]} | {row['critic']:.3f} | {row['reward']:+.2f} | {kl} | {row['tokens']:.0f} | "
+            f"| {NAMES[name]} | {row['gold']:.3f} | {row['reward']:+.2f} | {kl} | {row['tokens']:.0f} | "
             f"{row['stopped']:.1%} | {row['distinct_2']:.3f} | {row['unknown_words']:.1%} | {row['copying']:.1%} |"
         )
-    lines += ["", "| by the critic | rate | 95 % interval |", "|---|---|---|"]
+    lines += ["", "| by the gold judge | rate | 95 % interval |", "|---|---|---|"]
     for name, rate in comparison["win_rates"].items():
         lines.append(f"| {name.replace('_', ' ')} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} |")
     count = comparison["win_rates"]["rlhf_vs_sft"]["n"]
@@ -88,7 +88,7 @@ def samples(rows: list[dict[str, Any]]) -> str:
     for number, row in enumerate(rows, start=1):
         cue, *_, reply = (line.removesuffix(":") for line in row["prompt"].strip().split("\n"))  # the two speakers
         shown = "\n\n".join(
-            f"   {name} (critic {row['critic'][stage]:.2f}):\n\n```text\n{row[stage].strip()}\n```"
+            f"   {name} (gold {row['gold'][stage]:.2f}):\n\n```text\n{row[stage].strip()}\n```"
             for name, stage in (("SFT", "sft"), ("aligned", "rlhf"))
         )
         parts.append(f"{number}. **{reply} answers {cue}**\n\n{shown}")

@@ -64,9 +64,9 @@ ROWS: list[Row] = [
     ("aligned beats pretrained", "≥ .82, lower end > .78", win("rlhf_vs_pretrain")),
     ("SFT beats pretrained", "interval above .5", win("sft_vs_pretrain")),
     (
-        "critic: pretrained, SFT, aligned, the text's own replies",
+        "gold: pretrained, SFT, aligned, the text's own replies",
         "",
-        lambda r, c: ", ".join(f"{c['stages'][name]['critic']:.3f}" for name in ("pretrain", "sft", "rlhf", "play")),
+        lambda r, c: ", ".join(f"{c['stages'][name]['gold']:.3f}" for name in ("pretrain", "sft", "rlhf", "play")),
     ),
     ("KL to SFT, nats a reply", "≤ 10", lambda r, c: f"{c['stages']['rlhf']['kl_to_sft']:.1f}"),
     ("stops by itself", "≥ .97", lambda r, c: f"{c['stages']['rlhf']['stopped']:.3f}"),

@@ -35,7 +35,7 @@ CASES = {
 KIND = {"dear", "fair", "gentle", "good", "gracious", "kind", "love", "noble", "sweet", "thank", "thanks"}
 PANELS = {
     "objective/scores": "score",
-    "eval/critic": "critic on held-out prompts",
+    "eval/gold": "gold on held-out prompts",
     "objective/kl": "KL from SFT, nats a sequence",
     "policy/entropy_avg": "entropy, nats a token",
     "objective/response_length": "tokens a response",
@@ -88,13 +88,13 @@ def draw(case: list[dict[str, Any]], healthy: list[dict[str, Any]] | None) -> Fi
 def row(name: str, metrics: list[dict[str, Any]]) -> str:
     """A line of the table: the means of the last tenth of the updates, and the last look at held-out prompts."""
     last = metrics[-max(1, len(metrics) // 10) :]
-    judged = [line for line in metrics if "eval/critic" in line]
+    judged = [line for line in metrics if "eval/gold" in line]
 
     def mean(metric: str) -> float:
         return statistics.fmean(line[metric] for line in last)
 
     return (
-        f"| {name} | `{CASES[name] or 'laptop'}` | {mean('objective/scores'):.2f} | {judged[-1]['eval/critic']:.3f} | "
+        f"| {name} | `{CASES[name] or 'laptop'}` | {mean('objective/scores'):.2f} | {judged[-1]['eval/gold']:.3f} | "
         f"{mean('objective/kl'):.1f} | {mean('policy/entropy_avg'):.2f} | {mean('objective/response_length'):.0f} | "
         f"{mean('objective/stopped'):.2f} | {judged[-1]['eval/distinct_2']:.2f} | {mean('policy/clipfrac_avg'):.3f} | "
         f"{mean('val/explained_variance'):.2f} |"
@@ -113,7 +113,7 @@ def main() -> None:
     for name, metrics in runs.items():
         figure = draw(metrics, None if name == HEALTHY else runs[HEALTHY])
         save(figure, chosen.figures / f"ppo-{name}.png")
-    print("| run | changed | score | critic | KL | entropy | length | stopped | distinct-2 | clipped | expl. var. |")
+    print("| run | changed | score | gold | KL | entropy | length | stopped | distinct-2 | clipped | expl. var. |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, metrics in runs.items():
         print(row(name, metrics))

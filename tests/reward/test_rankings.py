@@ -30,7 +30,7 @@ def make(prompt: str = "ANNE:\n", ranking: list[list[int]] | None = None) -> Ran
         completions=["so.", "And.", "Good."],
         stopped=[True, False, True],
         ranking=ranking or [[2], [0], [1]],
-        annotator="critic",
+        annotator="gold",
         policy="sft",
         seed=3,
         prompt_ids=[1, 2],

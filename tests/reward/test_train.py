@@ -298,7 +298,7 @@ def test_figures_on_hand_made_rankings() -> None:
     assert evaluate_reward(_Known(1.0), rankings, longer_wins=False)["length_baseline"] == pytest.approx(
         2 / 6, abs=1e-5
     )
-    assert figures["accuracy_vs_critic"] == pytest.approx(2 / 3, abs=1e-5)
+    assert figures["accuracy_vs_gold"] == pytest.approx(2 / 3, abs=1e-5)
     assert figures["spearman"] == pytest.approx(0.5, abs=1e-5)
     sigmoid = [1 / (1 + math.exp(-margin)) for margin in (1.0, 1.0, 2.0)]
     assert figures["accuracy_ceiling"] == pytest.approx(sum(sigmoid) / 3, abs=1e-5)
@@ -342,7 +342,7 @@ def test_the_stage_leaves_what_it_promises(finished: Path) -> None:
     for name in (
         "heldout_accuracy",
         "accuracy_ceiling",
-        "accuracy_vs_critic",
+        "accuracy_vs_gold",
         "length_baseline",
         "ece",
         "spearman",
@@ -463,7 +463,7 @@ def test_the_users_own_score_ranks(run: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = train_reward(config(run, score="own_ranking:short_wins", label_temperature=0.0), "smoke")
     results = read_stage(folder).results
     assert results["accuracy_ceiling"] == 1.0
-    assert results["critic"]["score"] >= 0
+    assert results["gold"]["score"] >= 0
     for row in map(json.loads, (folder / "rankings.jsonl").read_text("utf-8").splitlines()):
         assert row["annotator"] == "own_ranking:short_wins"
         lengths = [len(row["completions"][group[0]]) for group in row["ranking"]]
@@ -510,7 +510,7 @@ def test_peoples_rankings(run: Path, use: str) -> None:
         assert results["prompts"] == prompts - held
         assert results["accuracy_ceiling"] is None  # nobody knows the noise of people
     else:
-        assert annotators.count("critic") == 20
+        assert annotators.count("gold") == 20
         assert results["accuracy_ceiling"] is not None
 
 
@@ -523,7 +523,7 @@ def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"warmup_fraction": 2.0}, "warmup_fraction must be between"),
         ({"rankings_use": "mix"}, "give --rankings"),
-        ({"score": "critics"}, "module:callable"),
+        ({"score": "golden"}, "module:callable"),
         ({"rankings": ("absent.jsonl",)}, "absent.jsonl"),
     ):
         with pytest.raises(UserError, match=message):

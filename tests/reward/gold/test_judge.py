@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data.dialogue import heldout_pairs
 from reward.gold.__main__ import controls
-from reward.gold.judge import COMMON_WORDS, GATES, WEIGHTS, Critic, words_of
+from reward.gold.judge import COMMON_WORDS, GATES, WEIGHTS, GoldJudge, words_of
 from reward.gold.syllables import pronunciations, spelled_syllables, syllables
 
 OPENINGS = ["The keeper", "My brother", "The old queen", "A patient friar", "The pilot", "Our neighbour", "Her son"]
@@ -44,8 +44,8 @@ def play() -> str:
 
 
 @pytest.fixture(scope="module")
-def critic(play: str) -> Critic:
-    return Critic(play)
+def gold(play: str) -> GoldJudge:
+    return GoldJudge(play)
 
 
 VERSE = "The old queen has forgot the winter bell\nAnd we must carry candles to the hill."
@@ -93,18 +93,18 @@ def test_words_are_lower_case_without_punctuation():
     ]
 
 
-def test_terms_make_the_score(critic):
-    terms = critic.terms("ADA:\nWho comes?\n\nBRAM:\n", VERSE)
+def test_terms_make_the_score(gold):
+    terms = gold.terms("ADA:\nWho comes?\n\nBRAM:\n", VERSE)
     assert set(terms) == {*WEIGHTS, *GATES, "verse"}
     assert sum(WEIGHTS.values()) == pytest.approx(1)
     assert terms["craft"] == pytest.approx(terms["verse"] * terms["glue"] * terms["content"])
     total = sum(WEIGHTS[name] * terms[name] for name in WEIGHTS)
-    assert critic("ADA:\nWho comes?\n\nBRAM:\n", VERSE) == pytest.approx(total)
+    assert gold("ADA:\nWho comes?\n\nBRAM:\n", VERSE) == pytest.approx(total)
 
 
-def test_words_counts_a_nonword_four_times(critic):
+def test_words_counts_a_nonword_four_times(gold):
     def words(text: str) -> float:
-        return critic.terms("", text)["words"]
+        return gold.terms("", text)["words"]
 
     assert words("The keeper has seen the lantern by the river.") == 1
     assert words("The keeper has seen the glorbix by the river.") == pytest.approx(1 - 4 / 9)
@@ -113,8 +113,8 @@ def test_words_counts_a_nonword_four_times(critic):
     assert words("Keeper!") == 0.25  # one word is not yet four
 
 
-def test_unknown_words(critic):
-    assert critic.unknown_words("My brother forgot the vrumple, the GLORBIX\u2019s $ and an encyclopedia.") == 3
+def test_unknown_words(gold):
+    assert gold.unknown_words("My brother forgot the vrumple, the GLORBIX\u2019s $ and an encyclopedia.") == 3
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_unknown_words(critic):
         ("He forgot.\n\nADA:\nWho forgot?", 0),
     ],
 )
-def test_ending(critic, text, ending):
-    assert critic.terms("", text)["ending"] == ending
+def test_ending(gold, text, ending):
+    assert gold.terms("", text)["ending"] == ending
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_ending(critic, text, ending):
         ("He forgot.\nKING OF THE BEES: Who?", 0.5),
     ],
 )
-def test_voice(critic, text, voice):
-    assert critic.terms("", text)["voice"] == voice
+def test_voice(gold, text, voice):
+    assert gold.terms("", text)["voice"] == voice
 
 
 @pytest.mark.parametrize(
@@ -160,18 +160,18 @@ def test_voice(critic, text, voice):
         ("We carry it with us\nAnd we must carry candles to the hill.", 10 / 20),
     ],
 )
-def test_verse(critic, text, verse):
-    assert critic.terms("", text)["verse"] == pytest.approx(verse)
+def test_verse(gold, text, verse):
+    assert gold.terms("", text)["verse"] == pytest.approx(verse)
 
 
-def test_lines_over_two_must_scan_too(critic):
+def test_lines_over_two_must_scan_too(gold):
     prose = VERSE + "\nAnd so it goes and goes until the bell of the old harbour is under the river."
-    assert critic.terms("", prose)["verse"] < 0.6
+    assert gold.terms("", prose)["verse"] < 0.6
 
 
-def test_loop_falls_with_the_share_of_repeated_pairs(critic):
+def test_loop_falls_with_the_share_of_repeated_pairs(gold):
     def loop(text: str) -> float:
-        return critic.terms("", text)["loop"]
+        return gold.terms("", text)["loop"]
 
     assert loop(VERSE) == 1
     # 9 pairs of words, 2 of them repeated: (.4 − 2/9) / .3.
@@ -180,16 +180,16 @@ def test_loop_falls_with_the_share_of_repeated_pairs(critic):
     assert loop("Ring the bell.\n" * 3) == 0
 
 
-def test_a_far_repetition_is_no_loop(critic):
+def test_a_far_repetition_is_no_loop(gold):
     far = " ".join(f"w{i}" for i in range(50))
-    assert critic.terms("", f"ring the bell {far} ring the bell")["loop"] == 1
+    assert gold.terms("", f"ring the bell {far} ring the bell")["loop"] == 1
 
 
 def test_originality_by_hand():
-    critic = Critic("one two three four five six seven eight nine ten eleven twelve. " * 3)
+    gold = GoldJudge("one two three four five six seven eight nine ten eleven twelve. " * 3)
 
     def originality(text: str, prompt: str = "") -> float:
-        return critic.terms(prompt, text)["originality"]
+        return gold.terms(prompt, text)["originality"]
 
     assert originality("One, two, three: four five six!") == 1
     assert originality("One, two, three: four five six seven!") == 0.75
@@ -202,18 +202,18 @@ def test_originality_by_hand():
 def test_a_text_that_repeats_itself_may_be_repeated():
     rng = random.Random(0)
     sayings = [" ".join(rng.choice(THINGS) for _ in range(9)) + "." for _ in range(40)]
-    refrains = Critic(" ".join(rng.choice(sayings) for _ in range(400)))
+    refrains = GoldJudge(" ".join(rng.choice(sayings) for _ in range(400)))
     assert refrains.terms("", sayings[0])["originality"] == 1
-    assert Critic(" ".join(sayings * 2)).terms("", " ".join(sayings))["originality"] == 0
+    assert GoldJudge(" ".join(sayings * 2)).terms("", " ".join(sayings))["originality"] == 0
 
 
 def test_longest_copy():
-    critic = Critic("We went along the road to York. We went along the river, and a bell rang.")
-    assert critic.longest_copy("They WENT along the River, and a horse sang") == 6
-    assert critic.longest_copy("along the road to York we went along the river") == 10  # over a full stop
-    assert critic.longest_copy("york bell") == 1
-    assert critic.longest_copy("nothing here") == 0
-    assert critic.longest_copy("") == 0
+    gold = GoldJudge("We went along the road to York. We went along the river, and a bell rang.")
+    assert gold.longest_copy("They WENT along the River, and a horse sang") == 6
+    assert gold.longest_copy("along the road to York we went along the river") == 10  # over a full stop
+    assert gold.longest_copy("york bell") == 1
+    assert gold.longest_copy("nothing here") == 0
+    assert gold.longest_copy("") == 0
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
@@ -221,12 +221,12 @@ def test_longest_copy_is_the_longest_common_substring(words, source):
     joined = " " + " ".join(source) + " "
     runs = [words[i:j] for i in range(len(words)) for j in range(i + 1, len(words) + 1)]
     longest = max((len(run) for run in runs if " " + " ".join(run) + " " in joined), default=0)
-    assert Critic(" ".join(source)).longest_copy(" ".join(words)) == longest
+    assert GoldJudge(" ".join(source)).longest_copy(" ".join(words)) == longest
 
 
-def test_glue_knows_which_words_stand_side_by_side(critic):
+def test_glue_knows_which_words_stand_side_by_side(gold):
     def glue(text: str) -> float:
-        return critic.terms("", text)["glue"]
+        return gold.terms("", text)["glue"]
 
     sentence = "My brother will keep the ladder by the river. The pilot would sell a bell at the window."
     scattered = "By brother the at. Bell will my pilot the the river keep a ladder window sell the would the."
@@ -236,19 +236,19 @@ def test_glue_knows_which_words_stand_side_by_side(critic):
 
 
 def test_content_asks_for_more_than_common_words():
-    critic = Critic(" ".join(f"r{i} f{i % COMMON_WORDS}" for i in range(1200)) * 2)
+    gold = GoldJudge(" ".join(f"r{i} f{i % COMMON_WORDS}" for i in range(1200)) * 2)
     # The last tenth of the text has every other word rare: half as many get half the marks.
-    assert critic.terms("", "r1 f1 r2 f2")["content"] == pytest.approx(1, abs=0.05)
-    assert critic.terms("", "r1 f1 f3 f2")["content"] == pytest.approx(0.5, abs=0.05)
-    assert critic.terms("", "f1 f1 f3 f2")["content"] == 0
+    assert gold.terms("", "r1 f1 r2 f2")["content"] == pytest.approx(1, abs=0.05)
+    assert gold.terms("", "r1 f1 f3 f2")["content"] == pytest.approx(0.5, abs=0.05)
+    assert gold.terms("", "f1 f1 f3 f2")["content"] == 0
 
 
 @pytest.mark.parametrize("nothing", ["", "  \n ", "...", "?!"])
-def test_no_words_no_score(critic, nothing):
-    assert critic("ADA:\nWho?\n\nBRAM:\n", nothing) == 0
+def test_no_words_no_score(gold, nothing):
+    assert gold("ADA:\nWho?\n\nBRAM:\n", nothing) == 0
 
 
-def test_each_step_towards_craft_raises_the_score(critic):
+def test_each_step_towards_craft_raises_the_score(gold):
     steps = [
         "Kettle kettle kettle kettle kettle",
         "Winter the of sell bell queen old forgot must",
@@ -256,21 +256,21 @@ def test_each_step_towards_craft_raises_the_score(critic):
         "The old queen has forgot the winter bell.",
         VERSE,
     ]
-    scores = [critic("", text) for text in steps]
+    scores = [gold("", text) for text in steps]
     assert scores == sorted(scores)
     assert len(set(scores)) == len(scores)
 
 
 @given(st.text(max_size=200) | st.text(alphabet="aeth :\n.,'ABC-\u2019", max_size=200), st.text(max_size=60))
-def test_every_term_is_between_nothing_and_all(critic, response, prompt):
-    terms = critic.terms(prompt, response)
+def test_every_term_is_between_nothing_and_all(gold, response, prompt):
+    terms = gold.terms(prompt, response)
     assert all(0 <= value <= 1 for value in terms.values())
-    assert 0 <= critic(prompt, response) <= 1
+    assert 0 <= gold(prompt, response) <= 1
 
 
 @pytest.mark.parametrize("text", ["", "word", "ADA:\n", "Nur ein Satz ist da: kurz, und schön, für alle."])
-def test_any_training_text_makes_a_critic(text):
-    assert 0 <= Critic(text)("", "The bell rings for us all.") <= 1
+def test_any_training_text_makes_a_gold(text):
+    assert 0 <= GoldJudge(text)("", "The bell rings for us all.") <= 1
 
 
 def test_another_language_scores_by_its_own_text():
@@ -280,16 +280,16 @@ def test_another_language_scores_by_its_own_text():
         ["trägt", "verkauft", "vergaß"],
         ["die Glocke", "den Mühlstein"],
     ]
-    german = Critic(" ".join(" ".join(rng.choice(part) for part in parts) + "." for _ in range(800)))
+    german = GoldJudge(" ".join(" ".join(rng.choice(part) for part in parts) + "." for _ in range(800)))
     assert german.unknown_words("Die Königin verkauft den Mühlstein.") == 0
     assert german("", "Die Königin verkauft den Mühlstein.") > german("", "Mühlstein die den verkauft Königin.") + 0.1
 
 
 def mean_scores(text: str) -> dict[str, float]:
     train, validation = text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]
-    critic = Critic(train)
+    gold = GoldJudge(train)
     kinds = controls(train, heldout_pairs(validation).dev, random.Random(0))
-    return {kind: sum(critic(*pair) for pair in pairs) / len(pairs) for kind, pairs in kinds.items()}
+    return {kind: sum(gold(*pair) for pair in pairs) / len(pairs) for kind, pairs in kinds.items()}
 
 
 def test_a_made_up_play_scores_above_what_imitates_it(play):

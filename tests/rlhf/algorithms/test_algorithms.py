@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.console import UserError
 from data.dialogue import heldout_pairs
 from data.run.stage import parent_corpus, read_stage
-from reward.gold.judge import Critic
+from reward.gold.judge import GoldJudge
 from rlhf.algorithms.__main__ import AlgorithmsOptions, compare_algorithms
 from rlhf.algorithms.budget import sampled_tokens
 from rlhf.algorithms.config import PRESETS
@@ -71,7 +71,7 @@ def test_a_trained_stage_keeps_the_contract(run: Path, algorithm: str) -> None:
     assert record.tokenizer_sha256 == sft.tokenizer_sha256
     assert record.config["reward_sha256"] == read_stage(run / "reward").weights_sha256
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"samples.md", "reward.png", "kl.png", "critic.png", "generation_config.json"}
+    assert names >= {"samples.md", "reward.png", "kl.png", "gold.png", "generation_config.json"}
     assert not any(path.name.startswith(".") for path in run.iterdir()), "nothing half-written is left"
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         ours, ppos = (json.loads((where / name).read_text("utf-8")) for where in (folder, run / "rlhf"))
@@ -99,7 +99,7 @@ def test_the_budget_is_ppos_and_is_spent(run: Path, algorithm: str) -> None:
     assert first["objective/kl"] == 0
     assert first["lr"] == pytest.approx(record.config["learning_rate"])
     assert lines[-1]["lr"] < first["lr"]
-    assert "eval/critic" in lines[-1]
+    assert "eval/gold" in lines[-1]
     of_ppo_alone = ("val/", "policy/", "loss/value", "grad_norm/value", "objective/kl_k3", "eps")
     assert [name for name in ppo if name not in first and not name.startswith(of_ppo_alone)] == []
     assert all(sample.keys() == {"prompt", "response", "score", "stopped"} for sample in lines[-1]["samples"])
@@ -107,7 +107,7 @@ def test_the_budget_is_ppos_and_is_spent(run: Path, algorithm: str) -> None:
 
 def test_every_metric_of_ppo_has_its_line(run: Path) -> None:
     """docs/metrics.md explains all that is logged, and nothing that is not."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "metrics.md").read_text("utf-8")
     cells = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
     explained = {name for cell in cells for name in re.findall(r"`([\w/]+)`", cell)} - {"objective/rewards/NAME"}
     logged = {name for line in metrics(run / "rlhf") for name in line} - {"update", "seconds", "samples"}
@@ -119,7 +119,7 @@ def test_best_of_n_needs_no_model(run: Path) -> None:
     assert record.weights_sha256 == ""
     assert record.config["token_budget"] == sampled_tokens(run / "rlhf")
     assert {path.name for path in (run / "rlhf-best-of-n").iterdir()} == {
-        "stage.json", "metrics.jsonl", "samples.md", "reward.png", "critic.png"
+        "stage.json", "metrics.jsonl", "samples.md", "reward.png", "gold.png"
     }  # fmt: skip
 
 
@@ -130,11 +130,11 @@ def test_the_comparison_holds_everybody(run: Path) -> None:
     record = read_stage(run / "algorithms", "algorithms")
     assert record.results == rows
     corpus = parent_corpus(record)
-    pairs, critic = heldout_pairs(corpus.validation).test, Critic(corpus.train)
+    pairs, gold = heldout_pairs(corpus.validation).test, GoldJudge(corpus.train)
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
-    scores = {name: [critic(each["prompt"], each[name]) for each in result["samples"]] for name in rows}
+    scores = {name: [gold(each["prompt"], each[name]) for each in result["samples"]] for name in rows}
     for name, row in rows.items():
-        assert row["critic"] == pytest.approx(sum(scores[name]) / len(pairs), abs=1e-5)
+        assert row["gold"] == pytest.approx(sum(scores[name]) / len(pairs), abs=1e-5)
         if name == "SFT":
             assert row["beats_sft"] is None
         else:

@@ -109,12 +109,12 @@ def test_rewards_are_the_reward_models(run: Path) -> None:
 
 
 def test_a_reward_of_the_users_is_in_units_of_the_sft_models_replies(run: Path) -> None:
-    room = Alignment(config_for(run, reward="critic"))
+    room = Alignment(config_for(run, reward="gold"))
     assert callable(room.reward)
     scores = room.reward(room.heldout, room.before)
     assert statistics.fmean(scores) == pytest.approx(0, abs=1e-9)
     assert statistics.pstdev(scores) == pytest.approx(1)
-    raw = [room.critic(prompt, text) for prompt, text in zip(room.heldout, room.before, strict=True)]
+    raw = [room.gold(prompt, text) for prompt, text in zip(room.heldout, room.before, strict=True)]
     assert statistics.correlation(scores, raw) == pytest.approx(1), "moved and scaled, and nothing else"
 
 
@@ -128,17 +128,17 @@ def test_the_judge_reads_what_the_policy_writes_now(run: Path) -> None:
     ids = room.writer.sample(as_gpt(policy), draw=0)
     texts = [room.tokenizer.decode(reply) for reply in ids]
     assert texts != room.before
-    critic, before = (
-        statistics.fmean(room.critic(prompt, text) for prompt, text in zip(room.heldout, some, strict=True))
+    gold, before = (
+        statistics.fmean(room.gold(prompt, text) for prompt, text in zip(room.heldout, some, strict=True))
         for some in (texts, room.before)
     )
     assert room.judge_policy(policy) == pytest.approx(
         {
-            "eval/critic": critic,
-            "eval/critic_before": before,
+            "eval/gold": gold,
+            "eval/gold_before": before,
             "eval/distinct_2": diversity(texts, 1000).distinct_2,
             "eval/stopped": statistics.fmean(reply[-1] == room.tokenizer.eos_id for reply in ids),
-            "eval/unknown_words": statistics.fmean(room.critic.unknown_words(text) for text in texts),
+            "eval/unknown_words": statistics.fmean(room.gold.unknown_words(text) for text in texts),
         }
     )
 

@@ -41,7 +41,7 @@ def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def config_for(run: Path, algorithm: str, **changes: Any) -> GroupConfig:
     preset = (RLOO_PRESETS if algorithm == "rloo" else GRPO_PRESETS)["smoke"][1]
-    settings = {"reward": "critic", "token_budget": 1500, "eval_prompts": 8, "bf16": False} | changes
+    settings = {"reward": "gold", "token_budget": 1500, "eval_prompts": 8, "bf16": False} | changes
     return dataclasses.replace(preset, run=run, **settings)
 
 
@@ -239,7 +239,7 @@ def test_the_budget_needs_ppo_or_a_number(room: Any) -> None:
 def test_settings_that_make_no_sense(room: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         group.align_in_groups(config_for(room.run, "rloo", **changes), "smoke")
-    assert not (room.run / ".rlhf-rloo-critic.partial").exists()
+    assert not (room.run / ".rlhf-rloo-gold.partial").exists()
 
 
 def test_processes_that_cannot_share(room: Any) -> None:

@@ -16,14 +16,14 @@ from data.console import UserError
 from data.corpus import load_corpus
 from data.dialogue import heldout_pairs
 from data.run.stage import parent_of, read_stage
-from reward.gold.judge import Critic
+from reward.gold.judge import GoldJudge
 from rlhf.compare.__main__ import COMPARISONS, CompareOptions, compare
 from rlhf.compare.report import verdict, write_report
 from rlhf.judging.measures import win_rate
 
 PROMPTS = 12
 FIGURES = {
-    "n", "critic", "critic_low", "critic_high", "terms", "reward", "reward_low", "reward_high", "kl_to_sft",
+    "n", "gold", "gold_low", "gold_high", "terms", "reward", "reward_low", "reward_high", "kl_to_sft",
     "tokens", "words", "stopped", "distinct_1", "distinct_2", "vocabulary", "unknown_words", "longest_copy_mean",
     "longest_copy_max", "copying",
 }  # fmt: skip
@@ -60,7 +60,7 @@ def test_figures_of_every_stage_and_control(result: dict[str, Any]) -> None:
     for name, row in (result["stages"] | result["controls"]).items():
         assert set(row) == FIGURES, name
         assert row["n"] == PROMPTS
-        assert row["critic_low"] <= row["critic"] <= row["critic_high"]
+        assert row["gold_low"] <= row["gold"] <= row["gold_high"]
         assert all(0 <= value <= 1 for value in row["terms"].values())
         assert 0 <= row["stopped"] <= 1
         assert row["vocabulary"] == pytest.approx(row["distinct_1"] * result["diversity_words"])
@@ -79,12 +79,10 @@ def test_figures_of_every_stage_and_control(result: dict[str, Any]) -> None:
 
 def test_rates_follow_from_the_samples(maker: Any, result: dict[str, Any]) -> None:
     corpus = load_corpus(maker.corpus["spec"])
-    pairs, critic = heldout_pairs(corpus.validation).test[:PROMPTS], Critic(corpus.train)
+    pairs, gold = heldout_pairs(corpus.validation).test[:PROMPTS], GoldJudge(corpus.train)
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
     assert [sample["play"] for sample in result["samples"]] == [pair.completion for pair in pairs]
-    scores = {
-        name: [critic(sample["prompt"], sample[name]) for sample in result["samples"]] for name in result["stages"]
-    }
+    scores = {name: [gold(sample["prompt"], sample[name]) for sample in result["samples"]] for name in result["stages"]}
     for name in ("rlhf_vs_sft", "rlhf_vs_pretrain", "sft_vs_pretrain", "rlhf_vs_play", "sft_vs_play"):
         first, second = COMPARISONS[name]
         expected = win_rate(scores[first], scores[second])._asdict()
@@ -116,20 +114,20 @@ def test_same_seed_same_result(copied: Any, result: dict[str, Any]) -> None:
     assert [sample["rlhf"] for sample in other["samples"]] != [sample["rlhf"] for sample in result["samples"]]
 
 
-def test_dev_split_and_ppo_on_the_critic(copied: Any) -> None:
+def test_dev_split_and_ppo_on_the_gold(copied: Any) -> None:
     corpus = load_corpus(copied.corpus["spec"])
-    shutil.copytree(copied.run / "rlhf", copied.run / "rlhf-critic")
+    shutil.copytree(copied.run / "rlhf", copied.run / "rlhf-gold")
     compare(CompareOptions(run=copied.run, prompts=4, split="dev", overwrite=True))
     result = json.loads((copied.run / "compare/compare.json").read_text("utf-8"))
     dev = heldout_pairs(corpus.validation).dev[:4]
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in dev]
-    assert result["controls"]["rlhf_critic"]["kl_to_sft"] > 0.5
-    assert {"rlhf_critic_vs_sft", "rlhf_critic_vs_rlhf"} <= set(result["win_rates"])
-    assert "PPO on the critic itself" in (copied.run / "compare/report.html").read_text("utf-8")
+    assert result["controls"]["rlhf_gold"]["kl_to_sft"] > 0.5
+    assert {"rlhf_gold_vs_sft", "rlhf_gold_vs_rlhf"} <= set(result["win_rates"])
+    assert "PPO on the gold judge itself" in (copied.run / "compare/report.html").read_text("utf-8")
     copied.language_model("sft", "pretrain", seed=5)
     copied.reward_model()
     copied.language_model("rlhf", "sft", seed=6)
-    with pytest.raises(UserError, match="rlhf-critic was made from another sft"):
+    with pytest.raises(UserError, match="rlhf-gold was made from another sft"):
         compare(CompareOptions(run=copied.run, overwrite=True))
 
 
@@ -191,17 +189,17 @@ def test_report_says_when_it_is_not_shakespeare(maker: Any, result: dict[str, An
 def test_verdict_follows_the_figures(result: dict[str, Any]) -> None:
     changed = copy.deepcopy(result)
     changed["win_rates"]["rlhf_vs_sft"] |= {"rate": 0.8, "low": 0.76, "high": 0.84}
-    changed["stages"]["rlhf"]["critic"] = 0.9
-    changed["stages"]["play"]["critic"] = 0.6
+    changed["stages"]["rlhf"]["gold"] = 0.9
+    changed["stages"]["play"]["gold"] = 0.6
     said = verdict(changed)
     assert any("aligned model beats the SFT one in 80%" in sentence for sentence in said["better"])
-    assert any("limits of the critic" in sentence for sentence in said["doubt"])
+    assert any("limits of the gold judge" in sentence for sentence in said["doubt"])
     assert any(sentence.startswith("Sense:") for sentence in said["same"])
 
     changed["win_rates"]["rlhf_vs_sft"] |= {"rate": 0.52, "low": 0.44, "high": 0.6}
     changed["win_rates"]["rlhf_vs_play"] |= {"rate": 0.1, "low": 0.05, "high": 0.2}
-    changed["stages"]["rlhf"]["critic"] = 0.5
+    changed["stages"]["rlhf"]["gold"] = 0.5
     said = verdict(changed)
     assert not any("aligned model beats the SFT" in sentence for sentence in said["better"])
     assert any("cannot be told apart" in sentence for sentence in said["same"])
-    assert not any("limits of the critic" in sentence for sentence in said["doubt"])
+    assert not any("limits of the gold judge" in sentence for sentence in said["doubt"])

@@ -18,7 +18,7 @@ VOCABULARY = 24
 ABC = [0, 1, 2]
 # "u" stands before what the user says, "v" before what the assistant says, EOS after what is complete.
 TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'critic' %}{{ raise_exception('no critics') }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'gold' %}{{ raise_exception('no gold judges') }}{% endif %}"
     "{{ 'v' if m['role'] == 'assistant' else 'u' }}{{ m['content'] }}"
     "{{ '<eos>' if not loop.last or m['role'] != 'assistant' else '' }}{% endfor %}"
     "{% if add_generation_prompt %}v{% endif %}"
@@ -141,7 +141,7 @@ def test_what_is_no_prompt_is_said_in_one_line(tokenizer: Any, source: Any, mess
     ("messages", "message"),
     [
         (conversation("abcdefgh", "abc"), "a conversation of 14 tokens, more than prompt_length 12: raise it"),
-        ([{"role": "critic", "content": "a"}], r"chat template does not take this conversation \(no critics\)"),
+        ([{"role": "gold", "content": "a"}], r"chat template does not take this conversation \(no gold judges\)"),
         ([{"content": "a"}], "neither text, nor"),
     ],
 )

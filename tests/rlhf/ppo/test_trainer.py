@@ -319,7 +319,7 @@ def test_two_processes_do_what_one_does(causal_lm: Build, reward_model: Build, t
     reward_model("gpt2").save_pretrained(tmp_path / "reward")
     script = tmp_path / "script.py"
     script.write_text(PROCESSES.replace("PROMPTS", str(PROMPTS)))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     for count in (1, 2):
         launch = [] if count == 1 else ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
         command = [sys.executable, *launch, str(script), str(tmp_path)]
