@@ -53,8 +53,8 @@ def markdown_table(rows: Rows) -> str:
     lines.append(
         f"\nReplies to {count} held-out prompts at temperature 1. gold: the gold score, which no algorithm sees. "
         "beats SFT: share of prompts on which the gold judge prefers the reply to SFT's, with its 95 % interval. "
-        "reward: what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats per reply; with best of n its "
-        "upper bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it."
+        "reward: what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats per reply; with best of n "
+        "its upper bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it."
     )
     return "\n".join(lines) + "\n"
 
