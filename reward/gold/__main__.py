@@ -13,7 +13,7 @@ from statistics import fmean, pstdev
 
 import tyro
 
-from data.console import UserError
+from data.console import UserError, run_command
 from data.corpus import load_corpus
 from data.dialogue import Pair, dialogue_pairs, heldout_pairs
 from reward.gold.judge import COMMON_WORDS, METRE, GoldJudge, words_of
@@ -150,3 +150,7 @@ def _shuffled(reply: str, rng: random.Random) -> str:
     rest = iter(words)
     lines = [" ".join(islice(rest, len(words_of(line)))) for line in reply.split("\n")]
     return "\n".join(lines) + "."
+
+
+if __name__ == "__main__":
+    run_command(main)

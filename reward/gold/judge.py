@@ -309,10 +309,3 @@ def _ramp(value: float, zero: float, one: float) -> float:
     if one <= zero:
         return float(value >= one)
     return min(1.0, max(0.0, (value - zero) / (one - zero)))
-
-
-if __name__ == "__main__":
-    from data.console import run_command
-    from reward.gold.__main__ import main
-
-    run_command(main)
