@@ -100,7 +100,7 @@ def check_stages(run: Path) -> None:
 
 
 def check_comparison(result: dict[str, Any]) -> None:
-    assert set(result["stages"]) == {"pretrain", "sft", "rlhf", "play"}
+    assert set(result["stages"]) == {"pretrain", "sft", "rlhf", "original"}
     for row in (result["stages"] | result["controls"]).values():
         assert 0 <= row["gold"] <= 1
         assert set(row) >= {"terms", "reward", "kl_to_sft", "tokens", "stopped", "distinct_1", "distinct_2"}
@@ -112,7 +112,7 @@ def check_comparison(result: dict[str, Any]) -> None:
     for name in ("rlhf_vs_sft", "rlhf_vs_pretrain", "sft_vs_pretrain"):
         assert result["win_rates"][name]["n"] == len(result["samples"]) >= 512
     for sample in result["samples"]:
-        assert set(sample) >= {"prompt", "play", "pretrain", "sft", "rlhf"}
+        assert set(sample) >= {"prompt", "original", "pretrain", "sft", "rlhf"}
         assert sample["prompt"].endswith(":\n")
 
 

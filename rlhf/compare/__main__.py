@@ -50,23 +50,8 @@ from reward.rankings import Ranking
 from rlhf.compare.report import write_report
 from rlhf.judging.measures import diversity, mean_interval, win_rate, word_count
 from rlhf.judging.replies import Replies, Writer
+from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES
 
-STAGES = ("pretrain", "sft", "rlhf", "play")
-COMPARISONS = {
-    "rlhf_vs_sft": ("rlhf", "sft"),
-    "rlhf_vs_pretrain": ("rlhf", "pretrain"),
-    "sft_vs_pretrain": ("sft", "pretrain"),
-    "rlhf_vs_play": ("rlhf", "play"),
-    "sft_vs_play": ("sft", "play"),
-    "sft_vs_sft": ("sft_again", "sft"),
-    "sft_t07_vs_sft": ("sft_t07", "sft"),
-    "best_of_4_vs_sft": ("best_of_4", "sft"),
-    "rlhf_vs_sft_t07": ("rlhf", "sft_t07"),
-    "rlhf_vs_best_of_4": ("rlhf", "best_of_4"),
-    "rlhf_gold_vs_sft": ("rlhf_gold", "sft"),
-    "rlhf_gold_vs_rlhf": ("rlhf_gold", "rlhf"),
-}
-"""Who is compared with whom; the first is the one whose wins are counted."""
 CANDIDATES = 4
 """Replies a prompt for best-of-n and for the reward model's accuracy on the aligned policy's replies."""
 CANDIDATE_PROMPTS = 256
@@ -242,7 +227,7 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
             "pretrain": judged(writer.write_pretrained(load_model(run / "pretrain", device), 0)),
             "sft": judged(writer.write(writer.sft, 1)),
             "rlhf": judged(writer.write(aligned, 2)),
-            "play": judged(writer.read_play(pairs)),
+            "original": judged(writer.read_original(pairs)),
             "sft_again": judged(writer.write(writer.sft, 3)),
             "sft_t07": judged(writer.write(writer.sft, 4, temperature=0.7)),
         }
@@ -262,9 +247,9 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
         "stages": {name: measured[name] for name in STAGES},
         "controls": {name: measured[name] for name in measured if name not in STAGES},
         "win_rates": {
-            name: _win_rate(sources[first].gold, sources[second].gold)
-            for name, (first, second) in COMPARISONS.items()
-            if first in sources and second in sources
+            name: _win_rate(sources[each.first].gold, sources[each.second].gold)
+            for name, each in COMPARISONS.items()
+            if each.first in sources and each.second in sources
         },
         "reward_model": {
             name: judge.reward_model_figures(replies, name, temperature, seed) for name, replies in candidates.items()
@@ -318,12 +303,11 @@ def compare(options: CompareOptions) -> Path:
 def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:
     """The first replies, in order and unselected."""
     parts = ["# The first held-out prompts, in order, unselected\n"]
-    titles = {"play": "The play", "pretrain": "Pretrained", "sft": "SFT", "rlhf": "Aligned"}
     for number, sample in enumerate(samples, 1):
         parts.append(f"## {number}\n\n{_fenced(sample['prompt'])}\n")
-        for name, title in titles.items():
+        for name in STAGES:
             scores = f"gold {sample['gold'][name]:.2f}, reward {sample['reward'][name]:+.2f}"
-            parts.append(f"**{title}** ({scores})\n\n{_fenced(sample[name])}\n")
+            parts.append(f"**{SOURCES[name].title}** ({scores})\n\n{_fenced(sample[name])}\n")
     path.write_text("\n".join(parts), "utf-8")
 
 

@@ -13,18 +13,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlhf.judging.sources import COLOURS as SOURCE_COLOURS
+from rlhf.judging.sources import SOURCES
+
 Curve = tuple[Sequence[float], Sequence[float]]
 
 # Colours that stand for the page's CSS variables: put into the SVG in their place when it is written.
-COLOURS = {
-    "ink": "#010101",
-    "faint": "#020202",
-    "pretrain": "#030303",
-    "sft": "#040404",
-    "rlhf": "#050505",
-    "play": "#060606",
-    "control": "#070707",
-}
+COLOURS = {name: "#" + 3 * f"{number:02}" for number, name in enumerate(["ink", "faint", *SOURCE_COLOURS], 1)}
 
 
 def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: Sequence[str]) -> str:
@@ -74,10 +69,10 @@ def win_rate_chart(rates: Sequence[tuple[str, dict[str, Any], str]]) -> str:
 
 
 def bar_chart(values: Mapping[str, float], title: str) -> str:
-    """One bar in [0, 1] for each stage, named by its key of COLOURS."""
+    """One bar in [0, 1] for each source, by its key."""
     figure, axes = _axes(2.3, 1.15)
     names = list(values)
-    axes.barh(names, list(values.values()), color=[COLOURS[name] for name in names], height=0.72)
+    axes.barh(names, list(values.values()), color=[COLOURS[SOURCES[name].colour] for name in names], height=0.72)
     for place, value in enumerate(values.values()):
         axes.text(value + 0.03, place, f"{value:.2f}", va="center", color=COLOURS["ink"], fontsize=9)
     axes.set(xlim=(0, 1.25), ylim=(len(names) - 0.4, -0.6))

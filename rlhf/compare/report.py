@@ -13,33 +13,10 @@ import jinja2
 from markupsafe import Markup
 
 from rlhf.compare.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
+from rlhf.judging.sources import COLOURS, COMPARISONS, SOURCES, STAGES
 
 SAMPLES = 10
 FEWEST_IN_BIN = 20  # pairs; a point of the calibration made of fewer says nothing
-NAMES = {
-    "play": "the play",
-    "pretrain": "pretrained",
-    "sft": "SFT",
-    "rlhf": "aligned",
-    "sft_again": "SFT, another seed",
-    "sft_t07": "SFT at temperature .7",
-    "best_of_4": "best of 4 from SFT",
-    "rlhf_gold": "PPO on the gold judge itself",
-}
-COMPARISON_NAMES = {
-    "rlhf_vs_sft": ("aligned beats SFT", "rlhf"),
-    "rlhf_vs_pretrain": ("aligned beats pretrained", "rlhf"),
-    "sft_vs_pretrain": ("SFT beats pretrained", "sft"),
-    "rlhf_vs_play": ("aligned beats the play", "play"),
-    "sft_vs_play": ("SFT beats the play", "play"),
-    "sft_vs_sft": ("SFT beats SFT, another seed", "control"),
-    "sft_t07_vs_sft": ("SFT at .7 beats SFT", "control"),
-    "best_of_4_vs_sft": ("best of 4 beats SFT", "control"),
-    "rlhf_vs_sft_t07": ("aligned beats SFT at .7", "control"),
-    "rlhf_vs_best_of_4": ("aligned beats best of 4", "control"),
-    "rlhf_gold_vs_sft": ("PPO on gold beats SFT", "control"),
-    "rlhf_gold_vs_rlhf": ("PPO on gold beats aligned", "control"),
-}
 COLUMNS = [
     ("gold", "Gold", "mean score in [0, 1] with its 95 % interval; higher is better"),
     ("reward", "Reward", "mean score of the reward model, in standard deviations from SFT's mean"),
@@ -66,20 +43,20 @@ TERMS = {
     "voice": "one speaker (gate)",
 }
 RLHF_CURVES = [
-    ("Reward-model score", ("objective/scores", "objective/reward_scores"), "rlhf"),
-    ("Score minus KL penalty", ("objective/rlhf_reward",), "rlhf"),
-    ("KL to SFT, nats a reply", ("objective/kl",), "rlhf"),
-    ("Length, tokens", ("objective/response_length",), "rlhf"),
-    ("Share that stop", ("objective/stopped",), "rlhf"),
-    ("Entropy", ("objective/entropy",), "rlhf"),
-    ("Gold judge on dev prompts", ("eval/gold",), "play"),
+    ("Reward-model score", "objective/scores", "rlhf"),
+    ("Score minus KL penalty", "objective/rlhf_reward", "rlhf"),
+    ("KL to SFT, nats per reply", "objective/kl", "rlhf"),
+    ("Length, tokens", "objective/response_length", "rlhf"),
+    ("Share that stop", "objective/stopped", "rlhf"),
+    ("Entropy", "objective/entropy", "rlhf"),
+    ("Gold judge on dev prompts", "eval/gold", "original"),
 ]
 
 
 def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
     """What improved, what did not, and what to doubt: sentences that follow from the figures."""
     rates, stages, controls = result["win_rates"], result["stages"], result["controls"]
-    sft, rlhf, play = stages["sft"], stages["rlhf"], stages["play"]
+    sft, rlhf, original = stages["sft"], stages["rlhf"], stages["original"]
     better, same, doubt = [], [], []
 
     def compared(name: str, first: str, second: str) -> None:
@@ -128,10 +105,10 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
         "samples below, and find replies that scan, end, and answer little."
     )
 
-    if rates["rlhf_vs_play"]["low"] > 0.5 or rlhf["gold"] > play["gold"]:
+    if rates["rlhf_vs_play"]["low"] > 0.5 or rlhf["gold"] > original["gold"]:
         doubt.append(
-            f"The gold judge gives the aligned model {rlhf['gold']:.2f} and the real play {play['gold']:.2f}. That the "
-            "machine “beats” its author shows the limits of the gold judge, not the merits of the machine."
+            f"The gold judge gives the aligned model {rlhf['gold']:.2f} and the real play {original['gold']:.2f}. That "
+            "the machine “beats” its author shows the limits of the gold judge, not the merits of the machine."
         )
     control = rates["sft_vs_sft"]
     if not control["low"] <= 0.5 <= control["high"]:
@@ -167,28 +144,27 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    rows = [(name, result["stages"][name], False) for name in ("pretrain", "sft", "rlhf", "play")]
-    rows += [(name, row, True) for name, row in result["controls"].items()]
+    rows = result["stages"] | result["controls"]
     terms = result["stages"]["sft"]["terms"]
-    made = [(name, result["made"][name]) for name in NAMES | {"reward": ""} if name in result["made"]]
     order = ["pretrain", "sft", "reward", "rlhf", "rlhf_gold"]
     page = environment.get_template("report.html.j2").render(
         result=result,
-        names=NAMES,
+        sources=SOURCES,
+        stage_names=STAGES,
+        colours=COLOURS,
         one_digit=_one_digit,
         notice=_notice(result["corpus"]),
         verdict=verdict(result),
-        win_rates=Markup(win_rate_chart([(label, result["win_rates"][name], colour)
-                                         for name, (label, colour) in COMPARISON_NAMES.items()
-                                         if name in result["win_rates"]])),
+        win_rates=Markup(win_rate_chart([(COMPARISONS[name].title, rate, COMPARISONS[name].colour)
+                                         for name, rate in result["win_rates"].items()])),
         columns=COLUMNS,
-        rows=[(NAMES[name], name, [_cell(row, key) for key, _, _ in COLUMNS], control) for name, row, control in rows],
+        rows=[(SOURCES[name], [_cell(row, key) for key, _, _ in COLUMNS]) for name, row in rows.items()],
         terms=[(name, TERMS.get(name, ""), Markup(bar_chart({stage: result["stages"][stage]["terms"][name]
-                                                             for stage in ("pretrain", "sft", "rlhf", "play")}, name)))
+                                                             for stage in STAGES}, name)))
                for name in terms],
         curves=[(title, Markup(svg)) for title, svg in curves(run, result["reward_model"])],
         samples=result["samples"][:SAMPLES],
-        made=sorted(made, key=lambda item: order.index(item[0])),
+        made=[(name, result["made"][name]) for name in order if name in result["made"]],
         total_seconds=sum(record["wall_seconds"] for record in result["made"].values()) + result["seconds"],
     )  # fmt: skip
     path.write_text(page, "utf-8")
@@ -203,7 +179,7 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats a token"),
         ("Reward model", rewards, {"training": "accuracy"}, "pair accuracy"),
     ):
-        found = {name: curve for name, key in named.items() if (curve := _curve(metrics, "step", (key,)))}
+        found = {name: curve for name, key in named.items() if (curve := _curve(metrics, "step", key))}
         if found:
             charts.append((title, curve_chart(found, "step", unit, ["control", "sft"][-len(found) :])))
     bins = {}
@@ -212,10 +188,10 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
         if counted:
             bins[name] = [(each["predicted"], each["observed"]) for each in counted]
     if bins:
-        shown = {NAMES[name]: points for name, points in bins.items()}
+        shown = {SOURCES[name].title: points for name, points in bins.items()}
         charts.append(("Reward model: calibration", calibration_chart(shown, list(bins))))
-    for title, keys, colour in RLHF_CURVES:
-        if curve := _curve(rlhf, "episode", keys):
+    for title, key, colour in RLHF_CURVES:
+        if curve := _curve(rlhf, "episode", key):
             charts.append((f"PPO: {title}", curve_chart({title: curve}, "episode", title, [colour])))
     return charts
 
@@ -225,13 +201,10 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
-def _curve(metrics: Sequence[Mapping[str, Any]], x: str, keys: Sequence[str]) -> tuple[list[float], list[float]] | None:
-    """The first of `keys` that was logged at least twice, over `x`."""
-    for key in keys:
-        points = [(line[x], line[key]) for line in metrics if isinstance(line.get(key), int | float) and x in line]
-        if len(points) > 1:
-            return [px for px, _ in points], [py for _, py in points]
-    return None
+def _curve(metrics: Sequence[Mapping[str, Any]], x: str, key: str) -> tuple[list[float], list[float]] | None:
+    """What was logged as `key`, at least twice, over `x`."""
+    points = [(line[x], line[key]) for line in metrics if isinstance(line.get(key), int | float) and x in line]
+    return ([px for px, _ in points], [py for _, py in points]) if len(points) > 1 else None
 
 
 def _notice(corpus: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The replies that are compared: sampled from a model, or read from the play, all in the same room."""
+"""The replies that are compared: sampled from a model, or read from the text, all under the same length limit."""
 
 import math
 from collections.abc import Sequence
@@ -98,8 +98,8 @@ class Writer:
                 ended[i] = [*before[i], self.tokenizer.eos_id]
         return Replies([text for text, _ in cuts], ended, [stop for _, stop in cuts], self.kl(model, before))
 
-    def read_play(self, pairs: Sequence[Pair]) -> Replies:
-        """The play's own replies, cut like SFT's examples: at the last end of a sentence that fits."""
+    def read_original(self, pairs: Sequence[Pair]) -> Replies:
+        """The text's own replies, cut like SFT's examples: at the last end of a sentence that fits."""
         ids, stopped = [], []
         for pair in pairs:
             fitting = encode_completion(self.tokenizer, pair.completion, self.response_length)

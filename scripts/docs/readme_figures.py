@@ -11,17 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from rlhf.judging.sources import SOURCES
+
 README = Path(__file__).resolve().parents[2] / "README.md"
-NAMES = {
-    "pretrain": "pretrained",
-    "sft": "SFT",
-    "rlhf": "**aligned**",
-    "play": "the play",
-    "sft_again": "SFT, another seed",
-    "sft_t07": "SFT at temperature .7",
-    "best_of_4": "best of 4 by the reward model",
-    "rlhf_gold": "PPO on the gold judge, the ceiling",
-}
 
 
 def blocks(run: Path, log: str) -> dict[str, str]:
@@ -70,9 +62,10 @@ def figures(comparison: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in (comparison["stages"] | comparison["controls"]).items():
+        title = f"**{SOURCES[name].title}**" if name == "rlhf" else SOURCES[name].title
         kl = "" if row["kl_to_sft"] is None else f"{row['kl_to_sft']:.1f}"
         lines.append(
-            f"| {NAMES[name]} | {row['gold']:.3f} | {row['reward']:+.2f} | {kl} | {row['tokens']:.0f} | "
+            f"| {title} | {row['gold']:.3f} | {row['reward']:+.2f} | {kl} | {row['tokens']:.0f} | "
             f"{row['stopped']:.1%} | {row['distinct_2']:.3f} | {row['unknown_words']:.1%} | {row['copying']:.1%} |"
         )
     lines += ["", "| by the gold judge | rate | 95 % interval |", "|---|---|---|"]
@@ -88,8 +81,8 @@ def samples(rows: list[dict[str, Any]]) -> str:
     for number, row in enumerate(rows, start=1):
         cue, *_, reply = (line.removesuffix(":") for line in row["prompt"].strip().split("\n"))  # the two speakers
         shown = "\n\n".join(
-            f"   {name} (gold {row['gold'][stage]:.2f}):\n\n```text\n{row[stage].strip()}\n```"
-            for name, stage in (("SFT", "sft"), ("aligned", "rlhf"))
+            f"   {SOURCES[stage].title} (gold {row['gold'][stage]:.2f}):\n\n```text\n{row[stage].strip()}\n```"
+            for stage in ("sft", "rlhf")
         )
         parts.append(f"{number}. **{reply} answers {cue}**\n\n{shown}")
     return "\n\n".join(parts)

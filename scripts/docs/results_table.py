@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlhf.judging.sources import STAGES as SOURCE_STAGES
+
 OWN = {"seed", "reward_sha256"}  # what differs between runs of the same settings
 STAGES = ("pretrain", "sft", "reward", "rlhf", "compare")
 
@@ -66,7 +68,7 @@ ROWS: list[Row] = [
     (
         "gold: pretrained, SFT, aligned, the text's own replies",
         "",
-        lambda r, c: ", ".join(f"{c['stages'][name]['gold']:.3f}" for name in ("pretrain", "sft", "rlhf", "play")),
+        lambda r, c: ", ".join(f"{c['stages'][name]['gold']:.3f}" for name in SOURCE_STAGES),
     ),
     ("KL to SFT, nats a reply", "≤ 10", lambda r, c: f"{c['stages']['rlhf']['kl_to_sft']:.1f}"),
     ("stops by itself", "≥ .97", lambda r, c: f"{c['stages']['rlhf']['stopped']:.3f}"),

@@ -22,6 +22,7 @@ from rlhf.algorithms.__main__ import AlgorithmsOptions, compare_algorithms
 from rlhf.algorithms.budget import sampled_tokens
 from rlhf.algorithms.config import PRESETS
 from rlhf.algorithms.ppo import align
+from rlhf.compare.report import RLHF_CURVES
 from rlhf.judging.measures import win_rate
 
 STAGES = ("rlhf", "rlhf-rloo", "rlhf-grpo", "rlhf-best-of-n")
@@ -112,6 +113,7 @@ def test_every_metric_of_ppo_has_its_line(run: Path) -> None:
     explained = {name for cell in cells for name in re.findall(r"`([\w/]+)`", cell)} - {"objective/rewards/NAME"}
     logged = {name for line in metrics(run / "rlhf") for name in line} - {"update", "seconds", "samples"}
     assert explained == logged
+    assert {key for _, key, _ in RLHF_CURVES} <= logged, "the report draws what is logged"
 
 
 def test_best_of_n_needs_no_model(run: Path) -> None:

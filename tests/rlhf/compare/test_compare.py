@@ -17,9 +17,10 @@ from data.corpus import load_corpus
 from data.dialogue import heldout_pairs
 from data.run.stage import parent_of, read_stage
 from reward.gold.judge import GoldJudge
-from rlhf.compare.__main__ import COMPARISONS, CompareOptions, compare
+from rlhf.compare.__main__ import CompareOptions, compare
 from rlhf.compare.report import verdict, write_report
 from rlhf.judging.measures import win_rate
+from rlhf.judging.sources import COLOURS, COMPARISONS, SOURCES, STAGES, Comparison, Source
 
 PROMPTS = 12
 FIGURES = {
@@ -55,7 +56,7 @@ def copied(maker: Any, tmp_path: Path) -> Any:
 
 
 def test_figures_of_every_stage_and_control(result: dict[str, Any]) -> None:
-    assert list(result["stages"]) == ["pretrain", "sft", "rlhf", "play"]
+    assert list(result["stages"]) == ["pretrain", "sft", "rlhf", "original"]
     assert set(result["controls"]) == {"sft_again", "sft_t07", "best_of_4"}
     for name, row in (result["stages"] | result["controls"]).items():
         assert set(row) == FIGURES, name
@@ -67,7 +68,7 @@ def test_figures_of_every_stage_and_control(result: dict[str, Any]) -> None:
     assert result["stages"]["sft"]["kl_to_sft"] == 0
     assert result["controls"]["sft_again"]["kl_to_sft"] == 0
     assert result["stages"]["rlhf"]["kl_to_sft"] > 0.5  # trained from another seed
-    assert result["stages"]["play"]["kl_to_sft"] is None
+    assert result["stages"]["original"]["kl_to_sft"] is None
     assert result["controls"]["best_of_4"]["kl_to_sft"] == pytest.approx(math.log(4) - 0.75)
     assert result["controls"]["best_of_4"]["reward"] > result["controls"]["sft_again"]["reward"]
     for policy in ("sft", "rlhf"):
@@ -81,10 +82,10 @@ def test_rates_follow_from_the_samples(maker: Any, result: dict[str, Any]) -> No
     corpus = load_corpus(maker.corpus["spec"])
     pairs, gold = heldout_pairs(corpus.validation).test[:PROMPTS], GoldJudge(corpus.train)
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
-    assert [sample["play"] for sample in result["samples"]] == [pair.completion for pair in pairs]
+    assert [sample["original"] for sample in result["samples"]] == [pair.completion for pair in pairs]
     scores = {name: [gold(sample["prompt"], sample[name]) for sample in result["samples"]] for name in result["stages"]}
     for name in ("rlhf_vs_sft", "rlhf_vs_pretrain", "sft_vs_pretrain", "rlhf_vs_play", "sft_vs_play"):
-        first, second = COMPARISONS[name]
+        first, second = COMPARISONS[name].first, COMPARISONS[name].second
         expected = win_rate(scores[first], scores[second])._asdict()
         assert {key: result["win_rates"][name][key] for key in expected} == pytest.approx(expected)
 
@@ -167,7 +168,7 @@ def test_report_is_one_file_that_asks_for_nothing(maker: Any) -> None:
 def test_report_escapes_all_text(maker: Any, result: dict[str, Any], tmp_path: Path) -> None:
     spoiled = copy.deepcopy(result)
     attack = "<script>alert('x')</script>"
-    for name in ("prompt", "play", "pretrain", "sft", "rlhf"):
+    for name in ("prompt", "original", "pretrain", "sft", "rlhf"):
         spoiled["samples"][0][name] = attack
     spoiled["corpus"]["name"] = spoiled["corpus"]["notice"] = attack
     spoiled["made"]["sft"]["preset"] = attack
@@ -175,6 +176,30 @@ def test_report_escapes_all_text(maker: Any, result: dict[str, Any], tmp_path: P
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 8
+
+
+def test_one_row_is_all_that_a_source_needs(
+    maker: Any, result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another control and its comparison stand in the table, in the chart and in their colour."""
+    another = Source("SFT, asked a third time", "sft", "sft", draw=9, control=True)
+    monkeypatch.setitem(SOURCES, "sft_third", another)
+    monkeypatch.setitem(COMPARISONS, "sft_third_vs_sft", Comparison("sft_third", "sft", "the third time beats SFT"))
+    more = copy.deepcopy(result)
+    more["controls"]["sft_third"] = more["controls"]["sft_again"]
+    more["win_rates"]["sft_third_vs_sft"] = more["win_rates"]["sft_vs_sft"]
+    write_report(tmp_path / "report.html", more, maker.run)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert '<td class="stage sft">SFT, asked a third time</td>' in page
+    assert "the third time beats SFT" in page
+
+
+def test_sources_and_comparisons_agree() -> None:
+    assert STAGES == ("pretrain", "sft", "rlhf", "original")
+    assert {source.colour for source in (*SOURCES.values(), *COMPARISONS.values())} <= set(COLOURS)
+    assert {key for each in COMPARISONS.values() for key in (each.first, each.second)} == set(SOURCES)
+    sampled = [(each.folder, each.draw) for each in SOURCES.values() if each.folder and not each.best_of]
+    assert len({draw for _, draw in sampled}) == len(sampled), "two sources would share their random numbers"
 
 
 def test_report_says_when_it_is_not_shakespeare(maker: Any, result: dict[str, Any], tmp_path: Path) -> None:
@@ -190,7 +215,7 @@ def test_verdict_follows_the_figures(result: dict[str, Any]) -> None:
     changed = copy.deepcopy(result)
     changed["win_rates"]["rlhf_vs_sft"] |= {"rate": 0.8, "low": 0.76, "high": 0.84}
     changed["stages"]["rlhf"]["gold"] = 0.9
-    changed["stages"]["play"]["gold"] = 0.6
+    changed["stages"]["original"]["gold"] = 0.6
     said = verdict(changed)
     assert any("aligned model beats the SFT one in 80%" in sentence for sentence in said["better"])
     assert any("limits of the gold judge" in sentence for sentence in said["doubt"])

@@ -1,0 +1,71 @@
+"""Whose replies are compared, and with whose: a row here, and every table, chart and page has it."""
+
+from dataclasses import dataclass
+
+COLOURS = {
+    "pretrain": ("#8d8578", "#9d9587"),
+    "sft": ("#2f6ea3", "#6fb1e6"),
+    "rlhf": ("#b3382c", "#f0796a"),
+    "original": ("#a37a1c", "#dcb04e"),
+    "control": ("#5f7f6a", "#8fb59c"),
+}
+"""The report's colours by name, each on light and on dark paper."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who replies to the prompts, and how."""
+
+    title: str
+    colour: str
+    """A name of COLOURS."""
+    folder: str = ""
+    """Stage folder of the model that is sampled; without one, the replies are the text's own."""
+    draw: int = 0
+    """Number of its random stream: what is sampled with another one is independent."""
+    temperature: float = 1.0
+    best_of: str = ""
+    """Key of the source of several of whose replies the reward model chooses one; nothing else is sampled."""
+    control: bool = False
+    """Shown below the stages; skipped where its folder does not exist."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sources, by their keys; the wins of the first are counted."""
+
+    first: str
+    second: str
+    title: str
+    colour: str = "control"
+
+
+SOURCES = {
+    "pretrain": Source("pretrained", "pretrain", "pretrain", draw=0),
+    "sft": Source("SFT", "sft", "sft", draw=1),
+    "rlhf": Source("aligned", "rlhf", "rlhf", draw=2),
+    "original": Source("the original", "original"),
+    "sft_again": Source("SFT, another seed", "sft", "sft", draw=3, control=True),
+    "sft_t07": Source("SFT at temperature .7", "sft", "sft", draw=4, temperature=0.7, control=True),
+    "best_of_4": Source("best of 4 from SFT", "sft", "sft", best_of="sft_again", control=True),
+    "rlhf_gold": Source("PPO on the gold judge itself", "control", "rlhf-gold", draw=5, control=True),
+}
+"""Everybody in `python -m rlhf.compare`, by the key in compare.json, in the order of its tables."""
+
+STAGES = tuple(key for key, source in SOURCES.items() if not source.control)
+
+COMPARISONS = {
+    "rlhf_vs_sft": Comparison("rlhf", "sft", "aligned beats SFT", "rlhf"),
+    "rlhf_vs_pretrain": Comparison("rlhf", "pretrain", "aligned beats pretrained", "rlhf"),
+    "sft_vs_pretrain": Comparison("sft", "pretrain", "SFT beats pretrained", "sft"),
+    "rlhf_vs_play": Comparison("rlhf", "original", "aligned beats the play", "original"),
+    "sft_vs_play": Comparison("sft", "original", "SFT beats the play", "original"),
+    "sft_vs_sft": Comparison("sft_again", "sft", "SFT beats SFT, another seed"),
+    "sft_t07_vs_sft": Comparison("sft_t07", "sft", "SFT at .7 beats SFT"),
+    "best_of_4_vs_sft": Comparison("best_of_4", "sft", "best of 4 beats SFT"),
+    "rlhf_vs_sft_t07": Comparison("rlhf", "sft_t07", "aligned beats SFT at .7"),
+    "rlhf_vs_best_of_4": Comparison("rlhf", "best_of_4", "aligned beats best of 4"),
+    "rlhf_gold_vs_sft": Comparison("rlhf_gold", "sft", "PPO on gold beats SFT"),
+    "rlhf_gold_vs_rlhf": Comparison("rlhf_gold", "rlhf", "PPO on gold beats aligned"),
+}
+"""Who is compared with whom, by the key in `win_rates`."""
