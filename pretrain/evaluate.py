@@ -50,7 +50,7 @@ def total_nats(model: GPT | LadderModel, ids: Tensor, context: int, *, stride: i
             expected[row, done - start : end - start] = ids[done + 1 : end + 1]
         logits = model(inputs.to(model.device))
         losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten().to(model.device), reduction="sum")
-        total += losses.double().item()
+        total += losses.item()
     return total
 
 

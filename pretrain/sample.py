@@ -5,7 +5,7 @@ python -m pretrain.sample --checkpoint runs/mine/rlhf --prompt $'ROMEO:\\n' --nu
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -15,6 +15,7 @@ from data.run.stage import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
 from pretrain.ladder.models import LadderModel
+from pretrain.machine import choose_device
 from pretrain.model import GPT
 from pretrain.sampling import generate, generate_without_cache
 
@@ -69,6 +70,8 @@ class SampleOptions:
     """Sample among the likeliest tokens of this total probability only."""
     seed: int = 1
     """Equal seeds give equal text."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto: on a GPU with CUDA where there is one, else on the CPU."""
 
 
 def main() -> None:
@@ -84,8 +87,10 @@ def main() -> None:
     if options.top_p is not None and not 0 < options.top_p <= 1:
         raise UserError(f"--top-p must be in (0, 1], not {options.top_p}")
     read_stage(options.checkpoint)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = load_any_model(options.checkpoint, device), Tokenizer.load(options.checkpoint)
+    model, tokenizer = (
+        load_any_model(options.checkpoint, choose_device(options.device)),
+        Tokenizer.load(options.checkpoint),
+    )
     texts = sample_texts(
         model,
         tokenizer,

@@ -5,8 +5,7 @@ causal language model. Prompts are padded on the left, a row that has stopped le
 position is computed twice.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -45,21 +44,6 @@ class LanguageModel(Protocol):
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Logits (B, T, V) of ids (B, T), T at most `context_length`."""
-
-
-@contextmanager
-def plain_matmul() -> Iterator[None]:
-    """float32 products by torch's own kernels while this lasts: for sampling on a CPU.
-
-    The kernels of precision "medium" are made and kept for every shape, and a batch that shrinks with every stop
-    has very many. The setting is torch's, for all threads.
-    """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def keep_rows(states: Tensor, rows: Tensor, filled: int, dim: int = 0) -> Tensor:
@@ -108,17 +92,23 @@ def sample_tokens(
 ) -> Tensor:
     """One token id a row, (B,), from logits (B, V); temperature 0 takes the most probable.
 
-    noise: (B,), float64 in [0, 1), what decides each row; None draws it from `generator`.
+    noise: (B,) in [0, 1), what decides each row; None draws it from `generator`. Probabilities are added up in
+    float64 on a CPU and in float32 elsewhere: not every device has float64.
     """
     if temperature == 0:
         return logits.argmax(-1)
     scaled = logits.float() if temperature == 1 else logits.float() / temperature
     scaled = filter_logits(scaled, top_k, top_p)
     # Inverse transform: one random number a row, where a draw for every token would take longer than the model.
-    mass = scaled.softmax(-1).double().cumsum(-1)
+    mass = scaled.softmax(-1)
+    mass = (mass.double() if mass.device.type == "cpu" else mass).cumsum(-1)
     if noise is None:
         noise = torch.rand(len(mass), dtype=mass.dtype, device=mass.device, generator=generator)
-    return torch.searchsorted(mass, noise[:, None] * mass[:, -1:], right=True).squeeze(1)
+    total = mass[:, -1:]
+    level = noise.to(mass)[:, None] * total
+    if mass.dtype == torch.float32:
+        level = level.minimum(total * (1 - 2**-23))  # float32 may round up to the total, beyond the last token
+    return torch.searchsorted(mass, level, right=True).squeeze(1)
 
 
 @torch.inference_mode()
@@ -140,8 +130,8 @@ def generate(
     an empty prompt is an error (ValueError). Where prompt and continuation outgrow the model's context,
     the model goes on from the later half of what it has seen. A prompt that is given several times runs
     through the model once. The draws depend on `generator` and on the batch, so equal calls give equal text;
-    with `noise` (B, `max_new_tokens`), float64 in [0, 1), those of a row depend on its own numbers alone, whatever
-    else is in the batch.
+    with `noise` (B, `max_new_tokens`), float64 in [0, 1) on any device, those of a row depend on its own numbers
+    alone, whatever else is in the batch.
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
@@ -149,6 +139,8 @@ def generate(
         return [[] for _ in prompts]
     device = model.device
     stops = torch.tensor(sorted(stop_ids), device=device)
+    if noise is not None and device.type != "cpu":
+        noise = noise.float().to(device)
     places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     copies = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)
     fresh, prompt_mask = _pad_left([list(prompt)[-model.context_length :] for prompt in places], device)

@@ -1,6 +1,5 @@
 """The pretraining loop."""
 
-import ctypes
 import math
 import shutil
 from contextlib import nullcontext
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -17,41 +15,16 @@ from data.console import UserError
 from data.corpus import Corpus, load_corpus
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
-from data.run.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings, share_cpus
+from data.run.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
 from data.tokenizers import Tokenizer, build_tokenizer
 from pretrain.checkpoint import new_model, save_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split
+from pretrain.machine import OwnPrecision, choose_device, compute_dtype
 from pretrain.optim import build_optimizers, set_schedule
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
 from pretrain.teachers import load_teachers, mean_prediction, teacher_configs
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The activations' dtype: float32, or bfloat16 where asked for or where the processor gains by it."""
-    if precision == "fp32":
-        return torch.float32
-    if precision == "bf16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return torch.bfloat16 if any(probe is not None and probe() for probe in probes) else torch.float32
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what tensors free: a step on a CPU otherwise gets its memory from the system anew, page by page.
-
-    A setting of the whole process. Where there is no glibc nothing happens.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return
-    libc.mallopt(mmap_threshold, 1 << 30)
-    libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 class Windows:
@@ -116,9 +89,8 @@ class Pretraining:
 
     def __init__(self, config: PretrainConfig) -> None:
         config.validate()
-        keep_freed_memory()
         self.config = config
-        self.accelerator = Accelerator(cpu=share_cpus())
+        self.accelerator = OwnPrecision(choose_device(config.device))
         self.micro, self.accumulation = config.micro_batches(self.accelerator.num_processes)
         with self.accelerator.main_process_first():
             self.corpus = load_corpus(config.corpus)

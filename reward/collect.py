@@ -5,9 +5,7 @@ however many processes share the work.
 """
 
 import random
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +15,7 @@ from accelerate.utils import gather_object
 from data.dialogue import Pair, encode_completion, encode_prompt
 from data.run.progress import progress_bar
 from data.tokenizers import Tokenizer
+from pretrain.machine import one_thread_each
 from pretrain.sampling import CachedModel, generate
 from reward.labeller import ScoreFunction, rank
 from reward.rankings import Ranking
@@ -113,29 +112,9 @@ def collect_rankings(
 
     numbers = range(state.process_index, len(batches), state.num_processes)
     mine: list[tuple[int, Ranking]] = []
-    with progress_bar("sample", len(pairs)) as bar, _one_thread_each(policy.device) as workers:
+    with progress_bar("sample", len(pairs)) as bar, one_thread_each(policy.device) as workers:
         for ranked in workers.map(ranked_batch, numbers):
             mine += ranked
             bar.advance(len(ranked) * state.num_processes)
     everyone = gather_object(mine) if state.num_processes > 1 else mine
     return [ranking for _, ranking in sorted(everyone, key=lambda item: item[0])]
-
-
-@contextmanager
-def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, one thread for each; a single one where a GPU does the work.
-
-    Sampling is many small operations: several batches side by side keep all cores busy, one batch on all
-    cores does not.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        with ThreadPoolExecutor(1) as workers:
-            yield workers
-        return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as workers:
-            yield workers
-    finally:
-        torch.set_num_threads(threads)

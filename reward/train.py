@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import AutoTokenizer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import RewardConfig
@@ -32,7 +31,7 @@ from data.run.stage import (
 )
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
-from pretrain.train import compute_dtype
+from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
 from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings
 from reward.config import RewardModelConfig
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
@@ -69,7 +68,7 @@ class RewardStage:
 
     def __init__(self, config: RewardModelConfig) -> None:
         config.validate()
-        self.state = PartialState(cpu=not torch.cuda.is_available())  # several processes on CPUs need telling
+        self.state = process_state(choose_device(config.device))
         self.device = self.state.device
         self.parent = read_parent(config.run, "sft")
         self.parent_folder = config.run / "sft"
@@ -154,7 +153,6 @@ class RewardStage:
     def train(self, folder: StageFolder, rankings: Sequence[Ranking]) -> RewardModel:
         """Train from the SFT checkpoint, or from the trainer's last state if the folder has one."""
         config = self.config
-        torch.set_float32_matmul_precision("medium")  # oneDNN's kernels on a CPU; not before all is sampled
         dataset = ranking_dataset(rankings, self.policy.context_length)
         steps = config.epochs * math.ceil(len(dataset) / config.batch_size)
         begun = last_checkpoint(folder.resume_path / "trainer") if folder.resuming else None
@@ -180,7 +178,8 @@ class RewardStage:
             taken: Any = trainer.train_dataset
             if len(taken) != len(dataset):
                 raise RuntimeError(f"the trainer kept {len(taken)} of {len(dataset)} rankings")
-            trainer.train(resume_from_checkpoint=str(begun) if begun else None)
+            with cpu_kernels(self.device):
+                trainer.train(resume_from_checkpoint=str(begun) if begun else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if config.mean_loss_coef:
             del trained.mean_score  # its work is done

@@ -36,7 +36,7 @@ def completion_nats(
         # A causal model never looks at the padding on the right, so it needs no attention mask.
         logits, expected = predict(ids.to(device))[:, :-1].float(), labels[:, 1:].to(device)
         losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=IGNORED, reduction="sum")
-        total += losses.double().item()
+        total += losses.item()
         count += int((expected != IGNORED).sum())
     return total / count
 

@@ -37,6 +37,7 @@ from data.run.stage import (
 )
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model, read_gpt_config
+from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
 from sft.config import FineTuneConfig
 from sft.end_token import fit_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
@@ -53,7 +54,7 @@ class FineTuning:
 
     def __init__(self, config: FineTuneConfig) -> None:
         self.config, self.base = config, config.run / "pretrain"
-        self.state = PartialState(cpu=not torch.cuda.is_available())  # several processes on CPUs need telling
+        self.state = process_state(choose_device(config.device))
         self.parent = read_parent(config.run, "pretrain")
         config.validate(read_gpt_config(self.base).context_length)
         self.micro, self.accumulation = config.micro_batches(self.state.num_processes)
@@ -94,9 +95,8 @@ class FineTuning:
 
     def replies(self, checkpoint: Path) -> Replies:
         """Replies of a checkpoint to the held-out prompts that are asked."""
-        device = self.state.device if self.state.device.type == "cuda" else "cpu"
         prompts = [encode_prompt(self.tokenizer, pair.prompt, self.config.prompt_length) for pair in self.asked]
-        model = load_model(checkpoint, device)
+        model = load_model(checkpoint, self.state.device)
         return sample_replies(model, self.tokenizer, prompts, self.config.response_length, self.config.seed)
 
     def trainer(self, folder: StageFolder) -> SFTTrainer:
@@ -117,7 +117,7 @@ class FineTuning:
         return self.model(input_ids=ids, use_cache=False).logits
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
-        config, cuda = self.config, torch.cuda.is_available()
+        config, device = self.config, self.state.device
         return SFTConfig(
             output_dir=str(folder.resume_path),
             # The examples come in order and with their labels: no shuffling, no truncation, no second EOS.
@@ -135,8 +135,9 @@ class FineTuning:
             weight_decay=0.0,
             max_grad_norm=config.max_grad_norm,
             gradient_checkpointing=False,
-            bf16=cuda and torch.cuda.is_bf16_supported(),  # trl's default is True, on processors without it too
-            use_cpu=not cuda,
+            bf16=device.type == "cuda"
+            and compute_dtype("auto", device) == torch.bfloat16,  # trl's default is True, on processors without it too
+            use_cpu=device.type == "cpu",
             seed=config.seed,
             logging_steps=config.log_every,
             logging_nan_inf_filter=False,
@@ -146,7 +147,7 @@ class FineTuning:
             eval_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            dataloader_pin_memory=cuda,
+            dataloader_pin_memory=device.type == "cuda",
             ddp_find_unused_parameters=False,
         )
 
@@ -198,7 +199,8 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     earlier_seconds = max((line.get("seconds", 0.0) for line in folder.read_metrics()), default=0.0)
     with progress_bar("sft", run.steps, done) as bar:
         trainer.add_callback(Watch(run, folder, bar, earlier_seconds))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with cpu_kernels(run.state.device):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if main:
         run.model.config.use_cache = True  # trl turns it off for training
         run.model.save_pretrained(folder.path)

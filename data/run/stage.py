@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -45,6 +45,8 @@ class StageOptions:
     """Replace a finished or unfinished stage of that name."""
     resume: bool = False
     """Continue a stage that was stopped, with the same settings."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto: on a GPU with CUDA where there is one, else on the CPU."""
 
 
 @dataclass(kw_only=True)
@@ -249,7 +251,7 @@ def parent_of(record: StageRecord, run: Path) -> dict[str, str]:
 def settings(options: StageOptions) -> dict[str, Any]:
     """A stage's configuration without what only says where and how it runs."""
     values = asdict(options)
-    for name in ("run", "overwrite", "resume", "workers"):
+    for name in ("run", "overwrite", "resume", "workers", "device", "cpu"):
         values.pop(name, None)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 

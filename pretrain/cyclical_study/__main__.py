@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 
 from data.console import UserError, console, run_command
@@ -38,6 +37,7 @@ from data.run.stage import StageFolder, StageOptions, StageRecord, announce, cor
 from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
 from pretrain.cyclical_study.report import plot_study, study_figures, terminal_table, write_tables
 from pretrain.evaluate import evaluate_split
+from pretrain.machine import start
 from pretrain.presets import PRESETS
 from pretrain.train import Pretraining, encode_corpus
 
@@ -82,6 +82,8 @@ class StudyOptions(StageOptions):
             raise UserError(
                 f"steps {self.steps} are not {self.cycles} whole cycles: make steps a multiple of {2 * self.cycles}"
             )
+        if self.device not in ("auto", "cpu"):
+            raise UserError(f"device is {self.device}, and the study trains on CPU cores: leave it out")
         if self.workers is not None and self.workers < 1:
             raise UserError(f"workers must be at least 1, not {self.workers}")
 
@@ -108,6 +110,7 @@ def paired_configs(options: StudyOptions, trial: int) -> dict[str, PretrainConfi
         steps=options.steps,
         schedule="constant",
         learning_rate=rate,
+        device="cpu",
     )
     configs = {
         "constant": constant,
@@ -158,8 +161,7 @@ def run_trial(options: StudyOptions, trial: int) -> dict[str, Any]:
 
 def _begin_worker() -> None:
     """One thread, on the CPU, deaf to Ctrl-C (the parent ends us), and gone when the parent is."""
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    torch.set_num_threads(1)
+    start(threads=1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

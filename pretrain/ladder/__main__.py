@@ -6,7 +6,7 @@ python -m pretrain.ladder --run runs/ladder
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich import box
@@ -20,6 +20,7 @@ from data.run.plots import plot_curves
 from data.run.stage import StageRecord, announce, check_corpus, corpus_entry, read_stage, settings
 from pretrain.config import PretrainConfig
 from pretrain.ladder.models import RUNGS
+from pretrain.machine import start
 from pretrain.presets import PRESETS
 from pretrain.train import pretrain
 
@@ -52,6 +53,8 @@ class LadderOptions:
     """Steps of the scaled-up GPT that the lecture ends with (5,000 there). On a CPU each takes many seconds."""
     overwrite: bool = False
     """Train every rung again."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto: on a GPU with CUDA where there is one, else on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def rung_configs(options: LadderOptions) -> dict[str, PretrainConfig]:
             run=options.run / name,
             corpus=options.corpus,
             seed=options.seed,
+            device=options.device,
             overwrite=options.overwrite,
             steps=config.steps if count is None else count,
         )
@@ -210,6 +214,7 @@ def comparability(configs: dict[str, PretrainConfig], corpus: Corpus) -> str:
 
 
 def main() -> None:
+    start()
     climb(tyro.cli(LadderOptions, description=__doc__))
 
 

@@ -22,6 +22,7 @@ from data.run.options import preset_command
 from data.run.progress import progress_bar
 from data.run.stage import StageRecord, announce, corpus_entry, open_stage, settings
 from pretrain.config import PretrainConfig
+from pretrain.machine import start
 from pretrain.presets import PRESETS
 from pretrain.train import Pretraining
 
@@ -194,6 +195,7 @@ def lr_range_test(config: RangeTestConfig, preset: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    start()
     presets = {}
     for name, (description, config) in PRESETS.items():
         values = {**asdict(config), "steps": RangeTestConfig.steps, "schedule": "constant", "warmup_fraction": 0.0}

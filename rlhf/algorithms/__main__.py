@@ -16,7 +16,6 @@ from statistics import fmean
 from typing import Any
 
 import tyro
-from accelerate import PartialState
 
 from data.console import UserError, run_command
 from data.dialogue import Pair, encode_prompt
@@ -30,9 +29,9 @@ from data.run.stage import (
     read_parent,
     read_stage,
     settings,
-    share_cpus,
 )
 from pretrain.checkpoint import load_model
+from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.best_of_n import Candidates
 from rlhf.algorithms.budget import sampled_tokens
 from rlhf.algorithms.config import AlignOptions
@@ -98,7 +97,7 @@ class Comparison:
         self.room = Alignment(AlignOptions(run=options.run, seed=config["seed"], reward=config["reward"],
                                            eval_prompts=config["eval_prompts"]))  # fmt: skip
         rules = ScoreRules(config["missing_eos_rule"], config["missing_eos_penalty"], config["score_clip"])
-        self.device = PartialState(cpu=share_cpus()).device
+        self.device = process_state(choose_device(options.device)).device
         self.scorer: Scorer = self.room.scorer(rules, self.device)
         self.pairs: list[Pair] = choose_pairs(self.room.corpus, options)
         lengths, tokenizer = self.room.config, self.room.tokenizer
@@ -185,7 +184,7 @@ def compare_algorithms(options: AlgorithmsOptions) -> Path:
         corpus=sft.corpus,
         seed=options.seed,
     )
-    if PartialState().is_main_process:
+    if process_state(comparison.device).is_main_process:
         sources = comparison.sources()
         rows = comparison.rows(sources)
         result: dict[str, Any] = {

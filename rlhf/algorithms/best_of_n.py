@@ -11,11 +11,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
-from data.run.stage import StageRecord, announce, open_stage, parent_of, settings, share_cpus
+from data.run.stage import StageRecord, announce, open_stage, parent_of, settings
+from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.budget import token_budget
 from rlhf.algorithms.group_config import BestOfNConfig
 from rlhf.algorithms.task import Alignment, Scored, Scorer, ScoreRules
@@ -77,7 +77,7 @@ def choose_best(config: BestOfNConfig, preset: str) -> Path:
     budget = token_budget(config, run.sft)
     folder = open_stage(config.folder_name, config)
     announce(config.folder_name, f"{len(run.heldout)} held-out prompts · {budget:,} sampled tokens · {config.reward}")
-    state = PartialState(cpu=share_cpus())
+    state = process_state(choose_device(config.device))
     results: dict[str, Any] = {}
     if state.is_main_process:
         folder.keep_metrics(lambda line: False)  # a stopped one begins again: it is a matter of seconds

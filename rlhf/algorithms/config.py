@@ -8,7 +8,7 @@ import torch
 import tyro
 
 from data.run.stage import StageOptions, StageRecord
-from pretrain.train import compute_dtype
+from pretrain.machine import choose_device, compute_dtype
 from rlhf.ppo.config import PPOConfig
 
 
@@ -52,8 +52,9 @@ class AlignConfig(AlignOptions, PPOConfig):
     def ppo(self, output_dir: Path) -> PPOConfig:
         """The trainer's part of these settings."""
         values = {field.name: getattr(self, field.name) for field in fields(PPOConfig)}
-        if self.bf16 is None and not torch.cuda.is_available():
-            values["bf16"] = compute_dtype("auto", torch.device("cpu")) == torch.bfloat16
+        device = choose_device(self.device)
+        if self.bf16 is None and device.type == "cpu":
+            values["bf16"] = compute_dtype("auto", device) == torch.bfloat16
         return PPOConfig(**values | {"output_dir": output_dir})
 
 

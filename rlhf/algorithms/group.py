@@ -9,13 +9,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback
 
 from data.console import UserError
 from data.run.progress import Bar, progress_bar
 from data.run.stage import StageFolder, StageRecord, announce, open_stage, parent_of, settings
+from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.budget import token_budget
 from rlhf.algorithms.group_config import GroupConfig
 from rlhf.algorithms.group_trainer import Account, build_trainer
@@ -65,7 +64,7 @@ class Watch(TrainerCallback):
 
 def align_in_groups(config: GroupConfig, preset: str) -> Path:
     """Run RLOO or GRPO and leave the aligned model in RUN/rlhf-rloo or RUN/rlhf-grpo; returns that folder."""
-    state = PartialState(cpu=config.cpu or not torch.cuda.is_available())
+    state = process_state(choose_device(config.device))
     config.check(state.num_processes)
     run = Alignment(config)
     account = Account(config, token_budget(config, run.sft), state.device)

@@ -83,7 +83,11 @@ class GroupConfig(BudgetOptions):
     bf16: bool | None = None
     """Autocast to bfloat16. None: where the processor has it."""
     cpu: bool = False
-    """Stay on the CPU even where there is a GPU."""
+    """The same as device "cpu"."""
+
+    def __post_init__(self) -> None:
+        if self.cpu:
+            self.device = "cpu"
 
     @property
     def steps_per_rollout(self) -> int:

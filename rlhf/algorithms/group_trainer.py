@@ -14,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from data.console import UserError
 from data.dialogue import encode_prompt
-from pretrain.train import compute_dtype
+from pretrain.machine import compute_dtype
 from rlhf.algorithms.group_config import GroupConfig
 from rlhf.algorithms.task import Alignment, Scorer
 from rlhf.ppo.prompts import Prompt, PromptOrder
@@ -90,7 +90,7 @@ class CountedReward:
             scored = self.scorer(prompt_ids, completion_ids)
         lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=scored.raw.device)
         columns = torch.stack([torch.ones_like(lengths), lengths, scored.raw, scored.scores, scored.stopped.float()])
-        count, tokens, *sums = reduce(columns.double().sum(1).float(), "sum").tolist()
+        count, tokens, *sums = reduce(columns.cpu().double().sum(1).float().to(columns.device), "sum").tolist()
         account.tokens_before, account.tokens = account.tokens, account.tokens + round(tokens)
         names = ("objective/reward_scores", "objective/scores", "objective/stopped")
         account.figures = {name: total / count for name, total in zip(names, sums, strict=True)}
@@ -166,7 +166,7 @@ class WatchedGRPO(Watched, GRPOTrainer):
 def build_trainer(run: Alignment, scorer: Scorer, account: Account, output_dir: Path) -> Any:
     """TRL's trainer of `config.algorithm` on the run's SFT model; it keeps its checkpoints in `output_dir`."""
     config = account.config
-    model = load_policy(run)
+    model = load_policy(run, account.device)
     optimizer = torch.optim.Adam(
         model.parameters(), config.learning_rate, (config.adam_beta1, config.adam_beta2), config.adam_eps
     )
@@ -190,14 +190,14 @@ def build_trainer(run: Alignment, scorer: Scorer, account: Account, output_dir: 
     return trainer
 
 
-def load_policy(run: Alignment) -> PreTrainedModel:
+def load_policy(run: Alignment, device: torch.device) -> PreTrainedModel:
     """The SFT model in float32, without dropout: TRL trains in training mode."""
     folder = run.config.run / "sft"
     config = AutoConfig.from_pretrained(folder)
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, 0.0)
-    attention = "eager" if not torch.cuda.is_available() else "sdpa"  # as everywhere: its backward is faster on a CPU
+    attention = "eager" if device.type == "cpu" else "sdpa"  # as everywhere: its backward is faster on a CPU
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=torch.float32, attn_implementation=attention
     )
@@ -236,7 +236,7 @@ def count_real_positions(model: nn.Module) -> None:
 
 def trainer_arguments(account: Account, output_dir: Path) -> dict[str, Any]:
     """Our settings by TRL's names, the same for both trainers."""
-    config, cuda = account.config, torch.cuda.is_available() and not account.config.cpu
+    config, device = account.config, account.device.type
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rows, accumulation = config.micro_batches(processes)
     # The budget ends a run; this bound on the steps is never reached, since a response has a token at least.
@@ -259,7 +259,7 @@ def trainer_arguments(account: Account, output_dir: Path) -> dict[str, Any]:
         "max_grad_norm": config.max_grad_norm,
         "gradient_checkpointing": False,
         "bf16": account.bf16,
-        "use_cpu": not cuda,
+        "use_cpu": device == "cpu",
         "seed": config.seed,
         "logging_steps": config.steps_per_rollout,
         "logging_nan_inf_filter": False,
@@ -268,6 +268,6 @@ def trainer_arguments(account: Account, output_dir: Path) -> dict[str, Any]:
         "save_total_limit": 1,
         "report_to": "none",
         "disable_tqdm": True,
-        "dataloader_pin_memory": cuda,
+        "dataloader_pin_memory": device == "cuda",
         "ddp_find_unused_parameters": False,
     }

@@ -4,12 +4,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from data.dialogue import encode_prompt
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
-from data.run.stage import StageRecord, announce, open_stage, parent_of, settings, share_cpus
+from data.run.stage import StageRecord, announce, open_stage, parent_of, settings
+from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.config import AlignConfig
 from rlhf.algorithms.task import Alignment
 from rlhf.ppo.trackers import check_trackers
@@ -52,7 +51,7 @@ class PPOAlignment(Alignment):
 def align(config: AlignConfig, preset: str) -> Path:
     """Run PPO and leave the aligned model in RUN/rlhf (RUN/rlhf-gold with the gold judge as reward)."""
     ppo = config.ppo(config.run)  # refused before anything is written, if at all
-    ppo.check(PartialState(cpu=share_cpus()).num_processes)
+    ppo.check(process_state(choose_device(config.device)).num_processes)
     check_trackers(ppo)
     run = PPOAlignment(config)
     folder = open_stage(config.folder_name, config)

@@ -16,8 +16,8 @@ from data.jsonl import read_jsonl
 from data.run.stage import check_descends, parent_corpus, read_parent
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import build_model, gpt_config, load_model
+from pretrain.machine import full_precision_matmul
 from pretrain.model import GPT
-from pretrain.sampling import plain_matmul
 from reward.gold.judge import GoldJudge
 from reward.labeller import load_score_function
 from rlhf.algorithms.config import AlignOptions
@@ -121,7 +121,7 @@ class Alignment:
 
     def judge_policy(self, lm: PreTrainedModel) -> dict[str, float]:
         """`judge` of the replies that a policy, as it is now, writes to the held-out prompts."""
-        with plain_matmul():
+        with full_precision_matmul():
             replies = self.writer.write(as_gpt(lm), draw=0)
         return self.judge(replies.texts, replies.stopped)
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from accelerate import PartialState
 from rich import box
 from rich.table import Table
 from torch import Tensor
@@ -38,10 +37,10 @@ from data.run.stage import (
     read_parent,
     read_stage,
     settings,
-    share_cpus,
 )
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
+from pretrain.machine import choose_device, process_state
 from reward.evaluate import evaluate_reward, reliability, score_rankings
 from reward.gold.judge import FREE_COPY, GoldJudge
 from reward.labeller import rank
@@ -208,12 +207,14 @@ def choose_pairs(corpus: Corpus, options: CompareOptions) -> list[Pair]:
     return pairs
 
 
-def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: list[Pair], seed: int) -> dict[str, Any]:
+def gather(
+    options: CompareOptions, records: dict[str, StageRecord], corpus: Corpus, pairs: list[Pair], device: torch.device
+) -> dict[str, Any]:
     """Have every source reply and be judged: the figures of `compare.json`."""
-    config, device = records["sft"].config, PartialState(cpu=share_cpus()).device
+    run, config = options.run, records["sft"].config
     tokenizer = Tokenizer.load(run / "sft")
     prompts = [encode_prompt(tokenizer, pair.prompt, config["prompt_length"]) for pair in pairs]
-    writer = Writer(tokenizer, prompts, config["response_length"], load_model(run / "sft", device), seed)
+    writer = Writer(tokenizer, prompts, config["response_length"], load_model(run / "sft", device), options.seed)
     judge = Judge(GoldJudge(corpus.train), RememberingRewardModel.load(run / "reward", device), pairs, prompts)
     aligned = load_model(run / "rlhf", device)
     some = min(CANDIDATE_PROMPTS, len(pairs))
@@ -252,7 +253,8 @@ def gather(run: Path, records: dict[str, StageRecord], corpus: Corpus, pairs: li
             if each.first in sources and each.second in sources
         },
         "reward_model": {
-            name: judge.reward_model_figures(replies, name, temperature, seed) for name, replies in candidates.items()
+            name: judge.reward_model_figures(replies, name, temperature, options.seed)
+            for name, replies in candidates.items()
         },
         "diversity_words": words,
         "samples": [
@@ -271,6 +273,7 @@ def compare(options: CompareOptions) -> Path:
     records = read_chain(run)
     corpus = parent_corpus(records["rlhf"])
     pairs = choose_pairs(corpus, options)
+    state = process_state(choose_device(options.device))
     folder = open_stage("compare", options)
     announce("compare", f"{len(pairs)} held-out prompts ({options.split}) of {corpus.name}")
     inherited = {name: records["sft"].config[name] for name in ("prompt_length", "response_length")}
@@ -282,11 +285,11 @@ def compare(options: CompareOptions) -> Path:
         corpus=records["rlhf"].corpus,
         seed=options.seed,
     )
-    if PartialState().is_main_process:
+    if state.is_main_process:
         result = {
             "settings": record.config | {"prompts": len(pairs), "temperature": 1.0, "candidates": CANDIDATES},
             "corpus": record.corpus,
-            **gather(run, records, corpus, pairs, options.seed),
+            **gather(options, records, corpus, pairs, state.device),
             "made": {name: _made(each) for name, each in records.items()},
             "seconds": round(folder.seconds, 2),
         }

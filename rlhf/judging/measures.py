@@ -162,5 +162,5 @@ def response_logprobs(
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum over the last dimension of values (B, T) where mask (B, T), in double precision."""
-    return values.double().masked_fill(~mask, 0.0).sum(-1)
+    """Sum over the last dimension of values (B, T) where mask (B, T), in double precision (on the CPU)."""
+    return values.cpu().double().masked_fill(~mask.cpu(), 0.0).sum(-1)

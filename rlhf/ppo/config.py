@@ -127,8 +127,10 @@ class PPOConfig:
     """Of the order of prompts, of sampling and of minibatches."""
     bf16: bool | None = None
     """Autocast to bfloat16. None: on a GPU that has it."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto: on a GPU with CUDA where there is one, else on the CPU."""
     cpu: bool = False
-    """Stay on the CPU even where there is a GPU."""
+    """The same as device "cpu"."""
     save_every: int = 0
     """Updates between saves of the training state to `output_dir`/resume. 0: never."""
     eval_every: int = 10
@@ -144,6 +146,8 @@ class PPOConfig:
     """Name of the run in wandb and trackio. None: they make one up."""
 
     def __post_init__(self) -> None:
+        if self.cpu and self.device == "auto":
+            self.device = "cpu"
         if self.report_to in (None, "none"):
             self.report_to = ()
         elif isinstance(self.report_to, str):
@@ -180,6 +184,8 @@ class PPOConfig:
             )
         if self.missing_eos_rule not in ("subtract", "replace"):
             raise UserError(f"missing_eos_rule is {self.missing_eos_rule!r}: it is subtract or replace")
+        if self.cpu and self.device != "cpu":
+            raise UserError(f"cpu is set and device is {self.device}: leave one of them out")
         if self.save_every and self.output_dir is None:
             raise UserError("save_every needs an output_dir to save to")
 

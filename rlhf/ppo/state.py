@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 VERSION = 3
 FREE_SETTINGS = {
     *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
-    *("micro_batch_size", "cpu"),
+    *("micro_batch_size", "cpu", "device"),
 }
 """Settings that a resumed run may change: they do not alter what is learned."""
 
@@ -178,7 +178,7 @@ def _random_state(trainer: "PPOTrainer") -> dict[str, Any]:
         "python": [version, list(numbers), gauss],
         "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
     }
-    if torch.cuda.is_available():
+    if trainer.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -191,5 +191,5 @@ def _restore_random(trainer: "PPOTrainer", state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and trainer.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"])

@@ -17,14 +17,12 @@ from statistics import fmean
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from data.console import UserError
-from data.run.stage import share_cpus
-from pretrain.sampling import generate, plain_matmul
-from pretrain.train import keep_freed_memory
+from pretrain.machine import OwnPrecision, choose_device, compute_dtype, full_precision_matmul, with_cpu_kernels
+from pretrain.sampling import generate
 from rlhf.ppo import losses, state
 from rlhf.ppo.adapters import add_adapter, check_peft, share_weights
 from rlhf.ppo.config import PPOConfig
@@ -101,11 +99,14 @@ class PPOTrainer:
         if isinstance(tokenizer, str | Path):
             raise UserError("tokenizer is a path: give the tokenizer itself, AutoTokenizer.from_pretrained(path)")
         self.config = config
-        self.bf16 = _use_bf16(config)
         check_trackers(config)
-        self.accelerator = Accelerator(
-            cpu=config.cpu or share_cpus(),
-            mixed_precision="bf16" if self.bf16 else "no",
+        device = choose_device(config.device)
+        self.bf16 = config.bf16
+        if self.bf16 is None:
+            self.bf16 = device.type == "cuda" and compute_dtype("auto", device) == torch.bfloat16
+        self.accelerator = OwnPrecision(
+            device,
+            self.bf16,
             log_with=[*config.report_to] or None,
             project_dir=config.output_dir,
         )
@@ -115,9 +116,6 @@ class PPOTrainer:
         if peft_config is not None:
             check_peft(peft_config)
         self.micro_rows = config.micro_rows(self.accelerator.num_processes)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-            torch.set_float32_matmul_precision("medium")  # oneDNN's kernels: faster, as exact without AMX
 
         lm = load_policy(policy)
         self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
@@ -151,7 +149,7 @@ class PPOTrainer:
             self.kl_controller = AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
 
         # Every process draws the numbers of all, so that many processes do what one would.
-        self.sampler = torch.Generator(self.device).manual_seed(config.seed)
+        self.sampler = torch.Generator().manual_seed(config.seed)
         self.shuffler = torch.Generator().manual_seed(config.seed + 1)
         self.learner = Learner(config, self.accelerator, self.policy, self.value, self.pad_id, self.shuffler)
         self.updates_done = 0
@@ -171,6 +169,7 @@ class PPOTrainer:
 
     # ---- the loop ----
 
+    @with_cpu_kernels
     def train(self, resume_from: str | Path | None = None) -> list[Metrics]:
         """Run all updates that are left, or until `stop`, and return `log_history`.
 
@@ -196,6 +195,7 @@ class PPOTrainer:
         """Let `train` return when this update is done; one process is enough. `train` again goes on."""
         self._stopping = True
 
+    @with_cpu_kernels
     def step(self) -> Metrics:
         """One update: sample, score, learn, log. Raises `Diverged` where a loss is no number or far too large."""
         config = self.config
@@ -229,6 +229,7 @@ class PPOTrainer:
 
     # ---- experience ----
 
+    @with_cpu_kernels
     def rollout(self) -> Rollout:
         """Sample a batch, this process its share of it, and compute all that the update needs."""
         config = self.config
@@ -236,12 +237,10 @@ class PPOTrainer:
         size = config.batch_size // self.accelerator.num_processes
         share = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
         prompts = self.prompt_order.take(config.batch_size)[share]
-        noise = torch.rand(
-            config.batch_size, config.response_length, dtype=torch.float64, device=self.device, generator=self.sampler
-        )
+        noise = torch.rand(config.batch_size, config.response_length, dtype=torch.float64, generator=self.sampler)
         # The whole distribution at the training temperature: no top-k, no top-p, no minimum length, or the
         # KL would be measured on another distribution than the one that was sampled.
-        with self.accelerator.autocast() if self.device.type == "cuda" else plain_matmul():
+        with self.accelerator.autocast() if self.device.type == "cuda" else full_precision_matmul():
             responses = generate(
                 self.policy.sampler(torch.bfloat16 if self.bf16 else torch.float32),
                 prompts,
@@ -372,9 +371,3 @@ class PPOTrainer:
             }
             for i in range(min(self.config.log_samples, len(prompts)))
         ]
-
-
-def _use_bf16(config: PPOConfig) -> bool:
-    if config.bf16 is not None:
-        return config.bf16
-    return not config.cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -26,6 +26,7 @@ from data.tokenizers import character_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.evaluate import evaluate_split
 from pretrain.ladder.models import LadderConfig, LayerNormModel
+from pretrain.machine import start
 from pretrain.model import GPT, GPTConfig
 from pretrain.presets import PRESETS
 from pretrain.sampling import generate, generate_without_cache
@@ -172,6 +173,7 @@ class Trained:
 def train(preset: str, **changes: Any) -> Trained:
     """Train a preset with some options changed, writing nothing."""
     config = dataclasses.replace(PRESETS[preset][1], **changes)
+    start()
     run = Pretraining(config)
     seconds = []
     while run.progress.step < config.steps:

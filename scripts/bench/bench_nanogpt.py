@@ -27,6 +27,7 @@ from bench import machine
 
 from data.corpus import load_corpus
 from pretrain.evaluate import evaluate_split, total_nats
+from pretrain.machine import start
 from pretrain.presets import PRESETS
 from pretrain.train import Pretraining
 
@@ -124,6 +125,7 @@ def saved_loss(clone: Path, checkpoint: Path, steps: int) -> float:
 def run_preset(options: FidelityOptions) -> Run:
     """Our preset, evaluated on the whole split at the same steps."""
     torch.set_num_threads(options.threads)
+    start()
     run = Pretraining(dataclasses.replace(PRESETS["nanogpt-cpu"][1], steps=options.steps, corpus="tinyshakespeare"))
     losses, milliseconds = {}, []
     while True:

@@ -44,7 +44,7 @@ from data.dialogue import encode_prompt
 from data.run.plots import plot_curves
 from data.run.stage import parent_corpus, read_parent
 from data.tokenizers import Tokenizer as OurTokenizer
-from pretrain.train import compute_dtype
+from pretrain.machine import compute_dtype
 from rlhf.algorithms.config import PRESETS
 from rlhf.algorithms.task import load_prompts
 
