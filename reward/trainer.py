@@ -9,6 +9,8 @@ are those of the plain trainer on the same pairs, at a third to a sixth of its a
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +27,98 @@ from data.run.stage import StageFolder
 from reward.rankings import Ranking
 
 
+@dataclass
+class RankingRow:
+    """One ranking as one sequence of tokens: the prompt, then each distinct completion, which sees only the prompt.
+
+    A pair compares the completions `chosen[i]` and `rejected[i]`, places in `completion_ids`.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[list[int]]
+    chosen: list[int]
+    rejected: list[int]
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> "RankingRow":
+        """Completions of the same tokens run through the model once."""
+        places: dict[tuple[int, ...], int] = {}
+        for ids in ranking.completion_ids:
+            places.setdefault(tuple(ids), len(places))
+        place = [places[tuple(ids)] for ids in ranking.completion_ids]
+        pairs = ranking.pairs()
+        return cls(
+            prompt_ids=ranking.prompt_ids,
+            completion_ids=[list(ids) for ids in places],
+            chosen=[place[better] for better, _ in pairs],
+            rejected=[place[worse] for _, worse in pairs],
+        )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt and the longest completion."""
+        return len(self.prompt_ids) + max(map(len, self.completion_ids))
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt_ids + [token for ids in self.completion_ids for token in ids]
+
+    @property
+    def segments(self) -> list[int]:
+        """0 for a token of the prompt, 1, 2, … for those of the completions."""
+        of_completions = [number for number, ids in enumerate(self.completion_ids, start=1) for _ in ids]
+        return [0] * len(self.prompt_ids) + of_completions
+
+    @property
+    def positions(self) -> list[int]:
+        """A completion's positions continue the prompt's."""
+        prompt = len(self.prompt_ids)
+        return [*range(prompt), *(prompt + place for ids in self.completion_ids for place in range(len(ids)))]
+
+    @property
+    def ends(self) -> list[int]:
+        """The place of each completion's last token."""
+        return [len(self.prompt_ids) + end - 1 for end in accumulate(map(len, self.completion_ids))]
+
+
 def ranking_dataset(rankings: Sequence[Ranking], context_length: int) -> Dataset:
-    """One row a ranking: `chosen_ids` and `rejected_ids` hold a sequence for each of its pairs.
+    """One `RankingRow` per ranking.
 
     Rankings of nothing but ties have no pair and are left out. UserError if there is no pair at all, or a
-    sequence is longer than the model's context (the trainer would drop it without a word).
+    sequence is longer than the model's context.
     """
-    rows = [
-        {
-            "chosen_ids": [ranking.sequence(better) for better, _ in pairs],
-            "rejected_ids": [ranking.sequence(worse) for _, worse in pairs],
-        }
-        for ranking in rankings
-        if (pairs := ranking.pairs())
-    ]
+    rows = [row for ranking in rankings if (row := RankingRow.of(ranking)).chosen]
     if not rows:
         raise UserError("the rankings hold no pair: every response is tied with every other")
-    longest = max(len(ids) for row in rows for ids in row["chosen_ids"] + row["rejected_ids"])
+    longest = max(row.longest for row in rows)
     if longest > context_length:
         raise UserError(
             f"a prompt and its response have {longest} tokens, the model's context is {context_length}: "
             "shorten --prompt-length or --response-length"
         )
-    return Dataset.from_list(rows)
+    return Dataset.from_list([asdict(row) for row in rows])
 
 
 class RankingCollator:
-    """Rows of `ranking_dataset` → one packed row for each ranking, R of at most T tokens.
+    """Rows of `ranking_dataset` → a batch of R sequences of at most T tokens, the shortest first, padded on the right.
 
-    A packed row is the tokens that all its sequences begin with, then the rest of each distinct sequence.
-    `input_ids`, `position_ids`, `segments` (R, T): segment 0 is the common beginning, 1, 2, … the rests, −1
-    padding (on the right; shortest row first). `ends` (N,): where the N distinct sequences end, in the
-    flattened rows. `owners` (R, T): which of the N a token belongs to, −1 where to none or to all. `chosen`,
-    `rejected` (P,): the places in `ends` that each of the P pairs compares.
+    `input_ids`, `position_ids`, `segments` (R, T), see `RankingRow`; segment −1 is padding. `ends` (N,): where the N
+    completions end, in the flattened rows. `owners` (R, T): which of the N a token belongs to, −1 where to none.
+    `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares.
     """
 
     def __init__(self, pad_id: int, width_step: int = 1) -> None:
         """Rows are padded to a multiple of `width_step` tokens: a CPU keeps a kernel for every shape it has met."""
         self.pad_id, self.width_step = pad_id, width_step
 
-    def __call__(self, rows: list[dict[str, list[list[int]]]]) -> dict[str, Tensor]:
-        packed = sorted((PackedRanking(row) for row in rows), key=lambda row: len(row.ids))
-        width = math.ceil(len(packed[-1].ids) / self.width_step) * self.width_step
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        ordered = sorted((RankingRow(**row) for row in rows), key=lambda row: len(row.segments))
+        width = math.ceil(len(ordered[-1].segments) / self.width_step) * self.width_step
         ends: list[int] = []
         chosen: list[int] = []
         rejected: list[int] = []
         owners: list[list[int]] = []
-        for number, row in enumerate(packed):
+        for number, row in enumerate(ordered):
             owners.append([segment - 1 + len(ends) if segment else -1 for segment in row.segments])
             chosen += [len(ends) + place for place in row.chosen]
             rejected += [len(ends) + place for place in row.rejected]
@@ -81,9 +128,9 @@ class RankingCollator:
             return torch.tensor([[*values, *[value] * (width - len(values))] for values in lists])
 
         return {
-            "input_ids": padded([row.ids for row in packed], self.pad_id),
-            "position_ids": padded([row.positions for row in packed], 0),
-            "segments": padded([row.segments for row in packed], -1),
+            "input_ids": padded([row.ids for row in ordered], self.pad_id),
+            "position_ids": padded([row.positions for row in ordered], 0),
+            "segments": padded([row.segments for row in ordered], -1),
             "owners": padded(owners, -1),
             "ends": torch.tensor(ends),
             "chosen": torch.tensor(chosen),
@@ -91,33 +138,10 @@ class RankingCollator:
         }
 
 
-class PackedRanking:
-    """One row of `ranking_dataset` as one sequence of tokens; see `RankingCollator`."""
-
-    def __init__(self, row: dict[str, list[list[int]]]) -> None:
-        distinct: dict[tuple[int, ...], int] = {}
-        for ids in (*row["chosen_ids"], *row["rejected_ids"]):
-            distinct.setdefault(tuple(ids), len(distinct))
-        self.chosen = [distinct[tuple(ids)] for ids in row["chosen_ids"]]
-        self.rejected = [distinct[tuple(ids)] for ids in row["rejected_ids"]]
-        # At least the last token of a sequence stands in its own segment, for there its reward is read.
-        shortest = min(map(len, distinct))
-        common = next((i for i in range(shortest - 1) if len({ids[i] for ids in distinct}) > 1), shortest - 1)
-        self.ids = list(next(iter(distinct))[:common])
-        self.positions = list(range(common))
-        self.segments = [0] * common
-        self.ends: list[int] = []
-        for segment, sequence in enumerate(distinct, start=1):
-            self.ids += sequence[common:]
-            self.positions += range(common, len(sequence))
-            self.segments += [segment] * (len(sequence) - common)
-            self.ends.append(len(self.ids) - 1)
-
-
-def packed_attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
+def segment_attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
     """(R, 1, T, T) from segments (R, T): 0 where a token may look, else the dtype's lowest number.
 
-    It may look back at the common beginning and at its own segment.
+    It may look back at the prompt and at its own segment.
     """
     query, key = segments[:, :, None], segments[:, None, :]
     length = segments.shape[1]
@@ -192,11 +216,18 @@ class RankingTrainer(RewardTrainer):
         outputs = model(
             input_ids=inputs["input_ids"][rows, :length],
             position_ids=inputs["position_ids"][rows, :length],
-            attention_mask=packed_attention_bias(segments[:, :length], torch.float32),
+            attention_mask=segment_attention_bias(segments[:, :length], torch.float32),
             output_hidden_states=True,
             use_cache=False,
         )
         return F.pad(outputs.hidden_states[-1], (0, 0, 0, segments.shape[1] - length))
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        """The rows as they are: trl would look for one chosen and one rejected sequence in each."""
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [field.name for field in fields(RankingRow)]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: the stage's record and samples say what the model is."""

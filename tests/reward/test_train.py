@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,10 @@ from reward.rankings import Ranking
 from reward.train import RewardStage, train_reward
 from reward.trainer import (
     RankingCollator,
+    RankingRow,
     RankingTrainer,
     last_checkpoint,
-    packed_attention_bias,
+    segment_attention_bias,
     ranking_dataset,
 )
 
@@ -183,7 +184,7 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
 
 
 def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Path, tmp_path: Path) -> None:
-    """Against sequences that run alone; what all of a prompt's responses begin with tells none from another."""
+    """Against sequences that run alone; the prompt's tokens belong to no response."""
     folder = base / "sft"
     tokenizer = Tokenizer.load(folder)
     rankings = some_rankings(tokenizer, 3)
@@ -203,37 +204,46 @@ def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Pat
         model.eval()
         return float(trainer.compute_loss(model, trainer.data_collator(list(trainer.train_dataset))))
 
-    def mean_score(ids: list[int], common: int) -> float:
-        hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, common:]
+    def mean_score(ids: list[int], prompt: int) -> float:
+        hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, prompt:]
         return float(model.mean_score(hidden).mean().detach())
 
     pair_losses = []
     for ranking in rankings:
         sequences = [ranking.sequence(index) for index in range(4)]
-        common = next(i for i, tokens in enumerate(zip(*sequences, strict=False)) if len(set(tokens)) > 1)
+        prompt = len(ranking.prompt_ids)
         for better, worse in ranking.pairs():
-            margin = mean_score(sequences[better], common) - mean_score(sequences[worse], common)
+            margin = mean_score(sequences[better], prompt) - mean_score(sequences[worse], prompt)
             pair_losses.append(math.log1p(math.exp(-margin)))
     with torch.no_grad():
         assert losses(0.7) - losses(0.0) == pytest.approx(0.7 * sum(pair_losses) / len(pair_losses), abs=1e-5)
 
 
-def test_a_batch_holds_each_prompt_and_each_response_once() -> None:
-    rows = [
-        {"chosen_ids": [[7, 1, 2, 3], [7, 1, 2, 3], [7, 1, 4]], "rejected_ids": [[7, 1, 4], [7, 1], [7, 1]]},
-        {"chosen_ids": [[2, 5]], "rejected_ids": [[2, 6]]},
-    ]
+def test_a_batch_holds_each_prompt_and_each_distinct_response_once() -> None:
+    def row(prompt_ids: list[int], completion_ids: list[list[int]], ranking: list[list[int]]) -> dict[str, object]:
+        texts = [str(ids) for ids in completion_ids]
+        return asdict(
+            RankingRow.of(
+                Ranking(
+                    prompt="p", completions=texts, stopped=[True] * len(texts), ranking=ranking, annotator="",
+                    policy="", seed=0, prompt_ids=prompt_ids, completion_ids=completion_ids,
+                )
+            )
+        )  # fmt: skip
+
+    # Best first: [1, 2, 3], then [1, 4] twice, then [1].
+    rows = [row([7], [[1, 4], [1, 2, 3], [1], [1, 4]], [[1], [0, 3], [2]]), row([2], [[5], [6]], [[0], [1]])]
     batch = RankingCollator(pad_id=9)(rows)
-    # The shorter row first. [7, 1] ends where the others go on: its last token has a place of its own.
-    assert batch["input_ids"].tolist() == [[2, 5, 6, 9, 9, 9, 9], [7, 1, 2, 3, 1, 4, 1]]
-    assert batch["segments"].tolist() == [[0, 1, 2, -1, -1, -1, -1], [0, 1, 1, 1, 2, 2, 3]]
-    assert batch["position_ids"].tolist() == [[0, 1, 1, 0, 0, 0, 0], [0, 1, 2, 3, 1, 2, 1]]
-    assert batch["ends"].tolist() == [1, 2, 10, 12, 13]
-    assert batch["owners"].tolist() == [[-1, 0, 1, -1, -1, -1, -1], [-1, 2, 2, 2, 3, 3, 4]]
-    assert batch["chosen"].tolist() == [0, 2, 2, 3]
-    assert batch["rejected"].tolist() == [1, 3, 4, 4]
-    allowed = packed_attention_bias(batch["segments"], torch.float32)[1, 0] == 0
-    assert allowed[5].tolist() == [True, False, False, False, True, True, False]
+    # The shorter row first.
+    assert batch["input_ids"].tolist() == [[2, 5, 6, 9, 9, 9, 9], [7, 1, 4, 1, 2, 3, 1]]
+    assert batch["segments"].tolist() == [[0, 1, 2, -1, -1, -1, -1], [0, 1, 1, 2, 2, 2, 3]]
+    assert batch["position_ids"].tolist() == [[0, 1, 1, 0, 0, 0, 0], [0, 1, 2, 1, 2, 3, 1]]
+    assert batch["ends"].tolist() == [1, 2, 9, 12, 13]
+    assert batch["owners"].tolist() == [[-1, 0, 1, -1, -1, -1, -1], [-1, 2, 2, 3, 3, 3, 4]]
+    assert batch["chosen"].tolist() == [0, 3, 3, 3, 2, 2]
+    assert batch["rejected"].tolist() == [1, 2, 2, 4, 4, 4]
+    allowed = segment_attention_bias(batch["segments"], torch.float32)[1, 0] == 0
+    assert allowed[4].tolist() == [True, False, False, True, True, False, False]
 
 
 def test_nothing_is_dropped_in_silence(base: Path) -> None:
@@ -241,7 +251,7 @@ def test_nothing_is_dropped_in_silence(base: Path) -> None:
     rankings = some_rankings(tokenizer, 6)
     longest = max(len(r.sequence(i)) for r in rankings for i in range(4))
     dataset = ranking_dataset(rankings, longest)
-    assert sum(len(row["chosen_ids"]) for row in dataset) == sum(len(r.pairs()) for r in rankings)
+    assert sum(len(row["chosen"]) for row in dataset) == sum(len(r.pairs()) for r in rankings)
     with pytest.raises(UserError, match="shorten --prompt-length"):
         ranking_dataset(rankings, longest - 1)
 
