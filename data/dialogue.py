@@ -74,13 +74,20 @@ def heldout_pairs(validation_text: str, seed: int = 0) -> HeldOut:
     return HeldOut(dev=pairs[n_test:], test=pairs[:n_test])
 
 
+class Completion(NamedTuple):
+    """A completion's token ids, `<|endoftext|>` the last, and whether its text was cut to fit."""
+
+    ids: list[int]
+    cut: bool
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: str, prompt_length: int) -> list[int]:
     """At most `prompt_length` token ids; a longer prompt loses its beginning, so the reply's cue stays."""
     ids = tokenizer.encode(prompt)
     return ids[max(0, len(ids) - prompt_length) :]
 
 
-def encode_completion(tokenizer: Tokenizer, completion: str, response_length: int) -> list[int] | None:
+def encode_completion(tokenizer: Tokenizer, completion: str, response_length: int) -> Completion | None:
     """Token ids and `<|endoftext|>`, at most `response_length` together.
 
     A longer completion is cut at the last end of a sentence that fits: cut elsewhere, or left without its
@@ -88,11 +95,11 @@ def encode_completion(tokenizer: Tokenizer, completion: str, response_length: in
     """
     ids = tokenizer.encode(completion)
     if len(ids) < response_length:
-        return [*ids, tokenizer.eos_id]
+        return Completion([*ids, tokenizer.eos_id], cut=False)
     for end in reversed([match.end() for match in _SENTENCE_END.finditer(completion)]):
         ids = tokenizer.encode(completion[:end])
         if len(ids) < response_length:
-            return [*ids, tokenizer.eos_id]
+            return Completion([*ids, tokenizer.eos_id], cut=completion[end:].strip() != "")
     return None
 
 

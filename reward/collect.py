@@ -7,12 +7,15 @@ however many processes share the work.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from data.console import UserError
 from data.dialogue import Pair, encode_completion, encode_prompt
+from data.jsonl import read_jsonl
 from data.run.progress import progress_bar
 from data.tokenizers import Tokenizer
 from pretrain.machine import one_thread_each
@@ -44,6 +47,23 @@ class Labeller:
     """The score of the play's own replies, where `score` would hold against them that they are the play's."""
 
 
+def read_prompts(path: Path, seed: int) -> tuple[list[str], list[str]]:
+    """(training, held out): the distinct prompts of a JSONL file of {"prompt"}, every tenth of a seeded order held out.
+
+    UserError for a broken line, an empty prompt, or fewer than two different prompts.
+    """
+    rows = read_jsonl(path, {"prompt": str})
+    for number, row in enumerate(rows, start=1):
+        if not row["prompt"].strip():
+            raise UserError(f'{path}, prompt {number}: "prompt" is empty; fill or remove it')
+    prompts = sorted({row["prompt"] for row in rows})
+    if len(prompts) < 2:
+        raise UserError(f"{path}: needs at least two different prompts, one of them is held out")
+    random.Random(seed).shuffle(prompts)
+    held_out = max(1, len(prompts) // 10)
+    return prompts[held_out:], prompts[:held_out]
+
+
 def choose_prompts(pairs: Sequence[Pair], count: int, seed: int, excluded: frozenset[str]) -> list[Pair]:
     """At most `count` pairs in a seeded order, each prompt once and none of `excluded`."""
     first: dict[str, Pair] = {}
@@ -66,8 +86,9 @@ def collect_rankings(
 ) -> list[Ranking]:
     """One ranking of `sampling.responses` responses for every prompt, in the order of `pairs`.
 
-    With `include_play` the play's own reply (cut at a sentence's end to what fits) is one more candidate,
-    the last. Under `accelerate launch` the processes share the work and all return everything.
+    With `include_play` the play's own reply, a pair's completion if it has one (cut at a sentence's end to what
+    fits), is one more candidate, the last. Under `accelerate launch` the processes share the work and all return
+    everything.
     """
     state = PartialState()
     prompts = [encode_prompt(tokenizer, pair.prompt, sampling.prompt_length) for pair in pairs]
@@ -90,21 +111,23 @@ def collect_rankings(
         for place, index in enumerate(batches[number]):
             responses = drawn[place * sampling.responses : (place + 1) * sampling.responses]
             prompt = pairs[index].prompt
-            scored = [(ids, labeller.score(prompt, tokenizer.decode(ids))) for ids in responses]
-            reply = encode_completion(tokenizer, pairs[index].completion, sampling.response_length)
-            if include_play and reply:
-                scored.append((reply, (labeller.play_score or labeller.score)(prompt, tokenizer.decode(reply))))
-            texts, scores = [tokenizer.decode(ids) for ids, _ in scored], [score for _, score in scored]
+            texts = [tokenizer.decode(ids) for ids in responses]
+            scores = [labeller.score(prompt, text) for text in texts]
+            own = pairs[index].completion if include_play else ""
+            if own and (reply := encode_completion(tokenizer, own, sampling.response_length)):
+                responses.append(reply.ids)
+                texts.append(tokenizer.decode(reply.ids))
+                scores.append((labeller.play_score or labeller.score)(prompt, texts[-1]))
             ranking = Ranking(
                 prompt=prompt,
                 completions=texts,
-                stopped=[ids[-1] == tokenizer.eos_id for ids, _ in scored],
+                stopped=[ids[-1] == tokenizer.eos_id for ids in responses],
                 ranking=rank(scores, labeller.temperature, random.Random(f"{sampling.seed} {index}"), texts),
                 annotator=labeller.annotator,
                 policy=policy_name,
                 seed=sampling.seed,
                 prompt_ids=prompts[index],
-                completion_ids=[ids for ids, _ in scored],
+                completion_ids=responses,
                 scores=scores,
             )
             ranked.append((index, ranking))

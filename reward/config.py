@@ -1,6 +1,7 @@
 """What a reward run is made of, and the presets."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from data.console import UserError
@@ -11,14 +12,16 @@ from data.run.stage import StageOptions, StageRecord
 class RewardModelConfig(StageOptions):
     """Sample responses from the SFT model, rank them, train the reward model on the rankings."""
 
+    prompts: Path | None = None
+    """Your own prompts, JSONL of {"prompt"}, a tenth of them held out; default: the dialogue of the run's corpus."""
     n_prompts: int = 4200
-    """Prompts of the training text that are ranked, at most as many as it has."""
+    """Prompts whose responses are ranked, at most as many as there are."""
     n_heldout: int = 360
-    """Held-out prompts (dev) that the reward model is judged on, at most as many as there are."""
+    """Held-out prompts that the reward model is judged on, at most as many as there are."""
     responses: int = 4
     """Responses sampled for each prompt (K of InstructGPT)."""
     include_play: bool = False
-    """Rank the play's own reply as one more candidate."""
+    """Rank the play's own reply as one more candidate; prompts of your own have none."""
     temperature: float = 1.0
     """Sampling temperature of the responses."""
     prompt_length: int | None = None

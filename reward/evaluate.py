@@ -76,8 +76,9 @@ def evaluate_reward(
         ]
         figures["accuracy_vs_gold"] = sum(agreed) / len(agreed) if agreed else None
         gold = [score for r, _ in scored for score in r.scores or []]
-        rho = spearmanr(torch.cat([s for _, s in scored]).tolist(), gold).statistic
-        figures["spearman"] = None if math.isnan(rho) else float(rho)
+        given = torch.cat([s for _, s in scored]).tolist()
+        if len(set(gold)) > 1 and len(set(given)) > 1:
+            figures["spearman"] = float(spearmanr(given, gold).statistic)
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
 
 

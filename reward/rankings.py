@@ -9,12 +9,12 @@ another way than the model wrote it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.console import UserError
-from data.dialogue import encode_prompt
+from data.dialogue import Completion, encode_completion, encode_prompt
 from data.jsonl import read_jsonl, write_jsonl
 from data.tokenizers import Tokenizer
 from reward.labeller import ranking_to_pairs
@@ -55,6 +55,16 @@ class Ranking:
         return {name: value for name, value in values.items() if value is not None}
 
 
+class ReadRankings(NamedTuple):
+    """Rankings made elsewhere, and what did not fit."""
+
+    rankings: list[Ranking]
+    cut: int
+    """How many replies were cut to `response_length` tokens."""
+    dropped: int
+    """How many replies were left out, since not even their first sentence fits."""
+
+
 def write_rankings(path: Path, rankings: Iterable[Ranking], with_ids: bool = False) -> None:
     write_jsonl(path, (ranking.to_json(with_ids) for ranking in rankings))
 
@@ -76,21 +86,50 @@ def read_collected(path: Path) -> list[Ranking]:
     return [Ranking(**row) for row in read_jsonl(path, {"prompt_ids": list[int], "completion_ids": list})]
 
 
-def read_rankings(path: str | Path, tokenizer: Tokenizer, prompt_length: int, response_length: int) -> list[Ranking]:
+def read_rankings(path: str | Path, tokenizer: Tokenizer, prompt_length: int, response_length: int) -> ReadRankings:
     """Rankings from a file that people or other programs wrote.
 
     Required: prompt, completions, ranking. `stopped` defaults to true for all, `annotator` to the file's
     name. Prompt and completion are tokenised apart; a prompt loses its beginning beyond `prompt_length`
-    tokens. UserError, with file and line, for a broken line, a ranking that is no permutation of its
-    completions, fewer than two completions, or a completion longer than `response_length` tokens with its
-    end: a reward model that sees less than the person saw would learn from a wrong label.
+    tokens. A completion beyond `response_length` tokens, its end included, is cut at the end of a sentence, as
+    fine-tuning cuts; one that did not stop is cut at that many tokens, as a sample is. Where no sentence fits,
+    the completion is left out, and a ranking that keeps fewer than two with it. UserError, with file and line,
+    for a broken line, a ranking that is no permutation of its completions, or fewer than two completions.
     """
     rows = read_jsonl(path, {"prompt": str, "completions": list[str], "ranking": list[list[int]]})
-    lines = _line_numbers(path)
-    return [
-        _checked(row, f"{path}, line {line}", Path(path).name, tokenizer, prompt_length, response_length)
-        for row, line in zip(rows, lines, strict=True)
-    ]
+    rankings: list[Ranking] = []
+    cut = dropped = 0
+    for row, line in zip(rows, _line_numbers(path), strict=True):
+        _check(row, f"{path}, line {line}")
+        stopped = row.get("stopped", [True] * len(row["completions"]))
+        encoded = [
+            _encode(tokenizer, text, stop, response_length)
+            for text, stop in zip(row["completions"], stopped, strict=True)
+        ]
+        kept = {index: completion for index, completion in enumerate(encoded) if completion is not None}
+        cut += sum(completion.cut for completion in kept.values())
+        dropped += len(encoded) - len(kept)
+        if len(kept) < 2:
+            continue
+        place = {index: number for number, index in enumerate(kept)}
+        groups = [[place[index] for index in group if index in place] for group in row["ranking"]]
+        rankings.append(
+            Ranking(
+                prompt=row["prompt"],
+                completions=[
+                    tokenizer.decode(completion.ids) if completion.cut else row["completions"][index]
+                    for index, completion in kept.items()
+                ],
+                stopped=[stopped[index] for index in kept],
+                ranking=[group for group in groups if group],
+                annotator=str(row.get("annotator", Path(path).name)),
+                policy=str(row.get("policy", "unknown")),
+                seed=row.get("seed", 0),
+                prompt_ids=encode_prompt(tokenizer, row["prompt"], prompt_length),
+                completion_ids=[completion.ids for completion in kept.values()],
+            )
+        )
+    return ReadRankings(rankings, cut, dropped)
 
 
 def split_by_prompt(
@@ -109,9 +148,8 @@ def split_by_prompt(
     return training, heldout
 
 
-def _checked(
-    row: dict[str, Any], where: str, name: str, tokenizer: Tokenizer, prompt_length: int, response_length: int
-) -> Ranking:
+def _check(row: dict[str, Any], where: str) -> None:
+    """A row is a ranking of its completions (UserError)."""
     completions = row["completions"]
     if len(completions) < 2:
         raise UserError(f"{where}: a ranking needs at least 2 completions, not {len(completions)}")
@@ -120,33 +158,23 @@ def _checked(
     stopped = row.get("stopped", [True] * len(completions))
     if not (isinstance(stopped, list) and len(stopped) == len(completions) and {*map(type, stopped)} == {bool}):
         raise UserError(f'{where}: "stopped" must hold true or false for each of the {len(completions)} completions')
-    seed = row.get("seed", 0)
-    if not isinstance(seed, int):
+    if not isinstance(row.get("seed", 0), int):
         raise UserError(f'{where}: "seed" must be an integer')
-    ends = [[tokenizer.eos_id] if stop else [] for stop in stopped]
-    ids = [tokenizer.encode(text) + end for text, end in zip(completions, ends, strict=True)]
-    for index, tokens in enumerate(ids):
-        if not 0 < len(tokens) <= response_length:
-            raise UserError(
-                f"{where}: completion {index} has {len(tokens)} tokens, its end included; "
-                f"1 to response_length {response_length} fit: raise --response-length or remove it"
-            )
-    ranking = Ranking(
-        prompt=row["prompt"],
-        completions=completions,
-        stopped=stopped,
-        ranking=row["ranking"],
-        annotator=str(row.get("annotator", name)),
-        policy=str(row.get("policy", "unknown")),
-        seed=seed,
-        prompt_ids=encode_prompt(tokenizer, row["prompt"], prompt_length),
-        completion_ids=ids,
-    )
+    for index, (text, stop) in enumerate(zip(completions, stopped, strict=True)):
+        if not (text or stop):
+            raise UserError(f"{where}: completion {index} is empty and did not stop, so it has no token: remove it")
     try:
-        ranking.pairs()
+        ranking_to_pairs(row["prompt"], completions, row["ranking"])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return replace(ranking, ranking=[group for group in ranking.ranking if group])
+
+
+def _encode(tokenizer: Tokenizer, text: str, stopped: bool, response_length: int) -> Completion | None:
+    """A completion as token ids, at most `response_length`; None where not even its first sentence fits."""
+    if stopped:
+        return encode_completion(tokenizer, text, response_length)
+    ids = tokenizer.encode(text)
+    return Completion(ids[:response_length], cut=len(ids) > response_length)
 
 
 def _line_numbers(path: str | Path) -> list[int]:

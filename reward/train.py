@@ -32,7 +32,7 @@ from data.run.stage import (
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
-from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings
+from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
 from reward.config import RewardModelConfig
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
 from reward.gold.judge import GoldJudge
@@ -58,7 +58,7 @@ class Rankings:
 
     training: list[Ranking]
     heldout: list[Ranking]
-    """Prompts of the validation text (dev), or a tenth of the prompts of the user's own rankings."""
+    """Held-out prompts, of the validation text (dev) or the user's file, or a tenth of those of the user's rankings."""
     samples: list[Ranking]
     """SFT samples on held-out prompts: the scale of the scores."""
 
@@ -90,7 +90,13 @@ class RewardStage:
             temperature=config.label_temperature,
             play_score=self._score_of_play if config.score == "gold" else None,
         )
-        self.own = [ranking for path in config.rankings for ranking in self._read(path)]
+        self.training, self.dev = self._choose_prompts()
+        self.own_training, self.own_heldout = self._read_rankings()
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the user's own rankings take the place of scored ones."""
+        return bool(self.config.rankings) and self.config.rankings_use == "replace"
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -101,10 +107,14 @@ class RewardStage:
 
     def describe(self) -> str:
         config, (prompt, response) = self.config, self.lengths
-        play = " and the play's own" if config.include_play else ""
-        source = f"{config.responses} responses{play} to {config.n_prompts} prompts, ranked by {config.score}"
-        if self.own:
-            own = f"{len(self.own)} rankings of your own"
+        play = " and the play's own" if config.include_play and config.prompts is None else ""
+        prompts = f"{len(self.training)} prompts" + (f" of {config.prompts}" if config.prompts else "")
+        source = f"{config.responses} responses{play} to {prompts}, ranked by {config.score}"
+        if config.rankings:
+            own = (
+                f"{len(self.own_training) + len(self.own_heldout)} rankings of your own "
+                f"({self.replies_cut} replies cut, {self.replies_dropped} left out)"
+            )
             source = own if config.rankings_use == "replace" else f"{source}, and {own}"
         return (
             f"{source} · {self.corpus.name} · prompts {prompt} + responses {response} tokens (as sft) · "
@@ -115,15 +125,9 @@ class RewardStage:
         """Sample and rank, or read what an earlier process collected."""
         config = self.config
         kept = folder.resume_path / "collected"
-        heldout_prompts = frozenset(pair.prompt for pair in (*self.heldout.dev, *self.heldout.test))
-        replaced = bool(self.own) and config.rankings_use == "replace"
         if not (folder.resuming and (kept / "training.jsonl").exists()):
-            wanted = (
-                []
-                if replaced
-                else choose_prompts(dialogue_pairs(self.corpus.train), config.n_prompts, config.seed, heldout_prompts)
-            )
-            dev = self.sample(self.heldout.dev[: config.n_heldout], config.seed + 1)
+            dev = self.sample(self.dev, config.seed + 1)
+            wanted = [] if self.replaced else self.training
             training = self.sample(wanted, config.seed + 2, include_play=config.include_play)
             if self.state.is_main_process:
                 kept.mkdir(parents=True, exist_ok=True)
@@ -133,16 +137,10 @@ class RewardStage:
         else:
             dev = read_collected(kept / "dev.jsonl")
             training = read_collected(kept / "training.jsonl")
-        own_training, own_heldout = split_by_prompt(self.own, heldout_prompts)
-        if replaced:
-            found = Rankings(own_training, own_heldout, dev)
+        if self.replaced:
+            found = Rankings(self.own_training, self.own_heldout, dev)
         else:
-            found = Rankings(training + own_training, dev + own_heldout if own_heldout else dev, dev)
-        if not found.training or not found.heldout:
-            raise UserError(
-                f"{len(self.own)} rankings leave nothing to train on or nothing to judge by: "
-                "give rankings of at least 10 prompts, or --rankings-use mix"
-            )
+            found = Rankings(training + self.own_training, dev + self.own_heldout if self.own_heldout else dev, dev)
         if self.state.is_main_process:
             write_rankings(folder.path / "rankings.jsonl", found.training)
             write_pairs(folder.path / "pairs.jsonl", found.training)
@@ -198,16 +196,18 @@ class RewardStage:
         )
         self._write_figures(folder, model, rankings.heldout, scores)
         terms = [self.gold.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
-        play = [self._encoded_reply(pair) for pair in self.heldout.dev[: config.n_heldout]]
+        play = [reply for pair in self.dev if (reply := self._encoded_reply(pair))]
         figures |= {
             "prompts": len({r.prompt for r in rankings.training}),
             "completions": sum(len(r.completions) for r in rankings.training),
             "pairs": sum(len(r.pairs()) for r in rankings.training),
+            "replies_cut": self.replies_cut,
+            "replies_dropped": self.replies_dropped,
             "heldout_rankings": figures.pop("rankings"),
             "heldout_pairs": figures.pop("pairs"),
             "reward_mean": model.mean,
             "reward_std": model.std,
-            "play_score": round(model.score([reply for reply in play if reply]).mean().item(), 5),
+            "play_score": round(model.score(play).mean().item(), 5) if play else None,
             "stopped": round(fmean(stop for r in rankings.samples for stop in r.stopped), 5),
             "gold": {name: round(fmean(term[name] for term in terms), 5) for name in terms[0]}
             | {"score": round(fmean(self.gold.score(term) for term in terms), 5)},
@@ -284,13 +284,43 @@ class RewardStage:
         """The gold judge's score without its gate against copying: the play's reply *is* in the training text."""
         return self.gold.score(self.gold.terms(prompt, reply) | {"originality": 1.0})
 
-    def _read(self, path: str) -> list[Ranking]:
-        return read_rankings(path, self.tokenizer, *self.lengths)
+    def _choose_prompts(self) -> tuple[list[Pair], list[Pair]]:
+        """(training, held out): of the user's file, without replies, or of the corpus's dialogue."""
+        config = self.config
+        if config.prompts is None:
+            pairs, dev = dialogue_pairs(self.corpus.train), self.heldout.dev
+            if not pairs or not dev:
+                raise UserError(
+                    f"corpus '{self.corpus.name}' has no dialogue in its training or its validation split: "
+                    "give prompts with --prompts FILE.jsonl"
+                )
+        else:
+            pairs, dev = ([Pair(prompt, "") for prompt in part] for part in read_prompts(config.prompts, config.seed))
+        kept_out = frozenset(pair.prompt for pair in (*self.heldout.dev, *self.heldout.test))
+        training = choose_prompts(pairs, config.n_prompts, config.seed, kept_out)
+        if not training:
+            raise UserError(f"{config.prompts}: all prompts are held out, for the comparison of the stages: add others")
+        return training, dev[: config.n_heldout]
+
+    def _read_rankings(self) -> tuple[list[Ranking], list[Ranking]]:
+        """(training, held out) of the user's own rankings; their replies that were cut or left out are counted."""
+        read = [read_rankings(path, self.tokenizer, *self.lengths) for path in self.config.rankings]
+        self.replies_cut, self.replies_dropped = sum(file.cut for file in read), sum(file.dropped for file in read)
+        kept_out = frozenset(pair.prompt for pair in (*self.dev, *self.heldout.dev, *self.heldout.test))
+        own = [ranking for file in read for ranking in file.rankings]
+        training, held_out = split_by_prompt(own, kept_out)
+        if self.replaced and not (training and held_out):
+            raise UserError(
+                f"{len(own)} rankings leave nothing to train on or nothing to judge by "
+                f"({self.replies_dropped} replies were too long): give rankings of at least 10 prompts, or "
+                "--rankings-use mix"
+            )
+        return training, held_out
 
     def _encoded_reply(self, pair: Pair) -> tuple[list[int], list[int]] | None:
         prompt, response = self.lengths
-        reply = encode_completion(self.tokenizer, pair.completion, response)
-        return (encode_prompt(self.tokenizer, pair.prompt, prompt), reply) if reply else None
+        reply = encode_completion(self.tokenizer, pair.completion, response) if pair.completion else None
+        return (encode_prompt(self.tokenizer, pair.prompt, prompt), reply.ids) if reply else None
 
 
 def train_reward(config: RewardModelConfig, preset: str) -> Path:

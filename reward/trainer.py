@@ -227,7 +227,7 @@ class RankingTrainer(RewardTrainer):
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [field.name for field in fields(RankingRow)]
+        self._signature_columns: Any = [field.name for field in fields(RankingRow)]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: the stage's record and samples say what the model is."""

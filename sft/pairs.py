@@ -98,8 +98,8 @@ def encode_pairs(
         if completion is None or len(pair.completion.split()) < config.min_words:
             dropped += 1
             continue
-        examples.append(Example(encode_prompt(tokenizer, pair.prompt, config.prompt_length), completion))
-        cut += tokenizer.decode(completion) != pair.completion
+        examples.append(Example(encode_prompt(tokenizer, pair.prompt, config.prompt_length), completion.ids))
+        cut += completion.cut
     return Examples(examples, cut, dropped)
 
 

@@ -104,7 +104,7 @@ class Writer:
         for pair in pairs:
             fitting = encode_completion(self.tokenizer, pair.completion, self.response_length)
             stopped.append(fitting is not None)
-            ids.append(fitting or self.tokenizer.encode(pair.completion)[: self.response_length])
+            ids.append(fitting.ids if fitting else self.tokenizer.encode(pair.completion)[: self.response_length])
         return Replies([self.tokenizer.decode(reply) for reply in ids], ids, stopped)
 
     def kl(self, model: GPT, ids: Sequence[Sequence[int]], temperature: float = 1.0) -> float:

@@ -135,11 +135,11 @@ def test_a_long_prompt_loses_its_beginning():
 def test_a_long_completion_is_cut_at_a_sentence_and_ends(length, kept):
     completion = "One. “Two?” Three 3.5 ends"
     tokenizer = character_tokenizer(completion)
-    ids = encode_completion(tokenizer, completion, length)
+    encoded = encode_completion(tokenizer, completion, length)
     if kept is None:
-        assert ids is None
+        assert encoded is None
     else:
-        assert ids == [*tokenizer.encode(kept), tokenizer.eos_id]
+        assert encoded == ([*tokenizer.encode(kept), tokenizer.eos_id], kept != completion)
 
 
 def test_completions_of_a_trained_tokenizer_fit_and_end():
@@ -147,8 +147,10 @@ def test_completions_of_a_trained_tokenizer_fit_and_end():
     tokenizer = bpe_tokenizer(text, 300)
     long = " ".join(pair.completion for pair in dialogue_pairs(text))
     for length in (8, 64, 200):
-        ids = encode_completion(tokenizer, long, length)
-        assert ids is not None
+        encoded = encode_completion(tokenizer, long, length)
+        assert encoded is not None
+        ids = encoded.ids
+        assert encoded.cut
         assert len(ids) <= length
         assert ids[-1] == tokenizer.eos_id
         assert ids.count(tokenizer.eos_id) == 1

@@ -1,14 +1,17 @@
 """Collecting responses: what is sampled, in which order, and ranked by whom."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from data.console import UserError
 from data.dialogue import Pair
 from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.model import GPT, GPTConfig
-from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings
+from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
 
 TEXT = "ANNE:\nGood morrow to you, sir.\n\nBEN:\nAnd to you.\n"
 PAIRS = [Pair(f"ANNE:\n{'Good ' * n}\n\nBEN:\n", "And to you. Good sir" + "." * n) for n in (5, 1, 3, 2, 4)]
@@ -63,6 +66,39 @@ def test_the_plays_own_reply_is_the_last_candidate(policy: GPT, tokenizer: Token
         # Cut at the end of the sentence that fits 12 tokens, its end token included.
         assert ranking.completions[3:] == ["And to you."]
         assert ranking.stopped[3]
+
+
+def test_a_prompt_without_an_own_reply_has_no_such_candidate(policy: GPT, tokenizer: Tokenizer) -> None:
+    prompts = [Pair("ANNE:\n", "")]
+    [ranking] = collect_rankings(policy, tokenizer, prompts, SAMPLING, EXACT, "sft", include_play=True)
+    assert len(ranking.completions) == 3
+
+
+def test_a_tenth_of_the_users_prompts_is_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"P{i % 30}:\n"}) + "\n" for i in range(40)), "utf-8")
+    training, held_out = read_prompts(path, seed=1)
+    assert (len(training), len(held_out)) == (27, 3)
+    assert {*training, *held_out} == {f"P{i}:\n" for i in range(30)}
+    assert read_prompts(path, seed=1) == (training, held_out) != read_prompts(path, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("second_line", "message"),
+    [
+        ('{"prompt": ', "line 2: not valid JSON"),
+        ('{"text": "B:\\n"}', 'line 2: the key "prompt" is missing'),
+        ('{"prompt": 3}', 'line 2: "prompt" must be a string'),
+        ('{"prompt": " \\n"}', 'prompt 2: "prompt" is empty'),
+        ('{"prompt": "A:\\n"}', "at least two different prompts"),
+    ],
+)
+def test_a_broken_file_of_prompts(tmp_path: Path, second_line: str, message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "A:\\n"}\n' + second_line + "\n", "utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        read_prompts(path, seed=1)
+    assert str(path) in str(caught.value)
 
 
 def test_prompts_are_chosen_once_each_and_none_that_is_excluded() -> None:

@@ -62,7 +62,7 @@ def test_the_public_file_has_the_documented_keys_and_reads_back(tmp_path: Path, 
         "seed",
         "scores",
     }
-    [read] = read_rankings(path, tokenizer, 64, 64)
+    [read] = read_rankings(path, tokenizer, 64, 64).rankings
     assert read.pairs() == make().pairs() == [(2, 0), (2, 1), (0, 1)]
     assert [tokenizer.decode(ids) for ids in read.completion_ids] == read.completions
     # Only what stopped by itself ends with the end token.
@@ -72,11 +72,42 @@ def test_the_public_file_has_the_documented_keys_and_reads_back(tmp_path: Path, 
 def test_stopped_is_true_where_nothing_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "people.jsonl"
     path.write_text(json.dumps(line()) + "\n", "utf-8")
-    [read] = read_rankings(path, tokenizer, 3, 64)
+    [read] = read_rankings(path, tokenizer, 3, 64).rankings
     assert all(ids[-1] == tokenizer.eos_id for ids in read.completion_ids)
     assert tokenizer.decode(read.prompt_ids) == "E:\n"  # a long prompt loses its beginning
     assert read.annotator == "people.jsonl"
     assert read.sequence(1) == read.prompt_ids + read.completion_ids[1]
+
+
+def test_a_reply_a_token_too_long_is_cut_as_fine_tuning_cuts_and_counted(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "people.jsonl"
+    exact, long = "And you.", "And you. Good sir."  # 8 and 18 characters, a token each, and an end
+    completions, ranking = [long, exact, "so", "Good morrow so morrow"], [[1], [2], [3], [0]]
+    rows = [line(completions=completions, ranking=ranking), line(completions=["so", "Good " * 9])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert read_rankings(path, tokenizer, 64, 64)[1:] == (0, 0)
+    read = read_rankings(path, tokenizer, 64, len(long))
+    # No sentence of the fourth ends in time, nor one of the second row's, which has no pair left.
+    assert (read.cut, read.dropped) == (1, 2)
+    [kept] = read.rankings
+    assert kept.completions == [exact, exact, "so"]
+    assert kept.completion_ids[0] == kept.completion_ids[1] == [*tokenizer.encode(exact), tokenizer.eos_id]
+    assert kept.ranking == [[1], [2], [0]]
+    assert kept.pairs() == [(1, 2), (2, 0)]  # none of what has become one and the same
+    whole = read_rankings(path, tokenizer, 64, len(long) + 1)
+    assert whole.rankings[0].completions[0] == long
+    assert whole.cut == 0
+
+
+def test_a_reply_that_did_not_stop_is_cut_like_a_sample(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "people.jsonl"
+    row = line(completions=["so.", "And you. Good sir"], stopped=[True, False])
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    [kept], cut, dropped = read_rankings(path, tokenizer, 64, 10)
+    assert (cut, dropped) == (1, 0)
+    assert kept.completions[1] == "And you. G"
+    assert kept.completion_ids[1] == tokenizer.encode("And you. G")
+    assert kept.stopped == [True, False]
 
 
 def test_pairs_hold_the_text_of_every_pair(tmp_path: Path) -> None:
@@ -101,8 +132,7 @@ def test_pairs_hold_the_text_of_every_pair(tmp_path: Path) -> None:
         ({"stopped": [True]}, '"stopped" must hold'),
         ({"stopped": [1, 0]}, '"stopped" must hold'),
         ({"seed": "one"}, '"seed" must be'),
-        ({"completions": ["so.", "s" * 64]}, "raise --response-length"),
-        ({"completions": ["so.", ""], "stopped": [True, False]}, "has 0 tokens"),
+        ({"completions": ["so.", ""], "stopped": [True, False]}, "has no token"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, tokenizer: Tokenizer, changes: dict[str, object], message: str) -> None:

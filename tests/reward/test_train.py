@@ -33,8 +33,8 @@ from reward.trainer import (
     RankingRow,
     RankingTrainer,
     last_checkpoint,
-    segment_attention_bias,
     ranking_dataset,
+    segment_attention_bias,
 )
 
 WORDS = [
@@ -506,6 +506,7 @@ def test_peoples_rankings(run: Path, use: str) -> None:
         {"prompt": p.prompt, "completions": ["Well.", "What?", "Nay."], "ranking": [[1], [0, 2]], "annotator": "me"}
         for p in pairs
     ]
+    rows[0]["completions"] = ["Well.", "What? " * 40, "king " * 60]  # too long: cut, and left out
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     folder = train_reward(config(run, rankings=(str(path),), rankings_use=use), "smoke")
     results = read_stage(folder).results
@@ -515,6 +516,7 @@ def test_peoples_rankings(run: Path, use: str) -> None:
     assert annotators.count("me") == len(pairs) - sum(
         json.loads(line)["annotator"] == "me" for line in (folder / "heldout.jsonl").read_text().splitlines()
     )
+    assert (results["replies_cut"], results["replies_dropped"]) == (1, 1)
     if use == "replace":
         assert set(annotators) == {"me"}
         assert results["prompts"] == prompts - held
@@ -522,6 +524,29 @@ def test_peoples_rankings(run: Path, use: str) -> None:
     else:
         assert annotators.count("gold") == 20
         assert results["accuracy_ceiling"] is not None
+
+
+def test_prompts_of_ones_own_are_ranked(run: Path) -> None:
+    corpus = load_corpus(str(read_stage(run / "sft").corpus["spec"]))
+    test_prompt = heldout_pairs(corpus.validation).test[0].prompt
+    mine = [f"GUEST {number}:\nWhat news?\n\nHOST:\n" for number in range(30)]
+    path = run / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in [*mine, test_prompt]), "utf-8")
+    folder = train_reward(config(run, prompts=path, n_prompts=100, include_play=True), "smoke")
+
+    def lines(name: str) -> list[dict]:  # type: ignore[type-arg]
+        return [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
+
+    training, judged = ([row["prompt"] for row in lines(name)] for name in ("rankings.jsonl", "heldout.jsonl"))
+    assert len(judged) == 3
+    assert sorted([*training, *judged]) == sorted(mine)  # the test split's own is not learned from
+    assert all(len(row["completions"]) == 4 for row in lines("rankings.jsonl"))  # no reply of the play's
+    record = read_stage(folder)
+    assert record.results["play_score"] is None
+    assert record.config["prompts"] == str(path)
+    with pytest.raises(UserError, match=r"prompts\.jsonl"):
+        train_reward(config(run, prompts=run / "none" / "prompts.jsonl", overwrite=True), "smoke")
+    assert read_stage(folder).weights_sha256 == record.weights_sha256
 
 
 def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
@@ -553,6 +578,7 @@ def test_too_few_rankings_are_refused(run: Path) -> None:
     (run / "people.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
     with pytest.raises(UserError, match="rankings of at least 10 prompts"):
         train_reward(config(run, rankings=(str(run / "people.jsonl"),)), "smoke")
+    assert not (run / ".reward.partial").exists()
 
 
 def test_without_its_parent_or_with_a_changed_one(run: Path) -> None:
