@@ -33,10 +33,10 @@ from pretrain.model import GPT, GPTConfig
 VOCABULARY, EOS, PAD = 24, 22, 23
 
 
-def _config(kind: str, **changes: object) -> GPT2Config | Qwen3Config:
-    common = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
+def _config(kind: str, **changes: Any) -> GPT2Config | Qwen3Config:
+    common: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
     if kind == "gpt2":
-        shape = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+        shape: dict[str, Any] = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
         return GPT2Config(**{**common, **shape, **changes})
     shape = {
         "hidden_size": 32,
@@ -138,7 +138,7 @@ def learned(ids: torch.Tensor, steps: int, shape: GPTConfig) -> GPT:
 class RunMaker:
     """Writes stage folders of tiny models into one run."""
 
-    def __init__(self, folder: Path, family: str = "modern") -> None:
+    def __init__(self, folder: Path, family: Any = "modern") -> None:
         self.shape = dataclasses.replace(SHAPE, family=family)
         self.run, text = folder / "run", folder / "play.txt"
         write_play(text)
@@ -167,7 +167,7 @@ class RunMaker:
         config = json.loads((self.run / "sft/config.json").read_text("utf-8"))
         del config["architectures"], config["dtype"]
         torch.manual_seed(3)
-        model = Qwen3ForSequenceClassification(Qwen3Config(**config, num_labels=1))
+        model = Qwen3ForSequenceClassification(Qwen3Config(**config | {"num_labels": 1}))
         model.config.reward_mean, model.config.reward_std = 0.1, 0.5
         model.save_pretrained(folder.path)
         self.tokenizer.save(folder.path, SHAPE.context_length)

@@ -185,7 +185,7 @@ def train(preset: str, **changes: Any) -> Trained:
         # It is in the first step; in the second too, where torch finds that a shape may change.
         compiling = sum(seconds[:2]) - 2 * statistics.median(seconds)
     stride = config.context_length // 2
-    evaluate = [run.model, run.tokenizer, run.corpus.validation, run.corpus.train]
+    evaluate = (run.model, run.tokenizer, run.corpus.validation, run.corpus.train)
     return Trained(
         seconds=sum(seconds) - compiling,
         compiling=compiling,

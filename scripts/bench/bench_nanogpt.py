@@ -127,7 +127,8 @@ def run_preset(options: FidelityOptions) -> Run:
     torch.set_num_threads(options.threads)
     start()
     run = Pretraining(dataclasses.replace(PRESETS["nanogpt-cpu"][1], steps=options.steps, corpus="tinyshakespeare"))
-    losses, milliseconds = {}, []
+    losses: dict[int, float] = {}
+    milliseconds: list[float] = []
     while True:
         if run.progress.step % (options.steps // EVALUATIONS) == 0:
             figures = evaluate_split(run.model, run.tokenizer, run.corpus.validation, run.corpus.train)

@@ -115,11 +115,11 @@ def fixed_work(folder: Path, updates: int, threads: int, prompts: int = 1024, **
 
     changes: of the PPO settings, or `layers` and `width` of the models.
     """
-    settings = FIXED | {"bf16": use_bf16(), "cpu": True} | changes
-    shape = {"n_layer": settings.pop("layers", 4), "n_embd": settings.pop("width", 128), "n_head": 4}
-    positions = PROMPT + int(settings["response_length"])
-    ends = {"bos_token_id": None, "eos_token_id": None}
-    config = GPT2Config(vocab_size=VOCABULARY, n_positions=positions, num_labels=1, **shape, **ends)
+    settings: dict[str, Any] = FIXED | {"bf16": use_bf16(), "cpu": True} | changes
+    shape: dict[str, Any] = {"n_layer": settings.pop("layers", 4), "n_embd": settings.pop("width", 128), "n_head": 4}
+    positions = PROMPT + settings["response_length"]
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "num_labels": 1}
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=positions, **shape, **ends)
     torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(folder / "policy")
     GPT2ForSequenceClassification(config).save_pretrained(folder / "reward")
@@ -281,9 +281,9 @@ def cost_curves(options: BenchOptions, folder: Path, threads: int) -> None:
         "episodes": [(n, {"batch_size": n, "num_mini_batches": max(1, n // 16)}) for n in EPISODES],
         "response tokens": [(n, {"response_length": n}) for n in RESPONSE_LENGTHS],
     }
-    for what, points in changes.items():
+    for what, changed in changes.items():
         curves[what] = ([], [])
-        for number, change in points:
+        for number, change in changed:
             # One epoch: the cost of each is the same.
             work = fixed_work(folder / f"{what}-{number}", options.updates, threads, num_ppo_epochs=1, **change)
             curves[what][0].append(number)

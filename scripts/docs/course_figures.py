@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -39,11 +40,13 @@ def save(figure: Figure, path: Path) -> None:
     Image.open(whole).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def trained(family: str) -> tuple[GPT, Tokenizer]:
+def trained(family: Any) -> tuple[GPT, Tokenizer]:
     """A model of 0.9 M parameters that has learned the pastiche."""
     run = RUNS / family
     if not (run / "pretrain").exists():
-        size = {"gpt2": {"heads": 4, "feed_forward": 512}, "modern": {"heads": 2, "feed_forward": 344}}[family]
+        size: dict[str, Any] = {"gpt2": {"heads": 4, "feed_forward": 512}, "modern": {"heads": 2, "feed_forward": 344}}[
+            family
+        ]
         config = PretrainConfig(run=run, corpus="pastiche", family=family, width=128, steps=680, overwrite=True, **size)
         pretrain(config, "course-figures")
     return load_model(run / "pretrain"), Tokenizer.load(run / "pretrain")
@@ -219,7 +222,13 @@ def overfitting(path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.8, 3.9), dpi=100, layout="constrained")
     for colour, rate in enumerate((0.0, 0.3, 0.5)):
         torch.manual_seed(1)
-        shape = {"vocab_size": tokenizer.vocab_size, "context_length": context, "width": 64, "layers": 2, "heads": 2}
+        shape: dict[str, Any] = {
+            "vocab_size": tokenizer.vocab_size,
+            "context_length": context,
+            "width": 64,
+            "layers": 2,
+            "heads": 2,
+        }
         model = GPT(GPTConfig(family="modern", feed_forward=256, dropout=rate, **shape))
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.005)
         curves: dict[str, list[float]] = {name: [] for name in parts}
@@ -245,7 +254,7 @@ def overfitting(path: Path) -> None:
 def schedules(path: Path) -> None:
     """Six courses of the learning rate over 1,000 steps."""
     figure, panels = plt.subplots(1, 2, figsize=(9.2, 2.9), dpi=100, layout="constrained", sharey=True)
-    halves = (("constant", "linear", "cosine"), ("triangular", "triangular2", "exp_range"))
+    halves: Any = (("constant", "linear", "cosine"), ("triangular", "triangular2", "exp_range"))
     for axes, names, warmup in zip(panels, halves, (0.1, 0.0), strict=True):
         for name in names:
             config = PretrainConfig(schedule=name, steps=1000, warmup_fraction=warmup, step_size=125, gamma=0.998)

@@ -8,8 +8,9 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,9 +160,10 @@ class Enumerator(Chooser):
 
     def __init__(self, path: list[int]) -> None:
         super().__init__(0)
-        self.path, self.sizes, self.probability = path, [], 1.0
+        self.path, self.probability = path, 1.0
+        self.sizes: list[int] = []
 
-    def pick(self, options: Sequence, weights: Sequence[int] | None = None):  # type: ignore[no-untyped-def]
+    def pick(self, options: Sequence[Any], weights: Sequence[int] | None = None) -> Any:
         weights = weights or [1] * len(options)
         place = len(self.sizes)
         if place == len(self.path):
@@ -187,7 +189,7 @@ def _all_strings(template: Template, metre: str) -> dict[str, list[float]]:
 
 
 @pytest.fixture
-def small_lexicon(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_lexicon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     small = {
         "role": ["king:?", "widow:10", "gentleman:100"],
         "kind": ["old:?", "merry:10"],

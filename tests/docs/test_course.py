@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import image
@@ -148,9 +149,9 @@ def test_figures_of_trained_models_are_drawn_from_untrained_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     tokenizer = bpe_tokenizer(pastiche(characters=60_000).text, 1024)
-    shape = {"context_length": 128, "width": 16, "layers": 2, "heads": 2, "feed_forward": 16}
+    shape: dict[str, Any] = {"context_length": 128, "width": 16, "layers": 2, "heads": 2, "feed_forward": 16}
 
-    def untrained(family: str) -> tuple[GPT, Tokenizer]:
+    def untrained(family: Any) -> tuple[GPT, Tokenizer]:
         return GPT(GPTConfig(family=family, vocab_size=tokenizer.vocab_size, **shape)), tokenizer
 
     draw = figures["DRAWN"][name]

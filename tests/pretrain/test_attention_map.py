@@ -17,10 +17,17 @@ from pretrain.checkpoint import new_model, save_model
 from pretrain.ladder.models import LadderConfig
 from pretrain.model import GPT, GPTConfig
 
-SHAPE = {"vocab_size": 60, "context_length": 24, "width": 32, "layers": 3, "heads": 4, "feed_forward": 48}
+SHAPE: Any = {
+    "vocab_size": 60,
+    "context_length": 24,
+    "width": 32,
+    "layers": 3,
+    "heads": 4,
+    "feed_forward": 48,
+}
 
 
-def tiny(family: str) -> GPT:
+def tiny(family: Any) -> GPT:
     torch.manual_seed(0)
     model = GPT(GPTConfig(family=family, dropout=0.3, **SHAPE))
     with torch.no_grad():  # larger weights than at the start, so that attention is far from even
@@ -34,7 +41,7 @@ def test_the_shares_mix_the_values_to_what_each_layer_put_out(family: str) -> No
     model, ids = tiny(family).eval(), torch.randint(60, (20,))
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     hooks = [
-        block.attention.register_forward_hook(lambda layer, given, out: seen.append((given[0], out)))
+        block.get_submodule("attention").register_forward_hook(lambda layer, given, out: seen.append((given[0], out)))
         for block in model.blocks
     ]
     with torch.no_grad():
@@ -45,7 +52,7 @@ def test_the_shares_mix_the_values_to_what_each_layer_put_out(family: str) -> No
     assert shares.shape == (3, 4, 20, 20)
     assert shares.std(-1).max() > 0.1  # not the even mixture of a fresh model
     for layer, (x, out) in enumerate(seen):
-        attention = model.blocks[layer].attention
+        attention: Any = model.blocks[layer].attention
         with torch.no_grad():
             values = attention.value(x).view(20, 4, 8)
             mixed = torch.einsum("hts,shd->thd", shares[layer], values).reshape(20, 32)

@@ -142,8 +142,11 @@ def test_a_run_that_diverges_counts_as_the_uniform_guess(options: StudyOptions) 
 def test_bootstrap_interval_by_hand() -> None:
     """Of {0, 0, 0, 1} a resample has the mean 1 with .4 %, .75 or more with 5.1 %, 0 with 32 %."""
     for values, expected in (([0, 1], (0, 1)), ([0, 0, 0, 1], (0, 0.75)), ([3, 3, 3], (3, 3))):
-        column = np.array(values)
-        assert bootstrap_interval(lambda drawn, column=column: column[drawn].mean(-1), len(values)) == expected
+
+        def mean(drawn: Any, column: Any = np.array(values)) -> Any:  # noqa: B008
+            return column[drawn].mean(-1)
+
+        assert bootstrap_interval(mean, len(values)) == expected
 
 
 def test_bootstrap_interval_agrees_with_scipy() -> None:

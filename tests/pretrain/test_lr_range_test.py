@@ -38,7 +38,7 @@ def test_rates_rise_from_the_lowest_to_the_highest() -> None:
 
 
 def test_the_optimizers_take_these_rates(corpus_path: Path) -> None:
-    rates = {"lowest": 1e-4, "highest": 1e-2, "learning_rate": 0.3, "muon_learning_rate": 0.6}
+    rates: dict[str, Any] = {"lowest": 1e-4, "highest": 1e-2, "learning_rate": 0.3, "muon_learning_rate": 0.6}
     config = RangeTestConfig(corpus=str(corpus_path), steps=8, smoothing=2, **SHAPE, **rates)
     run = RangeTest(config)
     adamw, muon = (optimizer.optimizer for optimizer in run.optimizers)

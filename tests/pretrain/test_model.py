@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,17 @@ from pretrain.checkpoint import gpt_config, load_model, save_model
 from pretrain.model import GPT, GPTConfig, LockedDropout, rotate
 
 TEXT = "Good morrow, cousin.\n\nGood morrow to you, sir; what news abroad today?\n" * 40
-SHAPE = {"vocab_size": 300, "context_length": 24, "width": 32, "layers": 2, "heads": 2, "feed_forward": 48}
+SHAPE: Any = {
+    "vocab_size": 300,
+    "context_length": 24,
+    "width": 32,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward": 48,
+}
 
 
-def tiny(family: str = "modern", **changes) -> GPT:
+def tiny(family: Any = "modern", **changes: Any) -> GPT:
     torch.manual_seed(0)
     model = GPT(GPTConfig(family=family, **(SHAPE | changes)))
     with torch.no_grad():  # projections that start at zero would hide mistakes
@@ -112,7 +120,7 @@ def test_padding_of_the_vocabulary_is_in_the_training_loss_alone() -> None:
     model = tiny("gpt2", padded_vocab_size=320)
     ids = torch.randint(300, (2, 9))
     with torch.no_grad():
-        model.embedding.weight[300:] += 5 * model.norm.bias  # a padding row that would be likely
+        model.embedding.weight[300:] += 5 * model.get_parameter("norm.bias")  # a padding row that would be likely
         assert model(ids).shape == (2, 9, 300)
         assert model.step(ids, torch.arange(9)[None], torch.ones(2, 9, dtype=torch.bool), model.start(2, 9)).shape == (
             2,
@@ -135,10 +143,12 @@ def test_no_bias_means_none() -> None:
 def test_initialisations() -> None:
     """GPT-2's weights are small; torch's embeddings are not, so a model begins further from ln V."""
     stds = {}
-    for kind in ("gpt2", "torch"):
+    kinds: Any = ("gpt2", "torch")
+    for kind in kinds:
         torch.manual_seed(0)
-        model = GPT(GPTConfig(family="gpt2", initialisation=kind, **SHAPE))  # type: ignore[arg-type]
-        stds[kind] = [model.embedding.weight.std().item(), model.blocks[0].feed_forward.down.weight.std().item()]
+        model = GPT(GPTConfig(family="gpt2", initialisation=kind, **SHAPE))
+        down = model.get_parameter("blocks.0.feed_forward.down.weight")
+        stds[kind] = [model.embedding.weight.std().item(), down.std().item()]
     assert stds["gpt2"] == pytest.approx([0.02, 0.02 / 2], rel=0.1)
     assert stds["torch"] == pytest.approx([1.0, 1 / (3 * 48) ** 0.5], rel=0.1)
 

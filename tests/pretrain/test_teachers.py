@@ -55,7 +55,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainConfig:
         precision="fp32",
     )
     monkeypatch.setitem(PRESETS, "tiny", ("for this test", tiny))
-    changes = {"corpus": str(text), "vocab_size": 280, "width": 32, "heads": 2, "steps": 12}
+    changes: dict[str, Any] = {"corpus": str(text), "vocab_size": 280, "width": 32, "heads": 2, "steps": 12}
     return replace(tiny, **changes, teachers=2, teacher_preset="tiny", run=tmp_path / "run")
 
 

@@ -91,7 +91,7 @@ def test_a_run_learns_and_says_what_it_did(config: PretrainConfig, tmp_path: Pat
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_equal_seeds_equal_weights(config: PretrainConfig, tmp_path: Path, optimizer: str) -> None:
+def test_equal_seeds_equal_weights(config: PretrainConfig, tmp_path: Path, optimizer: Any) -> None:
     found = []
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         pretrain(dataclasses.replace(config, run=tmp_path / run, seed=seed, steps=8, optimizer=optimizer), "test")
@@ -99,7 +99,7 @@ def test_equal_seeds_equal_weights(config: PretrainConfig, tmp_path: Path, optim
     assert found[0] == found[1] != found[2]
 
 
-COURSE = {
+COURSE: dict[str, Any] = {
     "family": "gpt2",
     "tokenizer": "char",
     "padded_vocab_size": 64,
@@ -202,11 +202,17 @@ def test_every_window_is_seen_once_an_epoch() -> None:
     assert torch.equal(again.batch(20), windows.batch(20))
 
 
+def gpt(config: PretrainConfig) -> GPT:
+    shape = config.model_config(50)
+    assert isinstance(shape, GPTConfig)
+    return GPT(shape)
+
+
 @pytest.mark.parametrize("family", ["modern", "gpt2"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_every_parameter_has_one_optimizer(family: str, optimizer: str) -> None:
+def test_every_parameter_has_one_optimizer(family: Any, optimizer: Any) -> None:
     config = PretrainConfig(family=family, optimizer=optimizer, tied=False, weight_decay=0.1)
-    model = GPT(config.model_config(50))
+    model = gpt(config)
     optimizers = build_optimizers(model, config)
     held = [id(p) for chosen in optimizers for group in chosen.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
@@ -222,18 +228,24 @@ def test_every_parameter_has_one_optimizer(family: str, optimizer: str) -> None:
 
 
 def test_adamw_takes_the_settings_and_decays_all_where_asked() -> None:
-    settings = {"adam_beta1": 0.8, "adam_beta2": 0.99, "adam_eps": 1e-7, "learning_rate": 0.002, "weight_decay": 0.3}
+    settings: dict[str, Any] = {
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.99,
+        "adam_eps": 1e-7,
+        "learning_rate": 0.002,
+        "weight_decay": 0.3,
+    }
     config = PretrainConfig(family="gpt2", optimizer="adamw", decay="all", **settings)
-    [adamw] = build_optimizers(GPT(config.model_config(50)), config)
+    [adamw] = build_optimizers(gpt(config), config)
     for group in adamw.param_groups:
         assert (group["betas"], group["eps"], group["lr"], group["weight_decay"]) == ((0.8, 0.99), 1e-7, 0.002, 0.3)
     matrices = dataclasses.replace(config, decay="matrices")
-    for group in build_optimizers(GPT(config.model_config(50)), matrices)[0].param_groups:
+    for group in build_optimizers(gpt(config), matrices)[0].param_groups:
         assert {parameter.ndim for parameter in group["params"]} == ({2} if group["weight_decay"] else {1})
 
 
 def test_muon_is_torchs_muon() -> None:
-    settings = {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.1, "adjust_lr_fn": "original"}
+    settings: dict[str, Any] = {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.1, "adjust_lr_fn": "original"}
     shapes = [(16, 16), (24, 16), (16, 24), (24, 16), (16, 16), (8, 40)]
     weights = []
     for kind in (Muon, torch.optim.Muon):

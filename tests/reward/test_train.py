@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def config(run: Path, **changes: object) -> RewardModelConfig:
     values = dict(
         vars(PRESETS["smoke"][1]), run=run, n_prompts=20, n_heldout=10, batch_size=4, save_every=2, log_every=1
     )
-    return RewardModelConfig(**(values | changes))  # type: ignore[arg-type]
+    return RewardModelConfig(**(values | changes))
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +168,10 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
                 collator=RankingCollator(tokenizer.pad_id),
                 rankings_per_forward=2,
             )
-        assert len(trainer.train_dataset) == len(dataset)
+        rows: Any = trainer.train_dataset
+        assert len(rows) == len(dataset)
         model.train()
-        batch = trainer.data_collator(list(trainer.train_dataset))
+        batch = trainer.data_collator(list(rows))
         loss = trainer.compute_loss(model, batch)
         loss.backward()
         return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -202,7 +204,8 @@ def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Pat
             mean_loss_coef=mean_loss_coef,
         )
         model.eval()
-        return float(trainer.compute_loss(model, trainer.data_collator(list(trainer.train_dataset))))
+        rows: Any = trainer.train_dataset
+        return float(trainer.compute_loss(model, trainer.data_collator(list(rows))))
 
     def mean_score(ids: list[int], prompt: int) -> float:
         hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, prompt:]
@@ -280,7 +283,7 @@ class _Known(RewardModel):
     def __init__(self, scale: float) -> None:
         self.mean, self.std, self.scale = 0.0, 1.0, scale
 
-    def score(self, sequences, batch_size=64, normalise=True):  # type: ignore[no-untyped-def]
+    def score(self, sequences: Any, batch_size: int = 64, normalise: bool = True) -> torch.Tensor:
         return torch.tensor([len(response) / self.scale for _, response in sequences])
 
 
@@ -430,9 +433,10 @@ def test_equal_seeds_give_equal_weights(run: Path, finished: Path) -> None:
 def test_a_killed_stage_continues_to_the_same_weights(
     run: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute_loss, calls = RankingTrainer.compute_loss, []
+    compute_loss = RankingTrainer.compute_loss
+    calls: list[int] = []
 
-    def killed(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -170,10 +171,11 @@ def test_the_end_token_starts_as_the_newline(tmp_path: Path, family: str, tied: 
     base = AutoModelForCausalLM.from_pretrained(tmp_path)
     model = load_base(tmp_path, tokenizer, dropout=0.1)
     newline, end = tokenizer.encode("\n")[0], tokenizer.eos_id
-    for ours, theirs in (
+    both: Any = (
         (model.get_input_embeddings(), base.get_input_embeddings()),
         (model.get_output_embeddings(), base.get_output_embeddings()),
-    ):
+    )
+    for ours, theirs in both:
         assert torch.equal(ours.weight[end], theirs.weight[newline])
         others = [row for row in range(tokenizer.vocab_size) if row != end]
         assert torch.equal(ours.weight[others], theirs.weight[others])
@@ -513,7 +515,12 @@ def test_a_base_that_is_not_what_it_was(run: Path) -> None:
 
 def test_a_rung_of_the_ladder_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "sea.txt").write_text(TEXT)
-    settings = {"corpus": str(tmp_path / "sea.txt"), "run": tmp_path / "run", "steps": 2, "sample_tokens": 5}
+    settings: dict[str, Any] = {
+        "corpus": str(tmp_path / "sea.txt"),
+        "run": tmp_path / "run",
+        "steps": 2,
+        "sample_tokens": 5,
+    }
     pretrain(replace(PRETRAIN_PRESETS["bigram"][1], **settings), "bigram")
     with pytest.raises(UserError, match="the ladder's bigram, which is no GPT, and can only"):
         FineTuning(config(tmp_path / "run"))

@@ -78,9 +78,11 @@ def test_attention(heads: int, key_heads: int, lengths: list[int], monkeypatch: 
         for length in sorted(lengths):
             rows = slice(first, first + length)
             first += length
-            split = [x[rows].view(length, count, 3).transpose(0, 1) for x, count in ((q, heads), (k, key_heads))]
-            values = v[rows].view(length, key_heads, 3).transpose(0, 1)
-            mixed = F.scaled_dot_product_attention(*split, values, is_causal=True, scale=0.4, enable_gqa=True)
+            asks, keys, values = (
+                x[rows].view(length, count, 3).transpose(0, 1)
+                for x, count in ((q, heads), (k, key_heads), (v, key_heads))
+            )
+            mixed = F.scaled_dot_product_attention(asks, keys, values, is_causal=True, scale=0.4, enable_gqa=True)
             out.append(mixed.transpose(0, 1).flatten(1))
         return torch.cat(out)
 

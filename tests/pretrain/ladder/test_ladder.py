@@ -84,7 +84,8 @@ def test_the_next_call_keeps_what_is_finished(ladder: Path, corpus: Path, tmp_pa
 
 
 def test_a_rung_that_was_stopped_is_resumed(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, taken = Pretraining.step, []
+    step = Pretraining.step
+    taken: list[str] = []
 
     def dies(run: Pretraining) -> None:
         if run.config.family == "one-head" and run.progress.step == 7 and not taken.count("killed"):

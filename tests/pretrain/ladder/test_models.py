@@ -71,7 +71,7 @@ def test_only_the_bigram_sees_one_character(rung: str) -> None:
 
 
 def test_the_bigram_is_its_table() -> None:
-    model = build("bigram")
+    model: Any = build("bigram")
     with torch.no_grad():
         model.table.weight.copy_(torch.arange(V * V).view(V, V))
     assert model(torch.tensor([[2, 0]])).tolist() == [[list(range(2 * V, 3 * V)), list(range(V))]]
@@ -97,8 +97,8 @@ def test_a_head_is_the_average_written_out() -> None:
     for t in range(4):
         query = head.query.weight @ x[0, t]
         shares = [math.exp(float(query @ (head.key.weight @ x[0, s])) / math.sqrt(5)) for s in range(t + 1)]
-        by_hand = sum(share / sum(shares) * (head.value.weight @ x[0, s]) for s, share in enumerate(shares))
-        assert torch.allclose(found[0, t], by_hand, atol=1e-6)
+        mixed = [share / sum(shares) * (head.value.weight @ x[0, s]) for s, share in enumerate(shares)]
+        assert torch.allclose(found[0, t], torch.stack(mixed).sum(0), atol=1e-6)
     assert torch.allclose(head.weights(x).sum(-1), torch.ones(1, 4))
     assert torch.equal(head.weights(x).triu(1), torch.zeros(1, 4, 4))
 
@@ -119,7 +119,8 @@ def test_heads_stand_side_by_side() -> None:
 
 
 def test_feed_forward_is_for_each_position_by_itself() -> None:
-    layer, x = build("feed-forward").feed_forward, torch.randn(2, T, C)
+    model: Any = build("feed-forward")
+    layer, x = model.feed_forward, torch.randn(2, T, C)
     order = torch.randperm(T)
     assert torch.allclose(layer(x[:, order]), layer(x)[:, order], atol=1e-6)
     linear = layer[0]
@@ -146,7 +147,7 @@ def test_norms_make_a_block_deaf_to_scale_and_shift() -> None:
 
     assert torch.allclose(added(norm, 5 * x + 3), added(norm, x), atol=1e-4)
     assert not torch.allclose(added(plain, 5 * x + 3), added(plain, x), atol=1e-2)
-    model = build("layer-norm")
+    model: Any = build("layer-norm")
     seen: list[Tensor] = []
     model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(some_ids())

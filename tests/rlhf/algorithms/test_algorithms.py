@@ -77,7 +77,8 @@ def test_a_trained_stage_keeps_the_contract(run: Path, algorithm: str) -> None:
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         ours, ppos = (json.loads((where / name).read_text("utf-8")) for where in (folder, run / "rlhf"))
         assert ours == ppos, name
-    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, loading = loaded
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     batch = AutoTokenizer.from_pretrained(folder)("A:\nGood.\n\nB:\n", return_tensors="pt")

@@ -41,7 +41,7 @@ def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def config_for(run: Path, algorithm: str, **changes: Any) -> GroupConfig:
     preset = (RLOO_PRESETS if algorithm == "rloo" else GRPO_PRESETS)["smoke"][1]
-    settings = {"reward": "gold", "token_budget": 1500, "eval_prompts": 8, "bf16": False} | changes
+    settings: dict[str, Any] = {"reward": "gold", "token_budget": 1500, "eval_prompts": 8, "bf16": False} | changes
     return dataclasses.replace(preset, run=run, **settings)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from transformers import PreTrainedModel
 
 from data.console import UserError
 from rlhf.ppo.adapters import share_weights, trainable
@@ -19,7 +18,7 @@ from sft.models.sampling import pack
 EOS = 22
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]]
 KINDS = ["gpt2", "qwen3"]
-Build = Callable[..., PreTrainedModel]
+Build = Callable[..., Any]
 Make = Callable[..., PPOTrainer]
 
 
@@ -80,13 +79,15 @@ def test_only_the_adapters_and_the_value_head_learn(make: Make, kind: str, rewar
     assert {name for name, weight in after.items() if not torch.equal(weight, before[name])} == learned
     assert torch.equal(logprobs(trainer.reference), reference)
     assert (logprobs(trainer.policy) - reference).abs().max() > 0.05
-    with trainer.adapted.disable_adapter():
+    adapted: Any = trainer.adapted
+    with adapted.disable_adapter():
         torch.testing.assert_close(logprobs(trainer.policy), reference, atol=1e-6, rtol=0)
 
 
 def test_frozen_weights_are_in_memory_once(make: Make, causal_lm: Build, reward_model: Build) -> None:
     trainer = make("qwen3")
-    networks = (trainer.policy, trainer.reference, trainer.value, trainer.reward.model)
+    reward: Any = trainer.reward
+    networks: tuple[torch.nn.Module, ...] = (trainer.policy, trainer.reference, trainer.value, reward.model)
     held = {p.data_ptr(): p.numel() for network in networks for p in network.parameters()}
     learned = sum(p.numel() for network in networks for p in trainable(network).values())
     models = sum(p.numel() for model in (causal_lm("qwen3"), reward_model("qwen3")) for p in model.parameters())
@@ -185,7 +186,7 @@ def test_a_model_that_holds_an_adapter_is_refused(make: Make, causal_lm: Build, 
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     causal_lm("qwen3").save_pretrained(tmp_path / "sft")
     model = type(causal_lm("qwen3")).from_pretrained(tmp_path / "sft")
-    adapted = get_peft_model(model, lora)
+    adapted: Any = get_peft_model(model, lora)
     adapted.save_pretrained(tmp_path / "adapter")
     for policy in (tmp_path / "adapter", model):
         with pytest.raises(UserError, match=r"the policy holds an adapter: merge it first .*merge_and_unload"):

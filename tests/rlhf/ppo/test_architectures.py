@@ -91,7 +91,7 @@ def test_a_whole_update_of_a_model_of_ours(family: Any, tmp_path: Path) -> None:
     """Rotary and learned positions, from the folders that the stages write."""
     tokenizer = build_tokenizer("bpe", "\n".join(LINES), 300)
     torch.manual_seed(1)
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,
         "context_length": 64,
         "layers": 2,

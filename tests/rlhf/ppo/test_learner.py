@@ -18,7 +18,7 @@ def norm_of(parameters: Iterable[torch.nn.Parameter]) -> float:
 
 
 def test_gradients_are_clipped_and_adam_has_its_epsilon(causal_lm: Build, reward_model: Build) -> None:
-    settings = {"total_episodes": 8, "batch_size": 8, "num_ppo_epochs": 1, "response_length": 8}
+    settings: dict[str, Any] = {"total_episodes": 8, "batch_size": 8, "num_ppo_epochs": 1, "response_length": 8}
     norms = {}
     for bound in (1e3, 0.01):
         config = PPOConfig(**settings, prompt_length=4, max_grad_norm=bound, adam_eps=3e-5, adam_beta2=0.9, cpu=True)
@@ -46,11 +46,18 @@ def test_the_epochs_end_for_good_at_the_first_minibatch_beyond_the_bound(
     causal_lm: Build, reward_model: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound is in nats a token; what shows it passed is not learned from, and no later epoch begins."""
-    settings = {"total_episodes": 8, "batch_size": 8, "num_mini_batches": 2, "num_ppo_epochs": 4, "response_length": 8}
+    settings: Any = {
+        "total_episodes": 8,
+        "batch_size": 8,
+        "num_mini_batches": 2,
+        "num_ppo_epochs": 4,
+        "response_length": 8,
+    }
     config = PPOConfig(**settings, target_kl_stop=0.025, cpu=True)
     trainer = PPOTrainer(causal_lm("qwen3"), reward_model("qwen3"), [[1, 2], [3]], config)
     measured = [0.0, 0.01, 0.024, 0.026, 0.0, 0.0, 0.0, 0.0]
-    seen, backward = [], trainer.learner._backward
+    seen: list[float] = []
+    backward = trainer.learner._backward
 
     def scripted(*arguments: Any) -> dict[str, float]:
         seen.append(measured[len(seen)])

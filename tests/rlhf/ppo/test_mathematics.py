@@ -7,6 +7,7 @@ nonsense before our functions see it. Gradients are checked against finite diffe
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from rlhf import PPOConfig, PPOTrainer
 from rlhf.ppo import losses
 from rlhf.ppo.kl import LOG_RATIO_LIMIT, AdaptiveKL, k1, k2, k3
 
 Rows = list[list[float]]
-Build = Callable[..., PreTrainedModel]
+Build = Callable[..., Any]
 
 CLIP = 0.2
 KINK = 1e-3
@@ -33,7 +33,8 @@ KINK = 1e-3
 
 def gae(rewards: Rows, values: Rows, gamma: float, lam: float) -> tuple[Rows, Rows]:
     """GAE as it is introduced (arXiv 1506.02438, eq. 16): the lambda-weighted mean of all n-step advantages."""
-    advantages, returns = [], []
+    advantages: Rows = []
+    returns: Rows = []
     for reward, value in zip(rewards, values, strict=True):
         end = len(reward)
         advantages.append([])
@@ -169,7 +170,8 @@ def test_token_rewards(case: list[Rows], coef: float, data: st.DataObject) -> No
 @given(ragged(unlikely, unlikely, number), st.floats(1, 50))
 def test_policy_loss(case: list[Rows], denominator: float) -> None:
     new, old, advantages = case
-    loss, stats = losses.policy_loss(*(padded(rows, math.nan) for rows in case), mask_of(new), CLIP, denominator)
+    ours = [padded(rows, math.nan) for rows in case]
+    loss, stats = losses.policy_loss(ours[0], ours[1], ours[2], mask_of(new), CLIP, denominator)
     expected, sums = policy_loss(new, old, advantages, denominator)
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
     # Which side of a bound a ratio lies on that is at the bound, rounding decides.
@@ -181,8 +183,10 @@ def test_policy_loss(case: list[Rows], denominator: float) -> None:
 
 @given(ragged(number, number, number), st.floats(1, 50))
 def test_value_loss(case: list[Rows], denominator: float) -> None:
-    loss, stats = losses.value_loss(*(padded(rows, math.nan) for rows in case), mask_of(case[0]), CLIP, denominator)
-    expected, clipped = value_loss(*case, denominator)
+    values, old, returns = case
+    ours = [padded(rows, math.nan) for rows in case]
+    loss, stats = losses.value_loss(ours[0], ours[1], ours[2], mask_of(values), CLIP, denominator)
+    expected, clipped = value_loss(values, old, returns, denominator)
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assume(all(_far_from_value_kinks(*cell) for rows in zip(*case, strict=True) for cell in zip(*rows, strict=True)))
     assert stats["clipfrac"].item() == clipped
@@ -223,7 +227,7 @@ def test_the_adaptive_coefficient(coef: float, target: float, rollouts: list[tup
 
 def difference_quotients(function: Callable[[Rows], float], at: Rows, step: float = 1e-6) -> Rows:
     """The derivative of a function of ragged rows, by central differences."""
-    slopes = []
+    slopes: Rows = []
     for i, row in enumerate(at):
         slopes.append([])
         for j in range(len(row)):
@@ -274,9 +278,15 @@ def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Bu
     On the other side stand the loops above on single unpadded rows through float64 copies of the two models, and
     differences along a random direction for every parameter.
     """
-    shape = {"batch_size": 6, "total_episodes": 6, "prompt_length": 4, "response_length": 5, "micro_batch_size": 4}
-    clips = {"cliprange": 0.2, "cliprange_value": 0.3, "vf_coef": 0.3}
-    free = {"max_grad_norm": math.inf, "ratio_tolerance": math.inf, "learning_rate": 0.0}
+    shape: dict[str, Any] = {
+        "batch_size": 6,
+        "total_episodes": 6,
+        "prompt_length": 4,
+        "response_length": 5,
+        "micro_batch_size": 4,
+    }
+    clips: dict[str, Any] = {"cliprange": 0.2, "cliprange_value": 0.3, "vf_coef": 0.3}
+    free: dict[str, Any] = {"max_grad_norm": math.inf, "ratio_tolerance": math.inf, "learning_rate": 0.0}
     config = PPOConfig(**shape, **clips, **free, num_ppo_epochs=1, temperature=1.3, cpu=True)
     trainer = PPOTrainer(causal_lm("gpt2"), reward_model("gpt2"), [[1, 2, 3, 4], [3], [5, 6]], config)
     torch.manual_seed(0)
@@ -292,7 +302,8 @@ def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Bu
         for rows in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)
     )
     tokens = sum(map(len, rollout.responses))
-    lm, value = (copy.deepcopy(model).double().requires_grad_(False) for model in (trainer.policy.lm, trainer.value))
+    copies: Any = (copy.deepcopy(model).double().requires_grad_(False) for model in (trainer.policy.lm, trainer.value))
+    lm, value = copies
     episodes = [(torch.tensor([p + r]), len(p) - 1) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
 
     def tables() -> list[Tensor]:
@@ -339,9 +350,9 @@ def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Bu
             direction /= direction.norm()
             sides = []
             for step in (1e-5, -2e-5):
-                parameter += step * direction
+                parameter.add_(step * direction)
                 sides.append(weight * objective()[0])
-            parameter += 1e-5 * direction
+            parameter.add_(1e-5 * direction)
             slope = (gradient * direction).sum().item()
             assert slope == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=1e-3, abs=1e-5 * largest)
             checked += abs(slope) > 1e-3 * largest

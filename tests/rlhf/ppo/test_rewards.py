@@ -206,7 +206,7 @@ def test_conversations_go_through_the_other_models_own_template(
     tokens: PolicyTokens, other_tokenizer: PreTrainedTokenizerFast, saved: Callable[..., Path]
 ) -> None:
     talk = Prompt([20, 0, 22, 21], "ua<eos>v", [{"role": "user", "content": "a"}])
-    begun = Prompt([20, 0, 22, 21, 1], "ua<eos>vb", [*talk.messages, {"role": "assistant", "content": "b"}])
+    begun = Prompt([20, 0, 22, 21, 1], "ua<eos>vb", [*(talk.messages or []), {"role": "assistant", "content": "b"}])
     with pytest.raises(UserError, match="tokenizer, which is not the policy's, has no chat template"):
         build(saved(other_tokenizer), tokens)([talk], [[3, EOS]])
     other_tokenizer.chat_template = (

@@ -105,7 +105,8 @@ def test_a_rollout_and_its_figures(
             ]
             hidden = trainer.value.backbone(ids).last_hidden_state[0, start:-1]
             values.append(trainer.value.score(hidden).double().numpy()[:, 0])
-            judge = trainer.reward.model
+            reward: Any = trainer.reward
+            judge = reward.model
             raw.append(judge.score(judge.base_model(ids).last_hidden_state[0, -1]).item())
         ours, theirs = (table[range(len(response)), response] for table in tables)
         kls.append(ours - theirs)
@@ -178,7 +179,8 @@ def test_a_rollout_and_its_figures(
 def test_the_reference_stays_where_it_is(make: Make, causal_lm: Build, kind: str) -> None:
     """Also where it is a copy that the trainer made: the KL is measured from where the policy began."""
     trainer = make(kind)
-    own = PPOTrainer(causal_lm(kind), trainer.reward.model, PROMPTS, trainer.config)
+    reward: Any = trainer.reward
+    own = PPOTrainer(causal_lm(kind), reward.model, PROMPTS, trainer.config)
     before = [parameter.clone() for parameter in own.policy.parameters()]
     last = own.train()[-1]
     assert last["objective/kl_k3"] > 1e-3
@@ -207,7 +209,8 @@ def test_pad_may_be_any_token(make: Make, kind: str) -> None:
     ends = []
     for pad in (0, EOS, 23, 5):
         trainer = make(kind, total_episodes=16)
-        trainer.pad_id = trainer.learner.pad_id = trainer.reward.pad_id = pad
+        reward: Any = trainer.reward
+        trainer.pad_id = trainer.learner.pad_id = reward.pad_id = pad
         history = trainer.train()
         figures = [{k: v for k, v in line.items() if not k.startswith("time/") and k != "eps"} for line in history]
         ends.append((figures, torch.cat([p.flatten() for p in trainer.policy.parameters()])))

@@ -135,13 +135,13 @@ def test_adapters_work_as_they_do_elsewhere(family: str) -> None:
 
 def test_what_computes_something_else_stays_as_it_is() -> None:
     assert packed_body(build("mistral", sliding_window=8).base_model) is None
-    hooked = build("qwen3").base_model
+    hooked: Any = build("qwen3").base_model
     hooked.layers[0].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
     assert packed_body(hooked) is None
-    other = build("qwen3").base_model
+    other: Any = build("qwen3").base_model
     other.norm = nn.Sequential(other.norm, nn.ReLU())
     assert packed_body(other) is None
-    scaled = build("gpt2").base_model
+    scaled: Any = build("gpt2").base_model
     scaled.h[1].attn.forward = lambda hidden, *args, **kwargs: (0 * hidden, None)
     assert packed_body(scaled) is None, "the two are compared, whatever the classes say"
     unknown = AutoConfig.for_model(

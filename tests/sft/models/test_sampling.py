@@ -1,6 +1,7 @@
 """The cached sampler and the packing against plain full forward passes, for learned and rotary positions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,7 +19,7 @@ from sft.models.sampling import HFCachedModel, PreallocatedLayer, pack, position
 CPU = torch.device("cpu")
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]]
 KINDS = ["gpt2", "qwen3"]
-Build = Callable[..., PreTrainedModel]
+Build = Callable[..., Any]
 
 
 def sliding_window_model() -> PreTrainedModel:
@@ -32,8 +33,8 @@ def sliding_window_model() -> PreTrainedModel:
         num_key_value_heads=1,
         sliding_window=4,
         max_position_embeddings=64,
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     return MistralForCausalLM(config).eval()
 
 
@@ -84,11 +85,12 @@ class Spy:
     """Notes the log-probability of every token at the moment the sampler has its logits."""
 
     def __init__(self, model: HFCachedModel) -> None:
-        self.model, self.logprobs = model, []
+        self.model = model
+        self.logprobs: list[Tensor] = []
         self.context_length, self.device, self.start = model.context_length, model.device, model.start
 
-    def step(self, *args: object) -> Tensor:
-        logits = self.model.step(*args)  # type: ignore[arg-type]
+    def step(self, *args: Any) -> Tensor:
+        logits = self.model.step(*args)
         self.logprobs.append(logits.log_softmax(-1))
         return logits
 
@@ -110,7 +112,7 @@ def test_the_cache_is_allocated_once(causal_lm: Build) -> None:
     cache = cached.start(2, 6)
     mask = torch.ones(2, 3, dtype=torch.bool)
     cached.step(torch.ones(2, 3, dtype=torch.long), torch.arange(3).expand(2, 3), mask, cache)
-    layer = cache.states.layers[0]
+    layer: Any = cache.states.layers[0]
     address = layer.keys.data_ptr()
     assert layer.keys.shape == (2, 1, 6, 16)
     cached.step(torch.ones(2, 1, dtype=torch.long), torch.full((2, 1), 3), torch.ones(2, 4, dtype=torch.bool), cache)
