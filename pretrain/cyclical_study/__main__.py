@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -259,8 +260,9 @@ def _run_remaining(
 
 
 def main() -> None:
-    run_study(tyro.cli(StudyOptions))
+    run_study(tyro.cli(StudyOptions, prog="python -m pretrain.cyclical_study"))
 
 
 if __name__ == "__main__":
-    run_command(main)
+    # Worker processes look up what they run by its module's name, and none of them has a package's "__main__".
+    run_command(import_module("pretrain.cyclical_study.__main__").main)
