@@ -196,7 +196,8 @@ def test_one_row_is_all_that_a_source_needs(
 
 def test_sources_and_comparisons_agree() -> None:
     assert STAGES == ("pretrain", "sft", "rlhf", "original")
-    assert {source.colour for source in (*SOURCES.values(), *COMPARISONS.values())} <= set(COLOURS)
+    drawn: list[Source | Comparison] = [*SOURCES.values(), *COMPARISONS.values()]
+    assert {each.colour for each in drawn} <= set(COLOURS)
     assert {key for each in COMPARISONS.values() for key in (each.first, each.second)} == set(SOURCES)
     sampled = [(each.folder, each.draw) for each in SOURCES.values() if each.folder and not each.best_of]
     assert len({draw for _, draw in sampled}) == len(sampled), "two sources would share their random numbers"
