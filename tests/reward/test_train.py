@@ -538,7 +538,7 @@ def test_prompts_of_ones_own_are_ranked(run: Path) -> None:
     path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in [*mine, test_prompt]), "utf-8")
     folder = train_reward(config(run, prompts=path, n_prompts=100, include_play=True), "smoke")
 
-    def lines(name: str) -> list[dict]:  # type: ignore[type-arg]
+    def lines(name: str) -> list[dict]:
         return [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
 
     training, judged = ([row["prompt"] for row in lines(name)] for name in ("rankings.jsonl", "heldout.jsonl"))
