@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.console import UserError
-from pretrain.fast.decoder import Decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,14 +283,6 @@ class GPT(nn.Module):
         if targets is None:
             return logits
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1))
-
-    def start(self, batch_size: int, length: int) -> Decoding:
-        """See `pretrain.sampling.CachedModel.start`."""
-        return Decoding(self, batch_size, length)
-
-    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: Decoding) -> Tensor:
-        """See `pretrain.sampling.CachedModel.step`; without dropout, as in evaluation."""
-        return cache.step(ids, positions, key_mask)
 
 
 def _causal_bias(length: int, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from data.console import UserError, run_command
 from data.run.stage import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
+from pretrain.fast.gpt import decoder
 from pretrain.ladder.models import LadderModel
 from pretrain.machine import choose_device
 from pretrain.model import GPT
@@ -47,7 +48,7 @@ def sample_texts(
             new = longer[0, len(ids) :].tolist()
             continuations.append(new[: new.index(tokenizer.eos_id)] if tokenizer.eos_id in new else new)
     else:
-        continuations = generate(model, encoded, stop_ids=[tokenizer.eos_id], **settings)
+        continuations = generate(decoder(model), encoded, stop_ids=[tokenizer.eos_id], **settings)
     return [tokenizer.decode(ids) for ids in continuations]
 
 

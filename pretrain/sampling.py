@@ -1,8 +1,8 @@
 """Sampling many continuations at once from a key–value cache.
 
-One loop serves every model of the project: ours, and (through an adapter in `rlhf`) any transformers
-causal language model. Prompts are padded on the left, a row that has stopped leaves the batch, and no
-position is computed twice.
+One loop serves every model of the project: `pretrain.fast.gpt.decoder` makes our GPT a `CachedModel`, `sft.models`
+any causal language model of transformers. Prompts are padded on the left, a row that has stopped leaves the batch,
+and no position is computed twice.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 class Cache(Protocol):
     """Keys and values of the positions a model has seen, allocated once."""
 
-    def keep(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         """Make row j what row `rows[j]` is, for `rows` (n,): some rows go, or are repeated."""
 
 
@@ -27,7 +27,7 @@ class CachedModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def start(self, batch_size: int, length: int) -> Cache:
+    def new_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache for `batch_size` rows of at most `length` positions."""
 
     def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: Any) -> Tensor:
@@ -46,7 +46,7 @@ class LanguageModel(Protocol):
         """Logits (B, T, V) of ids (B, T), T at most `context_length`."""
 
 
-def keep_rows(states: Tensor, rows: Tensor, filled: int, dim: int = 0) -> Tensor:
+def select_rows(states: Tensor, rows: Tensor, filled: int, dim: int = 0) -> Tensor:
     """Row j of the result is row `rows[j]` of `states` (…, S, D), whose first `filled` positions matter.
 
     Rows are counted along `dim`. Copies only what stands elsewhere, in place, as long as there is room: most rows
@@ -151,7 +151,7 @@ def generate(
     if not prompt_mask.all():
         key_mask = torch.cat([prompt_mask, prompt_mask.new_ones(distinct, max_new_tokens)], dim=1)
     room = min(model.context_length, len(texts))
-    cache = model.start(distinct, room)
+    cache = model.new_cache(distinct, room)
     positions = _positions(fresh, prompt_mask)
     active = torch.arange(len(prompts), device=device)
     lengths = torch.full_like(active, max_new_tokens)
@@ -162,11 +162,11 @@ def generate(
             # The context is full: start again from its later half, as one prompt.
             _write(drawn, texts[:end], active)
             first = end - room // 2 - 1
-            fresh, cache = texts[first:end, active].T, model.start(len(active), room)
+            fresh, cache = texts[first:end, active].T, model.new_cache(len(active), room)
             positions = _positions(fresh, None if key_mask is None else key_mask[:, first:end])
         logits = model.step(fresh, positions, None if key_mask is None else key_mask[:, first:end], cache)
         if len(logits) < len(active):  # the distinct prompts are read: from here on every continuation has a row
-            cache.keep(copies)
+            cache.select_rows(copies)
             logits, positions = logits[copies], positions[copies]
             key_mask = None if key_mask is None else key_mask[copies]
         row_noise = None if noise is None else noise[active, end - length]
@@ -182,7 +182,7 @@ def generate(
             rows = _fill_gaps(going_on)
             if rows.numel() == 0:
                 break
-            cache.keep(rows)
+            cache.select_rows(rows)
             active, fresh, positions = active[rows], fresh[rows], positions[rows]
             key_mask = None if key_mask is None else key_mask[rows]
     _write(drawn, texts, active)

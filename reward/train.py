@@ -31,6 +31,7 @@ from data.run.stage import (
 )
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
+from pretrain.fast.gpt import decoder
 from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
 from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
 from reward.config import RewardModelConfig
@@ -277,7 +278,7 @@ class RewardStage:
         )
         name = f"sft {self.parent.weights_sha256[:12]}"
         return collect_rankings(
-            self.policy, self.tokenizer, pairs, sampling, self.labeller, name, include_play=include_play
+            decoder(self.policy), self.tokenizer, pairs, sampling, self.labeller, name, include_play=include_play
         )
 
     def _score_of_play(self, prompt: str, reply: str) -> float:

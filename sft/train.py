@@ -37,6 +37,7 @@ from data.run.stage import (
 )
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model, read_gpt_config
+from pretrain.fast.gpt import decoder
 from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
 from sft.config import FineTuneConfig
 from sft.end_token import fit_end_row
@@ -96,8 +97,8 @@ class FineTuning:
     def replies(self, checkpoint: Path) -> Replies:
         """Replies of a checkpoint to the held-out prompts that are asked."""
         prompts = [encode_prompt(self.tokenizer, pair.prompt, self.config.prompt_length) for pair in self.asked]
-        model = load_model(checkpoint, self.state.device)
-        return sample_replies(model, self.tokenizer, prompts, self.config.response_length, self.config.seed)
+        sampled = decoder(load_model(checkpoint, self.state.device))
+        return sample_replies(sampled, self.tokenizer, prompts, self.config.response_length, self.config.seed)
 
     def trainer(self, folder: StageFolder) -> SFTTrainer:
         """trl's trainer on the examples, after counting that it took every one of them whole."""

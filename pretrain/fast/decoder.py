@@ -1,43 +1,54 @@
-"""A GPT's forward pass for sampling: the function that `GPT.forward` is, with a key–value cache.
+"""The one decoder with a key–value cache: prompts in one pass without padding, then a token at a time.
 
-One new token is little arithmetic, and starting operations takes most of its time. So what can be done before
-is done once, in `start`: weights are laid out as the products want them, queries, keys and values in one
-product, and the keys and values of all layers lie in one tensor. A step is then a loop over few operations.
+One new token is little arithmetic, and starting operations takes most of its time. So what can be prepared is
+prepared in `KVDecoder.new_cache`: weights laid out as the products want them, layers of one input fused into one
+product, rotary positions in a table. Sampling starts with a new cache, and the weights that it prepares are those
+of that moment: a model may learn between two calls of `generate`, and is sampled as it is.
 
-Shapes as in `pretrain.model`: B sequences, T new positions, S cached and new ones, C width, H heads, D = C/H.
+Shapes: B rows, C width, H heads, K key heads, D head width, S positions in the cache.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from pretrain.sampling import keep_rows
+from pretrain.fast.body import Body, BodyLayer, Linear, Norm
+from pretrain.fast.functions import GeluTanh
+from pretrain.fast.layout import Layout
+from pretrain.sampling import select_rows
 
-if TYPE_CHECKING:
-    from pretrain.model import GPT, Block
 
-
-class Product:
+class FusedLinear:
     """Linear layers of one input as a single product, the first of them scaled, in the dtype of the activations."""
 
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype, scale: float = 1.0) -> None:
-        factors = [scale, *[1.0] * (len(layers) - 1)]
-        weights = [layer.weight * factor for layer, factor in zip(layers, factors, strict=True)]
-        self.weight = torch.cat(weights).to(dtype).T.contiguous()
+    def __init__(self, layers: Sequence[Linear], dtype: torch.dtype, first_factor: float = 1.0) -> None:
+        self.layers, self.first_factor = layers, first_factor
+        parts = [layer.affine() for layer in layers]
+        self.weight: Tensor | None = None
+        """(in, out). None where an adapter is no matrix: then the layers are called one by one."""
         self.bias: Tensor | None = None
-        if layers[0].bias is not None:
-            biases = [layer.bias * factor for layer, factor in zip(layers, factors, strict=True)]
-            self.bias = torch.cat(biases).to(dtype)
+        if all(parts):
+            weights, biases = zip(*parts, strict=True)
+            scaled = [weights[0] * first_factor, *weights[1:]]
+            self.weight = torch.cat([weight.T for weight in scaled]).to(dtype).T.contiguous()
+            if any(bias is not None for bias in biases):
+                biases = [w.new_zeros(w.shape[1]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+                self.bias = torch.cat([biases[0] * first_factor, *biases[1:]]).to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """x (B, in) to the outputs of all layers behind each other, (B, out)."""
+        if self.weight is None:
+            first, *others = (layer(x) for layer in self.layers)
+            return torch.cat([first * self.first_factor, *others], dim=-1)
         return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
     def add_to(self, residual: Tensor, x: Tensor) -> None:
         """Add the product of x to the residual stream, in place."""
+        if self.weight is None:
+            residual.add_(self(x))
+            return
         if self.bias is not None:
             residual.add_(self.bias)
         residual.addmm_(x, self.weight)
@@ -48,120 +59,148 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return x * x.square().mean(-1, keepdim=True).add_(eps).rsqrt_() * gain
 
 
-def norm_function(norm: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def norm_function(norm: Norm, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """LayerNorm or RMSNorm of activations in `dtype`, computed in float32."""
-    if not isinstance(norm, nn.LayerNorm):
-        return lambda x: rms_norm(x, norm.weight, norm.eps).to(dtype)
-    layer_norm = partial(
-        torch.layer_norm, normalized_shape=norm.normalized_shape, weight=norm.weight, bias=norm.bias, eps=norm.eps
-    )
-    return layer_norm if dtype == torch.float32 else lambda x: layer_norm(x.float()).to(dtype)
+    weight, eps = norm.module.weight, norm.eps
+    if not norm.centred:
+        return lambda x: rms_norm(x, weight, eps).to(dtype)
+    shape, bias = weight.shape, norm.module.bias
+    if dtype == torch.float32:
+        return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+    return lambda x: torch.layer_norm(x.float(), shape, weight, bias, eps).to(dtype)
 
 
-class Layer:
-    """A block's weights, ready for use."""
+class DecoderLayer:
+    """A layer's weights, ready for use: queries come out already scaled for the softmax."""
 
-    def __init__(self, block: "Block", dtype: torch.dtype) -> None:
-        attention, feed_forward = block.attention, block.feed_forward
-        self.attention_norm = norm_function(block.attention_norm, dtype)
-        self.feed_forward_norm = norm_function(block.feed_forward_norm, dtype)
-        self.modern, self.activation = attention.modern, feed_forward.activation
-        # Queries come out already divided by √D: by their projection, or by the gain of their norm.
-        scale = attention.scale
-        projections = [attention.query, attention.key, attention.value]
-        self.projections = Product(projections, dtype, 1.0 if self.modern else scale)
-        self.out, self.down = Product([attention.out], dtype), Product([feed_forward.down], dtype)
-        if self.modern:
-            self.up = Product([feed_forward.gate, feed_forward.up], dtype)
-            gains = [attention.query_norm.weight * scale, attention.key_norm.weight]
-            self.gains = torch.stack(gains)[:, None, None, None]
-            self.eps = attention.query_norm.eps
-        else:
-            self.up = Product([feed_forward.up], dtype)
+    def __init__(self, layer: BodyLayer, body: Body, dtype: torch.dtype) -> None:
+        self.attention_norm = norm_function(layer.attention_norm, dtype)
+        self.feed_forward_norm = norm_function(layer.feed_forward_norm, dtype)
+        self.gains: Tensor | None = None
+        """(H + K, 1 or D) of the norms of queries and keys."""
+        factor = layer.softmax_scale
+        if layer.head_norms is not None:
+            query_norm, key_norm = layer.head_norms
+            gains = [(query_norm.module.weight * factor).expand(body.heads, -1)]
+            self.gains = torch.cat([*gains, key_norm.module.weight.expand(body.key_heads, -1)])
+            self.eps, factor = query_norm.eps, 1.0
+        self.projections = FusedLinear([layer.query, *layer.keys_values], dtype, factor)
+        self.out, self.down = FusedLinear([layer.out], dtype), FusedLinear([layer.down], dtype)
+        self.up, self.gated = FusedLinear(layer.up, dtype), len(layer.up) == 2
+        # Without a gradient torch's own is as quick, and one operation.
+        tanh = layer.activation == GeluTanh.apply
+        self.activation = (lambda x: F.gelu(x, approximate="tanh")) if tanh else layer.activation
 
     def feed_forward(self, residual: Tensor) -> None:
-        """Add what the feed-forward layer makes of the residual stream (B·T, C) to it."""
+        """Add what the feed-forward layer makes of the residual stream (B, C) to it."""
         hidden = self.up(self.feed_forward_norm(residual))
-        if self.modern:
+        if self.gated:
             gate, up = hidden.chunk(2, dim=-1)
-            hidden = F.silu(gate) * up
-        elif self.activation == "relu":
-            hidden = F.relu(hidden)
+            hidden = self.activation(gate) * up
         else:
-            hidden = F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+            hidden = self.activation(hidden)
         self.down.add_to(residual, hidden)
 
 
-class Decoding:
-    """A batch of texts in the making: the cache that `pretrain.sampling.generate` hands back to `GPT.step`."""
+class KVCache:
+    """What sampling has in hand: prepared weights, and the keys and values of what has been read."""
 
-    def __init__(self, model: "GPT", batch_size: int, length: int) -> None:
-        config, dtype = model.config, model.compute_dtype
-        self.dtype, self.modern = dtype, config.family == "modern"
-        self.layers = [Layer(block, dtype) for block in cast("Iterable[Block]", model.blocks)]
-        self.norm, self.embedding = norm_function(model.norm, dtype), model.embedding.weight
-        self.head = (self.embedding if config.tied else model.head.weight)[: config.vocab_size].to(dtype)
-        # By position: its embedding, or the cosines and signed sines that rotate a head's two halves.
-        self.by_position = (
-            torch.cat([model.cos, model.cos, -model.sin, model.sin], dim=-1) if self.modern else model.positions.weight
-        )
-        head_width = config.width // config.heads
-        shape = (config.layers, 2, batch_size, config.heads, length, head_width)
-        self.states = torch.empty(shape, dtype=dtype, device=model.device)
-        """Keys and values: (layers, 2, B, H, positions, D), of which the first `filled` positions are written."""
+    def __init__(self, body: Body, dtype: torch.dtype, batch_size: int, length: int) -> None:
+        """dtype: of the activations, and of keys and values."""
+        device = body.embedding.weight.device
+        self.layers = [DecoderLayer(layer, body, dtype) for layer in body.layers]
+        self.norm = norm_function(body.norm, dtype)
+        self.position_table: Tensor | None = None
+        """(positions, 2 D): the cosines and signed sines that rotate a head's two halves."""
+        if body.rotation is not None:
+            self.position_table = body.rotation(torch.arange(length, device=device))
+        shape = (len(body.layers), 2, batch_size, body.key_heads, length, body.head_width)
+        self.states = torch.empty(shape, dtype=dtype, device=device)
+        """Keys and values: (layers, 2, B, K, positions, D), of which the first `filled` positions are written."""
         self.filled = 0
 
-    def keep(self, rows: Tensor) -> None:
-        """See `pretrain.sampling.Cache.keep`."""
-        self.states = keep_rows(self.states, rows, self.filled, dim=2)
+    def select_rows(self, rows: Tensor) -> None:
+        """See `pretrain.sampling.Cache.select_rows`."""
+        self.states = select_rows(self.states, rows, self.filled, dim=2)
 
-    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None) -> Tensor:
-        """See `pretrain.sampling.CachedModel.step`."""
-        batch, length = ids.shape
-        layers, _, _, heads, _, head_width = self.states.shape
-        end = self.filled + length
-        written = self.states.narrow(4, self.filled, length).unbind(0)
-        seen = self.states.narrow(4, 0, end).view(2 * layers, batch * heads, end, head_width).unbind(0)
-        bias = attention_bias(key_mask, length, end, heads, self.states)
-        self.filled = end
 
-        x = torch.embedding(self.embedding, ids)
-        at_positions = torch.embedding(self.by_position, positions)
-        if self.modern:
-            cos, sin = at_positions[:, None].chunk(2, dim=-1)
-        else:
-            x = x + at_positions
-        x = x.to(self.dtype).view(batch * length, -1)
-        for layer, slot, keys, values in zip(self.layers, written, seen[::2], seen[1::2], strict=True):
-            projected = layer.projections(layer.attention_norm(x)).view(batch, length, 3, heads, head_width)
-            projected = projected.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-            if self.modern:
-                matched = rms_norm(projected[:2], layer.gains, layer.eps)
-                matched = (matched * cos + matched.roll(head_width // 2, -1) * sin).to(self.dtype)
-                query = matched[0]
-                slot[0].copy_(matched[1])
-                slot[1].copy_(projected[2])
+class KVDecoder:
+    """A body and its head under the protocol `pretrain.sampling.CachedModel`."""
+
+    def __init__(self, body: Body, head: Linear, context_length: int, dtype: torch.dtype) -> None:
+        """dtype: of the activations. Token by token a CPU computes in float32 all the same: its kernels of bfloat16
+        are made anew for every size, and the batch shrinks with every row that stops.
+        """
+        self.body, self.head, self.context_length, self.dtype = body, head, context_length, dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.body.embedding.weight.device
+
+    @torch.no_grad()
+    def new_cache(self, batch_size: int, length: int) -> KVCache:
+        """See `pretrain.sampling.CachedModel.new_cache`; prepares the weights as they are now."""
+        return KVCache(self.body, torch.float32 if self.device.type == "cpu" else self.dtype, batch_size, length)
+
+    @torch.no_grad()
+    def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: KVCache) -> Tensor:
+        """See `pretrain.sampling.CachedModel.step`; ValueError for several tokens at once into a cache in use."""
+        if cache.filled == 0:
+            return self.head(self._read(ids, key_mask, cache)).float()
+        if ids.shape[1] != 1:
+            raise ValueError(f"{ids.shape[1]} tokens at once: only an empty cache takes more than one")
+        return self.head(self._next(ids[:, 0], positions[:, 0], key_mask, cache)).float()
+
+    def _read(self, ids: Tensor, key_mask: Tensor | None, cache: KVCache) -> Tensor:
+        """The hidden states (B, C) after whole prompts (B, T)."""
+        rows, length = ids.shape
+        mask = torch.ones_like(ids, dtype=torch.bool) if key_mask is None else key_mask
+        last = torch.zeros_like(mask)
+        last[:, -1] = True
+        layout = Layout(mask, last)
+        real = int(mask.sum())
+
+        def keep(layer: int, *states: Tensor) -> None:
+            for slot, tokens in zip(cache.states[layer], states, strict=True):
+                padded = tokens.new_zeros(rows * length, tokens.shape[1])
+                padded.index_copy_(0, layout.source[:real], tokens[:real])
+                slot[:, :, :length] = padded.view(rows, length, self.body.key_heads, -1).transpose(1, 2)
+
+        hidden = self.body(ids, layout, self.dtype, keep)
+        cache.filled = length
+        return hidden
+
+    def _next(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: KVCache) -> Tensor:
+        """The hidden states (B, C) after one more token (B,) each."""
+        heads, key_heads, head_width = self.body.heads, self.body.key_heads, self.body.head_width
+        rows, matched, dtype = len(ids), heads + key_heads, cache.states.dtype
+        cache.filled = end = cache.filled + 1
+        written = cache.states[..., end - 1, :].unbind(0)
+        seen = cache.states[..., :end, :].flatten(2, 3).unbind(0)
+        bias = cos = sin = None
+        if key_mask is not None:
+            bias = cache.states.new_zeros(key_mask.shape).masked_fill_(~key_mask, -1e9)[:, None, None]
+        if cache.position_table is not None:
+            cos, sin = torch.embedding(cache.position_table, positions)[:, None].chunk(2, dim=-1)
+
+        x = self.body.embed(ids, positions).to(dtype)
+        for layer, slot, (keys, values) in zip(cache.layers, written, seen, strict=True):
+            projected = layer.projections(layer.attention_norm(x)).view(rows, -1, head_width)  # (B, H + 2 K, D)
+            if cos is None or sin is None:
+                query = projected[:, :heads]
+                slot.copy_(projected[:, heads:].view(rows, 2, key_heads, head_width).transpose(0, 1))
             else:
-                query = projected[0]
-                slot.copy_(projected[1:])
-            scores = torch.bmm(query.reshape(batch * heads, length, head_width), keys.mT)
+                rotated = projected[:, :matched]
+                if layer.gains is not None:
+                    rotated = rms_norm(rotated, layer.gains, layer.eps)
+                rotated = (rotated * cos + rotated.roll(head_width // 2, -1) * sin).to(dtype)
+                query = rotated[:, :heads]
+                slot[0].copy_(rotated[:, heads:])
+                slot[1].copy_(projected[:, matched:])
+            scores = torch.bmm(query.reshape(rows * key_heads, -1, head_width), keys.mT)
             if bias is not None:
-                scores += bias
+                scores.view(rows, key_heads, -1, end).add_(bias)
             mixed = torch.bmm(scores.softmax(-1), values)
-            if length > 1:
-                mixed = mixed.view(batch, heads, length, head_width).transpose(1, 2)
-            layer.out.add_to(x, mixed.reshape(batch * length, -1))
+            layer.out.add_to(x, mixed.view(rows, -1))
             layer.feed_forward(x)
-        last = x if length == 1 else x.view(batch, length, -1)[:, -1]
-        return F.linear(self.norm(last), self.head).float()
-
-
-def attention_bias(key_mask: Tensor | None, queries: int, keys: int, heads: int, like: Tensor) -> Tensor | None:
-    """What is added to the scores (B·H, T, S): -1e9 where a query must not look; None where it may look anywhere."""
-    causal = like.new_full((queries, keys), -1e9).triu(keys - queries + 1) if queries > 1 else None
-    if key_mask is None:
-        return causal
-    bias = like.new_zeros(key_mask.shape).masked_fill_(~key_mask, -1e9)[:, None, None]
-    if causal is not None:
-        bias = bias + causal
-    return bias.expand(-1, heads, -1, -1).flatten(0, 1)
+        return cache.norm(x)

@@ -20,7 +20,7 @@ GELU_CHUNK = 1 << 18
 """Elements at once: what lies between stays in the cache."""
 
 
-class Attention(Function):
+class PackedAttention(Function):
     """softmax(scale · q kᵀ) v within each row, of tokens (N, heads * D); k and v may have fewer heads, in groups."""
 
     @staticmethod
@@ -116,7 +116,7 @@ class GeluTanh(Function):
         return gradient * ctx.saved_tensors[0]
 
 
-class RMSNorm(Function):
+class FusedRMSNorm(Function):
     """x / √(mean x² + eps) · gain over the last dimension, given out in `dtype`."""
 
     @staticmethod

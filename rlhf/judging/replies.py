@@ -9,6 +9,7 @@ import torch
 
 from data.dialogue import Pair, encode_completion
 from data.tokenizers import Tokenizer
+from pretrain.fast.gpt import decoder
 from pretrain.model import GPT
 from pretrain.sampling import generate
 from rlhf.judging.measures import cut_at_blank_line, response_logprobs
@@ -63,7 +64,7 @@ class Writer:
         rows = math.ceil(len(prompts) / math.ceil(len(prompts) / BATCH))  # batches of like size
         for start in range(0, len(prompts), rows):
             drawn += generate(
-                model,
+                decoder(model),
                 prompts[start : start + rows],
                 max_new_tokens=self.response_length,
                 temperature=temperature,

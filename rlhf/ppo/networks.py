@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.console import UserError
+from pretrain.fast.body import Linear
+from pretrain.fast.decoder import KVDecoder
 from pretrain.fast.functions import TokenLogprobs
 from pretrain.sampling import CachedModel
 from rlhf.ppo.adapters import add_adapter, for_value, share_weights
-from sft.models.decoder import PackedSampler
-from sft.models.fast import packed_body
+from sft.models.fast import layout_of, packed_body
 from sft.models.sampling import HFCachedModel, context_length, position_ids
 from sft.models.tokens import ModelSource
 
@@ -38,7 +39,7 @@ class HiddenStates:
         if self.body is not None and ids.device.type == "cpu":
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
-                return self.body(ids, mask, wanted, dtype)
+                return self.body(ids, layout_of(mask, wanted), dtype)
         states = self.model(
             input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
         ).last_hidden_state
@@ -85,7 +86,7 @@ class PolicyModel(nn.Module):
         body = self.hidden_states.body
         if body is None or not self.plain_head or self.lm.device.type != "cpu":
             return HFCachedModel(self.lm)
-        return PackedSampler(body, self.lm.get_output_embeddings(), context_length(self.lm), dtype)
+        return KVDecoder(body, Linear(self.lm.get_output_embeddings()), context_length(self.lm), dtype)
 
 
 class ValueModel(nn.Module):

@@ -25,6 +25,7 @@ import tyro
 from data.tokenizers import character_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.evaluate import evaluate_split
+from pretrain.fast.gpt import decoder
 from pretrain.ladder.models import LadderConfig, LayerNormModel
 from pretrain.machine import start
 from pretrain.model import GPT, GPTConfig
@@ -104,7 +105,7 @@ def sampling_loops(new_tokens: int) -> dict[str, Loop]:
         return ids
 
     return {
-        "ours, with the cache": lambda batch: generate(model, first(batch).tolist(), max_new_tokens=new_tokens),
+        "ours, with the cache": lambda b: generate(decoder(model), first(b).tolist(), max_new_tokens=new_tokens),
         "transformers' generate()": with_transformers,
         "the lecture's loop": as_in_the_lecture,
         "… without gradients": lambda b: generate_without_cache(lecture, first(b), max_new_tokens=new_tokens),

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from data.console import UserError
-from pretrain.sampling import keep_rows
+from pretrain.sampling import select_rows
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -55,10 +55,10 @@ class PreallocatedLayer(DynamicLayer):
         queries = query_length if isinstance(query_length, int) else query_length.shape[0]
         return self.filled + queries, 0
 
-    def keep(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         """Make row j what row `rows[j]` is."""
-        self.keys = keep_rows(self.keys, rows, self.filled)
-        self.values = keep_rows(self.values, rows, self.filled)
+        self.keys = select_rows(self.keys, rows, self.filled)
+        self.values = select_rows(self.values, rows, self.filled)
 
 
 class RowCache:
@@ -71,10 +71,10 @@ class RowCache:
     def filled(self) -> int:
         return int(self.states.get_seq_length())
 
-    def keep(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         for layer in self.states.layers:
             if isinstance(layer, PreallocatedLayer):
-                layer.keep(rows)
+                layer.select_rows(rows)
             elif isinstance(layer, DynamicLayer):
                 layer.batch_select_indices(rows)
             else:
@@ -100,7 +100,7 @@ class HFCachedModel:
         counts_positions |= bool(getattr(model.config, "alibi", False))
         self.makes_mask = bool(self.layers) and self.attention in ("eager", "sdpa") and not counts_positions
 
-    def start(self, batch_size: int, length: int) -> RowCache:
+    def new_cache(self, batch_size: int, length: int) -> RowCache:
         """An empty cache for rows of at most `length` positions."""
         if self.layers:
             return RowCache(Cache(layers=[PreallocatedLayer(length) for _ in range(self.layers)]))

@@ -10,6 +10,7 @@ import torch
 from data.console import UserError
 from data.tokenizers import bpe_tokenizer
 from pretrain.checkpoint import gpt_config, load_model, save_model
+from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig, LockedDropout, rotate
 
 TEXT = "Good morrow, cousin.\n\nGood morrow to you, sir; what news abroad today?\n" * 40
@@ -90,13 +91,13 @@ def test_cached_steps_equal_the_full_forward_under_left_padding(family: str, cha
     with torch.no_grad():
         full = model(ids)[0]
         for padding in (0, 1, 5):
-            cache = model.start(1, padding + 12)
+            cache = decoder(model).new_cache(1, padding + 12)
             padded = torch.cat([torch.zeros(1, padding, dtype=torch.long), ids], dim=1)
             mask = torch.arange(padding + 12)[None] >= padding
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)
             for end in range(padding + 4, padding + 13):
                 start = 0 if end == padding + 4 else end - 1
-                logits = model.step(padded[:, start:end], positions[:, start:end], mask[:, :end], cache)
+                logits = decoder(model).step(padded[:, start:end], positions[:, start:end], mask[:, :end], cache)
                 assert torch.allclose(logits[0], full[end - padding - 1], atol=1e-5)
 
 
@@ -108,10 +109,10 @@ def test_cached_steps_in_bfloat16_err_no_more_than_the_full_forward(family: str)
         exact = model(ids)[:, -1]
         model.compute_dtype = torch.bfloat16
         full = model(ids)[:, -1]
-        cache = model.start(4, 12)
+        cache = decoder(model).new_cache(4, 12)
         positions = torch.arange(12).expand(4, 12)
         for part in (slice(0, 8), *(slice(place, place + 1) for place in range(8, 12))):
-            logits = model.step(ids[:, part], positions[:, part], None, cache)
+            logits = decoder(model).step(ids[:, part], positions[:, part], None, cache)
     assert 0 < (logits - exact).abs().mean() < 1.5 * (full - exact).abs().mean()
 
 
@@ -122,10 +123,9 @@ def test_padding_of_the_vocabulary_is_in_the_training_loss_alone() -> None:
     with torch.no_grad():
         model.embedding.weight[300:] += 5 * model.get_parameter("norm.bias")  # a padding row that would be likely
         assert model(ids).shape == (2, 9, 300)
-        assert model.step(ids, torch.arange(9)[None], torch.ones(2, 9, dtype=torch.bool), model.start(2, 9)).shape == (
-            2,
-            300,
-        )
+        sampled = decoder(model)
+        mask = torch.ones(2, 9, dtype=torch.bool)
+        assert sampled.step(ids, torch.arange(9)[None], mask, sampled.new_cache(2, 9)).shape == (2, 300)
         held_out = model(ids[:, :-1], ids[:, 1:])
         model.train()
         logits = model(ids)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
 from pretrain.sampling import filter_logits, generate, generate_without_cache, sample_tokens
 
@@ -42,7 +43,7 @@ def greedy_without_cache(model: GPT, prompt: list[int], steps: int, stops: set[i
 def test_greedy_batch_equals_one_row_without_cache(family: str, prompts: list[list[int]], stops: set[int]) -> None:
     model = MODELS[family]
     prompts = [*prompts, *prompts[::2]]  # some are given twice
-    together = generate(model, prompts, max_new_tokens=9, temperature=0, stop_ids=stops)
+    together = generate(decoder(model), prompts, max_new_tokens=9, temperature=0, stop_ids=stops)
     assert together == [greedy_without_cache(model, prompt, 9, stops) for prompt in prompts]
 
 
@@ -65,7 +66,7 @@ def test_top_k_and_top_p_keep_what_they_say() -> None:
 
 def test_a_continuation_ends_with_its_first_stop() -> None:
     generator = torch.Generator().manual_seed(3)
-    texts = generate(MODELS["modern"], [[1]] * 200, max_new_tokens=12, stop_ids=[4, 5], generator=generator)
+    texts = generate(decoder(MODELS["modern"]), [[1]] * 200, max_new_tokens=12, stop_ids=[4, 5], generator=generator)
     assert any(len(text) < 12 for text in texts)
     for text in texts:
         assert not {4, 5} & set(text[:-1])
@@ -74,7 +75,8 @@ def test_a_continuation_ends_with_its_first_stop() -> None:
 
 def test_equal_seeds_equal_text_and_other_seeds_other_text() -> None:
     def texts(seed: int) -> list[list[int]]:
-        return generate(MODELS["gpt2"], [[1, 2]] * 8, max_new_tokens=10, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return generate(decoder(MODELS["gpt2"]), [[1, 2]] * 8, max_new_tokens=10, generator=generator)
 
     assert texts(1) == texts(1) != texts(2)
 
@@ -82,7 +84,8 @@ def test_equal_seeds_equal_text_and_other_seeds_other_text() -> None:
 @pytest.mark.parametrize("family", ["modern", "gpt2"])
 def test_the_plain_loop_draws_the_same_text(family: str) -> None:
     prompts = [[1, 2], [3, 4], [5, 6]]
-    with_cache = generate(MODELS[family], prompts, max_new_tokens=12, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    with_cache = generate(decoder(MODELS[family]), prompts, max_new_tokens=12, generator=generator)
     plain = generate_without_cache(
         MODELS[family], torch.tensor(prompts), max_new_tokens=12, generator=torch.Generator().manual_seed(5)
     )
@@ -104,14 +107,14 @@ def test_the_plain_loop_slides_over_the_context_of_any_model() -> None:
 
 def test_text_longer_than_the_context_goes_on() -> None:
     model = MODELS["gpt2"]
-    [text] = generate(model, [[1, 2, 3]], max_new_tokens=50, temperature=0)
+    [text] = generate(decoder(model), [[1, 2, 3]], max_new_tokens=50, temperature=0)
     assert len(text) == 50
     # Until the context is full, nothing differs from the plain loop.
     assert text[:13] == greedy_without_cache(model, [1, 2, 3], 13, set())
-    [after_long_prompt] = generate(model, [[1] * 40], max_new_tokens=3, temperature=0)
+    [after_long_prompt] = generate(decoder(model), [[1] * 40], max_new_tokens=3, temperature=0)
     assert len(after_long_prompt) == 3
 
 
 def test_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token"):
-        generate(MODELS["modern"], [[]], max_new_tokens=1)
+        generate(decoder(MODELS["modern"]), [[]], max_new_tokens=1)

@@ -10,7 +10,9 @@ import torch
 from data.console import UserError
 from data.dialogue import Pair
 from data.tokenizers import Tokenizer, character_tokenizer
+from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
+from pretrain.sampling import CachedModel
 from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
 
 TEXT = "ANNE:\nGood morrow to you, sir.\n\nBEN:\nAnd to you.\n"
@@ -25,15 +27,15 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def policy(tokenizer: Tokenizer) -> GPT:
+def policy(tokenizer: Tokenizer) -> CachedModel:
     torch.manual_seed(0)
     model = GPT(
         GPTConfig(vocab_size=tokenizer.vocab_size, context_length=32, width=16, layers=1, heads=2, feed_forward=32)
     )
-    return model.eval()
+    return decoder(model.eval())
 
 
-def test_one_ranking_for_every_prompt_in_order(policy: GPT, tokenizer: Tokenizer) -> None:
+def test_one_ranking_for_every_prompt_in_order(policy: CachedModel, tokenizer: Tokenizer) -> None:
     rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, EXACT, "sft")
     assert [r.prompt for r in rankings] == [pair.prompt for pair in PAIRS]
     for ranking in rankings:
@@ -50,7 +52,7 @@ def test_one_ranking_for_every_prompt_in_order(policy: GPT, tokenizer: Tokenizer
         assert lengths == sorted(lengths, reverse=True)
 
 
-def test_equal_seeds_give_equal_rankings_and_others_do_not(policy: GPT, tokenizer: Tokenizer) -> None:
+def test_equal_seeds_give_equal_rankings_and_others_do_not(policy: CachedModel, tokenizer: Tokenizer) -> None:
     noisy = replace(EXACT, temperature=5.0)
     first = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, noisy, "sft")
     assert collect_rankings(policy, tokenizer, PAIRS, SAMPLING, noisy, "sft") == first
@@ -58,7 +60,7 @@ def test_equal_seeds_give_equal_rankings_and_others_do_not(policy: GPT, tokenize
     assert [r.completions for r in other] != [r.completions for r in first]
 
 
-def test_the_plays_own_reply_is_the_last_candidate(policy: GPT, tokenizer: Tokenizer) -> None:
+def test_the_plays_own_reply_is_the_last_candidate(policy: CachedModel, tokenizer: Tokenizer) -> None:
     lenient = replace(EXACT, play_score=lambda prompt, text: 99.0)
     rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, lenient, "sft", include_play=True)
     for ranking in rankings:
@@ -68,7 +70,7 @@ def test_the_plays_own_reply_is_the_last_candidate(policy: GPT, tokenizer: Token
         assert ranking.stopped[3]
 
 
-def test_a_prompt_without_an_own_reply_has_no_such_candidate(policy: GPT, tokenizer: Tokenizer) -> None:
+def test_a_prompt_without_an_own_reply_has_no_such_candidate(policy: CachedModel, tokenizer: Tokenizer) -> None:
     prompts = [Pair("ANNE:\n", "")]
     [ranking] = collect_rankings(policy, tokenizer, prompts, SAMPLING, EXACT, "sft", include_play=True)
     assert len(ranking.completions) == 3

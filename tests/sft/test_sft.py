@@ -24,6 +24,7 @@ from data.dialogue import Pair
 from data.run.stage import check_descends, open_stage, read_stage
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import load_model, save_model
+from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
 from pretrain.presets import PRESETS as PRETRAIN_PRESETS
 from pretrain.train import pretrain
@@ -367,7 +368,7 @@ def test_it_learns_to_stop(run: Path) -> None:
     assert results["stop_share"] >= 0.9
     assert results["perplexity_after"] < 2
     model, tokenizer = load_model(run / "sft"), Tokenizer.load(run / "sft")
-    replies = sample_replies(model, tokenizer, [tokenizer.encode("A:\nIs it so?\n\nB:\n")] * 20, 16, seed=1)
+    replies = sample_replies(decoder(model), tokenizer, [tokenizer.encode("A:\nIs it so?\n\nB:\n")] * 20, 16, seed=1)
     assert replies.texts.count("Ay.") >= 16
 
 

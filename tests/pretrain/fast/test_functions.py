@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from pretrain.fast import layout
-from pretrain.fast.functions import Attention, GeluTanh, RMSNorm, Rotation, TokenLogprobs
+from pretrain.fast.functions import FusedRMSNorm, GeluTanh, PackedAttention, Rotation, TokenLogprobs
 from pretrain.fast.layout import Layout
 
 F64 = torch.float64
@@ -35,8 +35,8 @@ def test_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rms_norm() -> None:
     x, gain = variable(3, 2, 5), variable(5)
-    torch.testing.assert_close(RMSNorm.apply(x, gain, 0.1, F64), F.rms_norm(x, (5,), gain, 0.1))
-    assert gradcheck(lambda x, gain: RMSNorm.apply(x, gain, 0.1, F64), (x, gain))
+    torch.testing.assert_close(FusedRMSNorm.apply(x, gain, 0.1, F64), F.rms_norm(x, (5,), gain, 0.1))
+    assert gradcheck(lambda x, gain: FusedRMSNorm.apply(x, gain, 0.1, F64), (x, gain))
 
 
 def test_rotation() -> None:
@@ -87,10 +87,10 @@ def test_attention(heads: int, key_heads: int, lengths: list[int], monkeypatch: 
         return torch.cat(out)
 
     def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return Attention.apply(q, k, v, lay.all, heads, key_heads, 0.4)[:tokens]
+        return PackedAttention.apply(q, k, v, lay.all, heads, key_heads, 0.4)[:tokens]
 
     def ours_at_the_wanted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return Attention.apply(q[lay.chosen], k, v, lay.last, heads, key_heads, 0.4)[: lay.count]
+        return PackedAttention.apply(q[lay.chosen], k, v, lay.last, heads, key_heads, 0.4)[: lay.count]
 
     torch.testing.assert_close(ours(q, k, v), row_by_row(q, k, v))
     torch.testing.assert_close(ours_at_the_wanted(q, k, v), row_by_row(q, k, v)[lay.chosen[: lay.count]])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from pretrain.fast.decoder import KVDecoder
 from pretrain.sampling import generate
 from rlhf.ppo.networks import PolicyModel
-from sft.models.decoder import PackedSampler
 from sft.models.sampling import HFCachedModel
 
 KINDS = ["gpt2", "qwen3"]
@@ -29,7 +29,7 @@ def test_the_same_numbers_draw_the_same_tokens(causal_lm: Build, kind: str, stop
     policy = PolicyModel(causal_lm(kind))
     noise = torch.rand(len(PROMPTS), 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     sampler = policy.sampler(torch.float32)
-    assert isinstance(sampler, PackedSampler)
+    assert isinstance(sampler, KVDecoder)
     drawn, expected = (
         generate(model, PROMPTS, max_new_tokens=20, stop_ids=stops, noise=noise)
         for model in (sampler, HFCachedModel(policy.lm))
@@ -76,7 +76,7 @@ def test_in_bf16_the_logits_are_those_of_the_forward_pass(causal_lm: Build, kind
     policy = PolicyModel(causal_lm(kind, std=0.1))
     sampler = policy.sampler(torch.bfloat16)
     ids = torch.randint(2, 22, (3, 12), generator=torch.Generator().manual_seed(1))
-    cache = sampler.start(3, 12)
+    cache = sampler.new_cache(3, 12)
     with torch.inference_mode():
         logits = [sampler.step(ids[:, :4], torch.arange(4).expand(3, 4), None, cache)]
         logits += [sampler.step(ids[:, t, None], torch.full((3, 1), t), None, cache) for t in range(4, 12)]

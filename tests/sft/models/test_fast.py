@@ -8,7 +8,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sft.models.fast import Body, packed_body
+from pretrain.fast.body import Body
+from pretrain.fast.layout import Layout
+from sft.models.fast import packed_body
 from sft.models.sampling import position_ids
 
 GROUPED = {
@@ -65,9 +67,13 @@ def plain(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
     return states.last_hidden_state[wanted]
 
 
+def packed(body: Body, ids: Tensor, mask: Tensor, wanted: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    return body(ids, Layout(mask, wanted), dtype)
+
+
 def compare(model: Any, body: Body, left: bool = False) -> None:
     inputs = batch(left)
-    expected, hidden = plain(model, *inputs), body(*inputs, torch.float32)
+    expected, hidden = plain(model, *inputs), packed(body, *inputs)
     torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=1e-4)
     theirs, ours = gradients(model, expected), gradients(model, hidden)
     assert theirs.keys() == ours.keys()
@@ -102,7 +108,7 @@ def test_in_bf16_it_is_as_near_as_autocast(family: str) -> None:
         exact = plain(model, *inputs)
         with torch.autocast("cpu", torch.bfloat16):
             autocast = plain(model, *inputs).float()
-        ours = body(*inputs, torch.bfloat16)
+        ours = packed(body, *inputs, dtype=torch.bfloat16)
     assert ours.dtype == torch.float32
     error = (autocast - exact).abs().mean().item()
     assert 0 < (ours - exact).abs().mean().item() < 1.2 * error
@@ -114,10 +120,10 @@ def test_rows_do_not_see_each_other(family: str) -> None:
     assert body is not None
     ids, mask, wanted = batch()
     with torch.no_grad():
-        together = body(ids, mask, wanted, torch.float32).split(wanted.sum(1).tolist())
+        together = packed(body, ids, mask, wanted).split(wanted.sum(1).tolist())
         for row in (1, 3, 9):
             one = slice(row, row + 1)
-            alone = body(ids[one], mask[one], wanted[one], torch.float32)
+            alone = packed(body, ids[one], mask[one], wanted[one])
             torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)
 
 

@@ -65,7 +65,7 @@ def test_greedy_equals_the_loop_without_cache(causal_lm: Build, kind: str, atten
 def test_greedy_with_a_sliding_window() -> None:
     model = sliding_window_model()
     cached = HFCachedModel(model)
-    assert not isinstance(cached.start(1, 8).states.layers[0], PreallocatedLayer)
+    assert not isinstance(cached.new_cache(1, 8).states.layers[0], PreallocatedLayer)
     responses = generate(cached, PROMPTS, max_new_tokens=12, temperature=0)
     assert responses == [greedy_without_cache(model, prompt, 12) for prompt in PROMPTS]
 
@@ -87,7 +87,7 @@ class Spy:
     def __init__(self, model: HFCachedModel) -> None:
         self.model = model
         self.logprobs: list[Tensor] = []
-        self.context_length, self.device, self.start = model.context_length, model.device, model.start
+        self.context_length, self.device, self.new_cache = model.context_length, model.device, model.new_cache
 
     def step(self, *args: Any) -> Tensor:
         logits = self.model.step(*args)
@@ -109,7 +109,7 @@ def test_sampled_logprobs_match_a_full_forward_under_left_padding(causal_lm: Bui
 
 def test_the_cache_is_allocated_once(causal_lm: Build) -> None:
     cached = HFCachedModel(causal_lm("qwen3"))
-    cache = cached.start(2, 6)
+    cache = cached.new_cache(2, 6)
     mask = torch.ones(2, 3, dtype=torch.bool)
     cached.step(torch.ones(2, 3, dtype=torch.long), torch.arange(3).expand(2, 3), mask, cache)
     layer: Any = cache.states.layers[0]
