@@ -3,11 +3,13 @@
 from data.console import run_command
 from data.run.options import preset_command
 from reward.config import PRESETS
-from reward.train import train_reward
 
 
 def main() -> None:
-    train_reward(*preset_command(PRESETS, __doc__))
+    config, preset = preset_command(PRESETS, __doc__)
+    from reward.train import train_reward  # after the command line is read: trl takes seconds to import
+
+    train_reward(config, preset)
 
 
 if __name__ == "__main__":

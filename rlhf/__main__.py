@@ -1,25 +1,21 @@
 """python -m rlhf PRESET [--algorithm ppo|rloo|grpo|best-of-n] [--field value …]"""
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from data.console import UserError, run_command
 from data.run.options import preset_command
-from rlhf.algorithms.best_of_n import choose_best
 from rlhf.algorithms.config import PRESETS
-from rlhf.algorithms.group import align_in_groups
 from rlhf.algorithms.group_config import BEST_OF_N_PRESETS, GRPO_PRESETS, RLOO_PRESETS
-from rlhf.algorithms.ppo import align
 
-ALGORITHMS: dict[str, tuple[dict[str, tuple[str, Any]], Callable[[Any, str], Path]]] = {
-    "ppo": (PRESETS, align),
-    "rloo": (RLOO_PRESETS, align_in_groups),
-    "grpo": (GRPO_PRESETS, align_in_groups),
-    "best-of-n": (BEST_OF_N_PRESETS, choose_best),
+ALGORITHMS: dict[str, tuple[dict[str, tuple[str, Any]], str]] = {
+    "ppo": (PRESETS, "rlhf.algorithms.ppo:align"),
+    "rloo": (RLOO_PRESETS, "rlhf.algorithms.group:align_in_groups"),
+    "grpo": (GRPO_PRESETS, "rlhf.algorithms.group:align_in_groups"),
+    "best-of-n": (BEST_OF_N_PRESETS, "rlhf.algorithms.best_of_n:choose_best"),
 }
-"""The presets of every algorithm, and what runs it."""
+"""The presets of every algorithm, and what runs it: read after the command line, for trl takes seconds to import."""
 
 
 def main() -> None:
@@ -30,7 +26,8 @@ def main() -> None:
     if name not in ALGORITHMS:
         raise UserError(f"--algorithm {name} does not exist: choose one of {', '.join(ALGORITHMS)}")
     presets, run = ALGORITHMS[name]
-    run(*preset_command(presets, __doc__))
+    config, preset = preset_command(presets, __doc__)
+    resolve_name(run)(config, preset)
 
 
 if __name__ == "__main__":
