@@ -51,7 +51,7 @@ class Linear:
         """The matrix that an adapted layer is, found by asking it."""
         weight = self.module.base_layer.weight
         size = weight.shape[0 if self.transposed else 1]
-        inputs = torch.cat([torch.eye(size), torch.zeros(1, size), torch.linspace(-1, 1, size)[None]]).to(weight)
+        inputs = torch.cat([torch.eye(size), torch.zeros(1, size), torch.linspace(-1, 2, size)[None]]).to(weight)
         *_, bias, check = outputs = self(inputs)
         matrix = outputs[:size] - bias
         expected = inputs[-1] @ matrix + bias

@@ -5,12 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
+from pretrain.fast.body import Linear
 from pretrain.fast.decoder import KVDecoder
-from pretrain.sampling import generate
+from pretrain.sampling import generate, sample_tokens
 from rlhf.ppo.networks import PolicyModel
+from sft.models.fast import packed_body
 from sft.models.sampling import HFCachedModel
+from tests.sft.models.test_fast import FAMILIES, build
 
 KINDS = ["gpt2", "qwen3"]
 Build = Callable[..., PreTrainedModel]
@@ -89,3 +94,78 @@ def test_a_model_that_is_not_packed_is_sampled_as_it_is(causal_lm: Build) -> Non
     model = causal_lm("qwen3")
     model.model.layers[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     assert isinstance(PolicyModel(model).sampler(torch.bfloat16), HFCachedModel)
+
+
+def plain_decoder(model: PreTrainedModel) -> KVDecoder:
+    body = packed_body(model.base_model)
+    assert body is not None
+    return KVDecoder(body, Linear(model.get_output_embeddings()), 256, torch.float32)
+
+
+NOISE = torch.rand(4, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def drawn(model: KVDecoder) -> list[list[int]]:
+    return generate(model, PROMPTS[:4], max_new_tokens=15, noise=NOISE)
+
+
+def drawn_by(model: Any) -> list[list[int]]:
+    """The same draws, every token by the model's plain forward pass over all before it."""
+    texts = [list(prompt) for prompt in PROMPTS[:4]]
+    for step in range(15):
+        for text, noise in zip(texts, NOISE[:, step, None], strict=True):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([text]), use_cache=False).logits[:, -1]
+            text.append(int(sample_tokens(logits, 1.0, None, None, None, noise)))
+    return [text[-15:] for text in texts]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kind_is_the_plain_model_whatever_it_has_learned(family: str) -> None:
+    model = build(family)
+    sampled = plain_decoder(model)
+    before = drawn(sampled)
+    assert before == drawn_by(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    after = drawn(sampled)
+    assert before != after == drawn_by(model), "the weights of one rollout are not those of the next"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_adapters_are_merged_into_the_products_as_they_are(family: str) -> None:
+    model = build(family)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", fan_in_fan_out=family == "gpt2"))
+    sampled = plain_decoder(model)
+    for deviation in (0.1, 0.3):
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=deviation)
+        layers = sampled.new_cache(1, 8).layers
+        assert all(layer.projections.weight is not None and layer.up.weight is not None for layer in layers)
+        with_adapter = drawn(sampled)
+        assert with_adapter == drawn_by(model)
+        with adapted.disable_adapter():
+            assert with_adapter != drawn(sampled) == drawn_by(model)
+
+
+class Bent(nn.Module):
+    """An adapter that is no matrix."""
+
+    def __init__(self, base_layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base_layer(x) + x.tanh().sum(-1, keepdim=True)
+
+
+def test_an_adapter_that_is_no_matrix_is_called() -> None:
+    model: Any = build("llama")
+    attention, mlp = model.model.layers[1].self_attn, model.model.layers[0].mlp
+    attention.q_proj, mlp.up_proj, mlp.down_proj = map(Bent, (attention.q_proj, mlp.up_proj, mlp.down_proj))
+    sampled = plain_decoder(model)
+    layers = sampled.new_cache(1, 8).layers
+    assert [layer.projections.weight is None for layer in layers] == [False, True]
+    assert drawn(sampled) == drawn_by(model)

@@ -150,6 +150,8 @@ def test_what_computes_something_else_stays_as_it_is() -> None:
     scaled: Any = build("gpt2").base_model
     scaled.h[1].attn.forward = lambda hidden, *args, **kwargs: (0 * hidden, None)
     assert packed_body(scaled) is None, "the two are compared, whatever the classes say"
+    dynamic = build("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
+    assert packed_body(dynamic.base_model) is None, "its angles are not those of a position alone"
     unknown = AutoConfig.for_model(
         "gpt_neox", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=50
     )
