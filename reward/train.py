@@ -38,7 +38,7 @@ from reward.config import RewardModelConfig
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
 from reward.gold.judge import GoldJudge
 from reward.labeller import load_score_function
-from reward.model import RewardModel, new_reward_model, quiet_transformers
+from reward.model import RewardModel, new_reward_model
 from reward.rankings import (
     Ranking,
     read_collected,
@@ -48,6 +48,7 @@ from reward.rankings import (
     write_rankings,
 )
 from reward.trainer import RankingCollator, RankingTrainer, Reporter, last_checkpoint, ranking_dataset
+from sft.models.loading import quiet
 
 SHOWN = 6
 """Prompts in samples.md."""
@@ -160,7 +161,7 @@ class RewardStage:
         model = new_reward_model(self.parent_folder, config.seed)
         if config.mean_loss_coef:
             model.mean_score = copy.deepcopy(model.score).requires_grad_(True)
-        with quiet_transformers(), warnings.catch_warnings(), progress_bar("reward", steps, done) as bar:
+        with quiet(), warnings.catch_warnings(), progress_bar("reward", steps, done) as bar:
             warnings.simplefilter("ignore")  # of the libraries among themselves
             trainer = RankingTrainer(
                 model=model,
@@ -182,13 +183,13 @@ class RewardStage:
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if config.mean_loss_coef:
             del trained.mean_score  # its work is done
-        return RewardModel(trained, self.tokenizer.pad_id)
+        return RewardModel(trained)
 
     def evaluate(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
         """Set the scale of the scores, judge the model on the held-out rankings, write plots and samples."""
         config = self.config
         raw = model.score([(r.prompt_ids, ids) for r in rankings.samples for ids in r.completion_ids])
-        model.set_scale(raw.mean().item(), raw.std().item())
+        model.set_normalisation(raw.mean().item(), raw.std().item())
         scores = (raw - model.mean) / model.std
         if rankings.heldout is not rankings.samples:
             scores = score_rankings(model, rankings.heldout)
@@ -341,7 +342,7 @@ def train_reward(config: RewardModelConfig, preset: str) -> Path:
             "train": round(trained - collected, 1),
             "evaluate": round(folder.seconds - trained, 1),
         }
-        with quiet_transformers():
+        with quiet():
             model.model.save_pretrained(folder.path)
         stage.tokenizer.save(folder.path, stage.policy.context_length)
     record = StageRecord(

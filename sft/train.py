@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
@@ -42,10 +42,9 @@ from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_
 from sft.config import FineTuneConfig
 from sft.end_token import fit_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
+from sft.models.loading import load_causal_lm
 from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
 
-DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
-"""What transformers calls the dropout rates of Qwen3 and GPT-2."""
 SHOWN = 6
 """Replies in samples.md."""
 
@@ -245,11 +244,7 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
 
 def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> Any:
     """The pretrained model in float32, the row of its end token that of the newline, which ended a speech until now."""
-    config = AutoConfig.from_pretrained(folder)
-    for name in DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    model: Any = load_causal_lm(folder, dropout=dropout, role="base")
     newline = tokenizer.encode("\n")[0]
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):

@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 
 from data.console import UserError, run_command
-from data.dialogue import Pair, encode_prompt
+from data.dialogue import Pair
 from data.run.progress import progress_bar
 from data.run.stage import (
     StageRecord,
@@ -36,10 +36,11 @@ from rlhf.algorithms.best_of_n import Candidates
 from rlhf.algorithms.budget import sampled_tokens
 from rlhf.algorithms.config import AlignOptions
 from rlhf.algorithms.table import learning_path, markdown_table, print_table, reward_kl_plot, write_samples
-from rlhf.algorithms.task import Alignment, Scorer, ScoreRules
+from rlhf.algorithms.task import Alignment
 from rlhf.compare.__main__ import DIVERSITY_WORDS, CompareOptions, choose_pairs, figures
 from rlhf.judging.measures import win_rate, word_count
 from rlhf.judging.replies import Replies, Writer
+from rlhf.ppo.rewards import Scorer, ScoreRules
 
 MODELS = {"rlhf": "PPO", "rlhf-rloo": "RLOO", "rlhf-grpo": "GRPO"}
 """The stages that leave a model, and what they are called."""
@@ -101,9 +102,9 @@ class Comparison:
         self.scorer: Scorer = self.room.scorer(rules, self.device)
         self.pairs: list[Pair] = choose_pairs(self.room.corpus, options)
         lengths, tokenizer = self.room.config, self.room.tokenizer
-        prompts = [encode_prompt(tokenizer, pair.prompt, lengths.prompt_length) for pair in self.pairs]
+        self.prompts = self.room.encoded([pair.prompt for pair in self.pairs])
         sft = load_model(options.run / "sft", self.device)
-        self.writer = Writer(tokenizer, prompts, lengths.response_length, sft, options.seed)
+        self.writer = Writer(tokenizer, self.prompts, lengths.response_length, sft, options.seed)
 
     def sources(self) -> list[Source]:
         """Everybody's replies, judged."""
@@ -148,7 +149,7 @@ class Comparison:
         replies = self.writer.write_more(model, draw)
         seconds = time.monotonic() - started
         replies.kl = 0.0 if model is self.writer.sft else self.writer.kl(model, replies.ids)
-        replies.reward = self.scorer(self.writer.prompts, replies.ids).raw.tolist()
+        replies.reward = self.scorer(self.prompts, replies.ids).raw.tolist()
         return Source(name, replies, fmean(map(len, replies.ids)), seconds / len(replies.ids))
 
     def rows(self, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:

@@ -18,8 +18,10 @@ from data.run.stage import StageRecord, announce, open_stage, parent_of, setting
 from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.budget import token_budget
 from rlhf.algorithms.group_config import BestOfNConfig
-from rlhf.algorithms.task import Alignment, Scored, Scorer, ScoreRules
+from rlhf.algorithms.task import Alignment
 from rlhf.judging.replies import Replies, Writer
+from rlhf.ppo.prompts import Prompt
+from rlhf.ppo.rewards import Scored, Scorer, ScoreRules
 
 SHOWN = 6
 """Prompts in samples.md."""
@@ -45,7 +47,7 @@ class Candidates:
         number = self.first_draw + len(self.ids)
         ids = self.writer.sample(self.writer.sft, draw=number, temperature=self.temperature)
         self.ids.append(ids)
-        self.scored.append(self.scorer(self.writer.prompts, ids))
+        self.scored.append(self.scorer([Prompt(prompt) for prompt in self.writer.prompts], ids))
         self.tokens += sum(map(len, ids))
 
     def choose(self, n: int) -> list[int]:

@@ -19,7 +19,8 @@ from rlhf.algorithms.budget import token_budget
 from rlhf.algorithms.group_config import GroupConfig
 from rlhf.algorithms.group_trainer import Account, build_trainer
 from rlhf.algorithms.ppo import SAMPLED_UPDATES, summarise, write_plots, write_samples
-from rlhf.algorithms.task import Alignment, ScoreRules
+from rlhf.algorithms.task import Alignment
+from rlhf.ppo.rewards import ScoreRules
 from sft.train import last_checkpoint
 
 

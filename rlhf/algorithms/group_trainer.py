@@ -9,17 +9,17 @@ import torch
 from accelerate.utils import reduce
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from data.console import UserError
-from data.dialogue import encode_prompt
 from pretrain.machine import compute_dtype
 from rlhf.algorithms.group_config import GroupConfig
-from rlhf.algorithms.task import Alignment, Scorer
+from rlhf.algorithms.task import Alignment
 from rlhf.ppo.prompts import Prompt, PromptOrder
-from sft.models.sampling import position_ids
-from sft.train import DROPOUTS
+from rlhf.ppo.rewards import Scorer
+from sft.models.batch import position_ids
+from sft.models.loading import load_causal_lm
 
 
 class PromptTokenizer(PreTrainedTokenizerFast):
@@ -87,7 +87,9 @@ class CountedReward:
         """Scores of this process's responses; `prompt_ids` is a column of the data set."""
         account = self.account
         with torch.autocast(account.device.type, torch.bfloat16, enabled=account.bf16):
-            scored = self.scorer(prompt_ids, completion_ids)
+            scored = self.scorer(
+                [Prompt(ids, text) for ids, text in zip(prompt_ids, prompts, strict=True)], completion_ids
+            )
         lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=scored.raw.device)
         columns = torch.stack([torch.ones_like(lengths), lengths, scored.raw, scored.scores, scored.stopped.float()])
         count, tokens, *sums = reduce(columns.cpu().double().sum(1).float().to(columns.device), "sum").tolist()
@@ -166,7 +168,8 @@ class WatchedGRPO(Watched, GRPOTrainer):
 def build_trainer(run: Alignment, scorer: Scorer, account: Account, output_dir: Path) -> Any:
     """TRL's trainer of `config.algorithm` on the run's SFT model; it keeps its checkpoints in `output_dir`."""
     config = account.config
-    model = load_policy(run, account.device)
+    # Without dropout: TRL trains in training mode.
+    model = load_causal_lm(config.run / "sft", account.device, dropout=0.0)
     optimizer = torch.optim.Adam(
         model.parameters(), config.learning_rate, (config.adam_beta1, config.adam_beta2), config.adam_eps
     )
@@ -190,27 +193,13 @@ def build_trainer(run: Alignment, scorer: Scorer, account: Account, output_dir: 
     return trainer
 
 
-def load_policy(run: Alignment, device: torch.device) -> PreTrainedModel:
-    """The SFT model in float32, without dropout: TRL trains in training mode."""
-    folder = run.config.run / "sft"
-    config = AutoConfig.from_pretrained(folder)
-    for name in DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
-    attention = "eager" if device.type == "cpu" else "sdpa"  # as everywhere: its backward is faster on a CPU
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, attn_implementation=attention
-    )
-    return model
-
-
 def prompt_dataset(run: Alignment, tokenizer: PromptTokenizer) -> Dataset:
     """The prompts in PPO's order, as text and as PPO's ids. UserError if TRL would make other ids of a text."""
-    encoded = [Prompt(encode_prompt(run.tokenizer, text, run.config.prompt_length), text) for text in run.prompts]
+    encoded = run.encoded(run.prompts)
     ordered = PromptOrder(encoded, run.config.seed).take(len(encoded))
     texts = [prompt.text for prompt in ordered]
     for ours, theirs in zip(ordered, tokenizer(text=texts)["input_ids"], strict=True):
-        if ours != theirs:
+        if list(ours) != theirs:
             raise UserError(
                 f"transformers makes other tokens than ours of the prompt {str(ours.text)[-40:]!r}: "
                 "install the versions of constraints.txt"

@@ -4,7 +4,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from data.dialogue import encode_prompt
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
 from data.run.stage import StageRecord, announce, open_stage, parent_of, settings
@@ -28,7 +27,7 @@ class PPOAlignment(Alignment):
         return PPOTrainer(
             run / "sft",
             self.reward,
-            [encode_prompt(self.tokenizer, prompt, config.prompt_length) for prompt in self.prompts],
+            self.encoded(self.prompts),
             config.ppo(output_dir),
             # The value model starts from the reward model wherever there is one.
             value=run / "reward" if self.reward_record is not None else None,

@@ -3,10 +3,8 @@
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
@@ -23,51 +21,14 @@ from reward.labeller import load_score_function
 from rlhf.algorithms.config import AlignOptions
 from rlhf.judging.measures import diversity
 from rlhf.judging.replies import Writer
-from rlhf.ppo.losses import apply_missing_stop
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards import PolicyTokens, Reward, RewardFunction, build_reward
+from rlhf.ppo.rewards import PolicyTokens, RewardFunction, Scorer, ScoreRules, build_reward
 from sft.train import quiet_libraries
 
 EVAL_WORDS = 1000
 """distinct-2 falls as a text grows: it is measured on so many words each time."""
 SCORED_AT_ONCE = 64
 """Rows of one forward pass of the reward model."""
-
-
-class ScoreRules(NamedTuple):
-    """What becomes of a score; see the fields of the same names of `PPOConfig`."""
-
-    missing_eos_rule: Literal["subtract", "replace"]
-    missing_eos_penalty: float
-    score_clip: float | None
-
-
-class Scored(NamedTuple):
-    """What responses are worth; each (B,)."""
-
-    raw: Tensor
-    """As the reward gives it."""
-    scores: Tensor
-    """After the clip and the rule for responses that never stop: what an algorithm maximises."""
-    stopped: Tensor
-    """bool: the last token is the stop token."""
-
-
-class Scorer:
-    """Scores of token ids, prompts and responses (the stop token included), by a reward and the rules on it."""
-
-    def __init__(self, reward: Reward, stop_ids: frozenset[int], rules: ScoreRules) -> None:
-        self.reward, self.stop_ids, self.rules = reward, stop_ids, rules
-
-    def __call__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Scored:
-        raw = self.reward([Prompt(ids) for ids in prompts], responses)
-        if not raw.isfinite().all():
-            raise UserError("the reward is not a finite number for some response: check the reward")
-        stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=raw.device)
-        clip = self.rules.score_clip
-        scores = raw if clip is None else raw.clamp(-clip, clip)
-        scores = apply_missing_stop(scores, stopped, self.rules.missing_eos_rule, self.rules.missing_eos_penalty)
-        return Scored(raw, scores, stopped)
 
 
 class Alignment:
@@ -89,7 +50,7 @@ class Alignment:
         heldout = [pair.prompt for pair in heldout_pairs(self.corpus.validation).dev[: config.eval_prompts]]
         self.writer = Writer(
             self.tokenizer,
-            [encode_prompt(self.tokenizer, prompt, config.prompt_length) for prompt in heldout],
+            self.encoded(heldout),
             config.response_length,
             load_model(run / "sft"),
             config.seed,
@@ -100,12 +61,17 @@ class Alignment:
         self._gold_before = self.mean_gold(self.before)
         self.reward = self._reward()
 
+    def encoded(self, prompts: Sequence[str]) -> list[Prompt]:
+        """The prompts as the policy reads them, the last `prompt_length` tokens; each keeps its whole text."""
+        length = self.config.prompt_length
+        return [Prompt(encode_prompt(self.tokenizer, prompt, length), prompt) for prompt in prompts]
+
     def scorer(self, rules: ScoreRules, device: torch.device) -> Scorer:
         """The reward and the rules on its scores, as every algorithm but PPO (which has its own) calls them."""
         config, ours = self.config, self.tokenizer
         tokenizer = AutoTokenizer.from_pretrained(config.run / "sft")
         length = config.prompt_length + config.response_length
-        tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), ours.pad_id, length)
+        tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), length)
         reward, _ = build_reward(self.reward, tokens, SCORED_AT_ONCE, device)
         return Scorer(reward, tokens.stop_ids, rules)
 

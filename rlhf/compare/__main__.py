@@ -130,8 +130,8 @@ class Judge:
 class RememberingRewardModel(RewardModel):
     """A reward model that scores no reply twice: the same ones are judged, picked from and evaluated on."""
 
-    def __init__(self, model: PreTrainedModel, pad_id: int, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__(model, pad_id, dtype)
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
         self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
 
     def score(

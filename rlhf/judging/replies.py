@@ -48,7 +48,7 @@ class Writer:
     """Has models write replies to the prompts, each source with random numbers of its own."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompts: list[list[int]], response_length: int, sft: GPT, seed: int
+        self, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], response_length: int, sft: GPT, seed: int
     ) -> None:
         self.tokenizer, self.prompts, self.response_length = tokenizer, prompts, response_length
         self.sft, self.seed = sft, seed

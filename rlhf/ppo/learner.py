@@ -14,8 +14,8 @@ from rlhf.ppo import losses
 from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.networks import PolicyModel, ValueModel
-from rlhf.ppo.rollout import Rollout, micro_batches, unflatten
-from sft.models.sampling import pack
+from rlhf.ppo.rollout import Rollout, unflatten
+from sft.models.batch import Batch, micro_batches
 
 EXPLOSION = 1e3
 """A loss so many times larger than that of a policy that stays and of a value model that always says 0."""
@@ -29,7 +29,7 @@ class Learner:
     """Holds the two networks' optimizers and the order of minibatches.
 
     policy, value: bare modules; they are moved to the device and trained in place.
-    pad_id: filler of the packed batches. shuffler: draws the minibatches, the same in every process.
+    shuffler: draws the minibatches, the same in every process.
     """
 
     def __init__(
@@ -38,12 +38,10 @@ class Learner:
         accelerator: Accelerator,
         policy: PolicyModel,
         value: ValueModel,
-        pad_id: int,
         shuffler: torch.Generator,
     ) -> None:
         self.config = config
         self.accelerator: Any = accelerator
-        self.pad_id = pad_id
         self.shuffler = shuffler
         betas = (config.adam_beta1, config.adam_beta2)
         self.rates = (
@@ -118,11 +116,10 @@ class Learner:
                     contexts.enter_context(self.accelerator.no_sync(self.value))
                 mask = rollout.mask[micro]
                 prompts, responses = [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro]
-                batch = pack(prompts, responses, self.pad_id, self.accelerator.device)
-                inputs = (batch.ids, batch.attention_mask, batch.predicts)
+                batch = Batch(prompts, responses, self.accelerator.device)
                 with self.accelerator.autocast():
-                    logprobs, entropies = self.policy(*inputs, config.temperature)
-                    values = self.value(*inputs)
+                    logprobs, entropies = self.policy(batch, config.temperature)
+                    values = self.value(batch)
                 policy_loss, policy_stats = losses.policy_loss(
                     unflatten(logprobs, mask),
                     rollout.logprobs[micro],

@@ -133,16 +133,3 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     _, residual = masked_moments(returns - values, mask)
     _, total = masked_moments(returns, mask)
     return 1.0 - residual / total.clamp(min=1e-12)
-
-
-def apply_missing_stop(scores: Tensor, stopped: Tensor, rule: str, penalty: float) -> Tensor:
-    """Scores (B,) after the rule for responses that never stop; `stopped` (B,) says which did.
-
-    rule "subtract": score - penalty (keeps the order among them); "replace": -penalty, whatever the score
-    (Stiennon et al.: an unfinished text has no claim to a good score).
-    """
-    if rule == "subtract":
-        return torch.where(stopped, scores, scores - penalty)
-    if rule == "replace":
-        return torch.where(stopped, scores, torch.full_like(scores, -penalty))
-    raise ValueError(f"unknown rule {rule!r} for responses that never stop: subtract or replace")

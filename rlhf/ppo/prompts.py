@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,35 @@ Conversation = list[dict[str, Any]]
 """Messages {"role", "content"}, oldest first."""
 
 
-class Prompt(list[int]):
-    """A prompt's token ids, which remember what they were made from.
+@dataclass(frozen=True)
+class Prompt(Sequence[int]):
+    """A prompt: a sequence of token ids with what they were made from, which a part of it keeps."""
 
-    text: as the user gave it, or as the chat template wrote the conversation out; None where ids were given.
-    messages: the conversation, if it was one.
-    """
+    ids: Sequence[int]
+    """Another prompt is taken with its text and its messages."""
+    text: str | None = None
+    """The whole text as the user gave it, or as the chat template wrote the conversation; None where ids were given."""
+    messages: Conversation | None = None
+    """The conversation, if it was one."""
 
-    def __init__(self, ids: Iterable[int], text: str | None = None, messages: Conversation | None = None) -> None:
-        super().__init__(ids)
-        self.text = text
-        self.messages = messages
+    def __post_init__(self) -> None:
+        if isinstance(self.ids, Prompt):
+            given = self.ids
+            object.__setattr__(self, "ids", given.ids)
+            object.__setattr__(self, "text", given.text if self.text is None else self.text)
+            object.__setattr__(self, "messages", given.messages if self.messages is None else self.messages)
+        else:
+            object.__setattr__(self, "ids", list(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+    def __getitem__(self, place: Any) -> Any:
+        """A token id, or for a slice the prompt of these ids."""
+        return replace(self, ids=self.ids[place]) if isinstance(place, slice) else self.ids[place]
 
 
 class PromptOrder:
@@ -42,7 +61,7 @@ class PromptOrder:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the prompts, to know them again when a run resumes."""
-        return hashlib.sha256(json.dumps(self.prompts).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([list(prompt) for prompt in self.prompts]).encode()).hexdigest()
 
     def take(self, count: int) -> list[Prompt]:
         """The next `count` prompts; one that spans two epochs takes from both."""
@@ -62,13 +81,13 @@ def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab
     """Prompts as token ids of a policy that knows `vocab_size` tokens.
 
     source: a list of prompts, a `datasets.Dataset` with a column "prompt", or the path of a JSONL file of
-    {"prompt"}. A prompt is a text, a list of token ids, or a conversation: a list of {"role", "content"}, which
-    the tokenizer's chat template writes out up to where the assistant's turn begins (if the last message is the
-    assistant's: to where that breaks off).
+    {"prompt"}. A prompt is a text, a list of token ids, a `Prompt` (ids with their text), or a conversation: a list of
+    {"role", "content"}, which the tokenizer's chat template writes out up to where the assistant's turn begins (if the
+    last message is the assistant's: to where that breaks off).
 
-    A text or ids of more than `prompt_length` tokens (None: no bound) lose their beginning, but for a BOS; a
-    conversation that is too long is refused, since a cut one no longer follows its template. UserError on what
-    cannot be used.
+    A text or ids of more than `prompt_length` tokens (None: no bound) lose their beginning, but for a BOS, and keep
+    their whole text; a conversation that is too long is refused, since a cut one no longer follows its template.
+    UserError on what cannot be used.
     """
     encoded = []
     for number, prompt in enumerate(_listed(source)):
@@ -77,7 +96,9 @@ def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab
             prompt = prompt["prompt"]
         if hasattr(prompt, "tolist"):  # a tensor or an array of token ids
             prompt = prompt.tolist()
-        if isinstance(prompt, str):
+        if isinstance(prompt, Prompt):
+            ids = prompt
+        elif isinstance(prompt, str):
             ids = Prompt(_encode(prompt, tokenizer, where), text=prompt)
         elif isinstance(prompt, list | tuple) and all(isinstance(token, int) for token in prompt):
             ids = Prompt(prompt)
@@ -159,5 +180,5 @@ def _cut(prompt: Prompt, length: int, tokenizer: Any, where: str) -> Prompt:
             "leave such prompts out"
         )
     bos = getattr(tokenizer, "bos_token_id", None)
-    kept = prompt[:1] if bos is not None and prompt[0] == bos and length > 1 else []
-    return Prompt(kept + prompt[len(prompt) - length + len(kept) :], prompt.text)
+    kept = 1 if bos is not None and prompt[0] == bos and length > 1 else 0
+    return replace(prompt, ids=[*prompt.ids[:kept], *prompt.ids[len(prompt) - length + kept :]])

@@ -1,18 +1,25 @@
-"""What PPO learns from: sampled episodes with everything known about them, and how they are cut into batches."""
+"""What PPO learns from: sampled episodes with everything known about them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from rlhf.ppo import losses
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.kl import k1, k3
+from rlhf.ppo.prompts import Prompt
+from rlhf.ppo.rewards import Scored
+from sft.models.batch import response_mask
+
 
 @dataclass
 class Episodes:
-    """What one process has sampled and evaluated: lists with one entry an episode; tensors (length,), on the CPU."""
+    """What one process has sampled and scored: lists of one entry per episode; tensors (length,), on the CPU."""
 
-    prompts: Sequence[list[int]]
+    prompts: Sequence[Prompt]
     responses: list[list[int]]
     """Token ids, the stop token included."""
     scores: list[float]
@@ -33,7 +40,7 @@ class Episodes:
 class Rollout:
     """The episodes of one batch, those of all processes. Tensors (B, R) are aligned with the response tokens."""
 
-    prompts: Sequence[list[int]]
+    prompts: Sequence[Prompt]
     responses: list[list[int]]
     """Token ids, the stop token included."""
     mask: Tensor
@@ -52,18 +59,51 @@ class Rollout:
     """Means over the batch, by their names in the log."""
 
 
-def micro_batches(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], rows: list[int], size: int
-) -> Iterator[list[int]]:
-    """Cut `rows` into micro-batches of `size` rows of like length, so that little padding is computed."""
-    by_length = sorted(rows, key=lambda i: len(prompts[i]) + len(responses[i]))
-    for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]
+def build_rollout(episodes: Episodes, scored: Scored, kl_coef: float, config: PPOConfig) -> Rollout:
+    """KL, rewards, advantages, returns and metrics of the episodes of all processes, on the device of `scored`."""
+    device = scored.scores.device
+    mask = response_mask(episodes.responses, device)
+    logprobs, entropies, reference_logprobs, values = (
+        unflatten(torch.cat(rows).to(device), mask)
+        for rows in (episodes.logprobs, episodes.entropies, episodes.reference_logprobs, episodes.values)
+    )
+    kl = k1(logprobs, reference_logprobs)
+    rewards = losses.token_rewards(scored.scores, kl, mask, kl_coef)
+    if config.whiten_rewards:
+        rewards = losses.whiten(rewards, mask, shift_mean=False)
+    advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.gae_lambda)
+    explained = losses.explained_variance(values, returns, mask)
+    if config.whiten_advantages:
+        advantages = losses.whiten(advantages, mask)
 
-
-def pad_rows(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Rows of any length as one tensor like `mask` (B, R), which is True where they are; 0 elsewhere."""
-    return unflatten(torch.cat(list(rows)).to(mask.device), mask)
+    per_sequence = {
+        "objective/kl": kl.sum(1),
+        "objective/kl_k3": k3(logprobs, reference_logprobs).sum(1),
+        "objective/entropy": entropies.sum(1),
+        "objective/reward_scores": scored.raw,
+        "objective/scores": scored.scores,
+        "objective/non_score_reward": -kl_coef * kl.sum(1),
+        "objective/stopped": scored.stopped.float(),
+        "objective/response_length": mask.sum(1).float(),
+    }
+    means = torch.stack(list(per_sequence.values())).mean(1).tolist()
+    metrics = dict(zip(per_sequence, means, strict=True))
+    metrics["objective/rlhf_reward"] = metrics["objective/scores"] + metrics["objective/non_score_reward"]
+    metrics["objective/kl_coef"] = kl_coef
+    metrics["val/explained_variance"] = explained.item()
+    metrics["val/num_eos_tokens"] = float(scored.stopped.sum())
+    return Rollout(
+        prompts=episodes.prompts,
+        responses=episodes.responses,
+        mask=mask,
+        logprobs=logprobs,
+        values=values,
+        rewards=rewards,
+        advantages=advantages,
+        returns=returns,
+        scores=scored.scores,
+        metrics=metrics,
+    )
 
 
 def unflatten(tokens: Tensor, mask: Tensor) -> Tensor:

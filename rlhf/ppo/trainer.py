@@ -23,25 +23,26 @@ from torch import Tensor
 from data.console import UserError
 from pretrain.machine import OwnPrecision, choose_device, compute_dtype, full_precision_matmul, with_cpu_kernels
 from pretrain.sampling import generate
-from rlhf.ppo import losses, state
+from rlhf.ppo import state
 from rlhf.ppo.adapters import add_adapter, check_peft, share_weights
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.kl import AdaptiveKL, FixedKL, KLController, k1, k3
+from rlhf.ppo.kl import AdaptiveKL, FixedKL, KLController
 from rlhf.ppo.learner import Diverged, Learner
-from rlhf.ppo.networks import (
-    PolicyModel,
-    ValueModel,
-    check_reads,
-    choose_attention,
-    load_classifier,
-    load_policy,
-    value_backbone,
+from rlhf.ppo.networks import PolicyModel, ValueModel, value_backbone
+from rlhf.ppo.prompts import Prompt, PromptOrder, encode_prompts
+from rlhf.ppo.rewards import (
+    PolicyTokens,
+    RewardSource,
+    ScoreRules,
+    WeightedReward,
+    apply_rules,
+    build_reward,
+    finite_scores,
 )
-from rlhf.ppo.prompts import PromptOrder, encode_prompts
-from rlhf.ppo.rewards import PolicyTokens, RewardSource, WeightedReward, build_reward
-from rlhf.ppo.rollout import Episodes, Rollout, micro_batches, pad_rows
+from rlhf.ppo.rollout import Episodes, Rollout, build_rollout
 from rlhf.ppo.trackers import check_trackers, finish_trackers, start_trackers
-from sft.models.sampling import pack, response_mask
+from sft.models.batch import Batch, micro_batches
+from sft.models.loading import check_fits, load_causal_lm, load_classifier
 from sft.models.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
@@ -117,24 +118,28 @@ class PPOTrainer:
             check_peft(peft_config)
         self.micro_rows = config.micro_rows(self.accelerator.num_processes)
 
-        lm = load_policy(policy)
+        lm = load_causal_lm(policy, self.device, dropout=None)
         self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
         self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
-        self.pad_id = 0  # fills what no mask lets through; the tokenizer's PAD may lie outside the model's vocabulary
         vocab_size = lm.config.get_text_config().vocab_size
         encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
         self.prompt_order = PromptOrder(encoded, config.seed)
         length = max(map(len, encoded)) + config.response_length
         # Copies are made before anything is trained or prepared; those beside an adapter share its frozen weights.
         copied = copy.deepcopy if peft_config is None else share_weights
-        reference_lm = copied(lm) if reference is None or reference is policy else load_policy(reference)
-        tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, self.pad_id, length)
-        self.reward, first_reward_model = build_reward(reward, tokens, self.micro_rows, self.device)
-        start = load_classifier(value, "value model") if value is not None else first_reward_model
+        if reference is None or reference is policy:
+            reference_lm = copied(lm)
+        else:
+            reference_lm = load_causal_lm(reference, self.device, dropout=None, role="reference")
+        tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length)
+        self.reward, start = build_reward(reward, tokens, self.micro_rows, self.device)
+        same_file = isinstance(value, str | Path) and isinstance(reward, str | Path) and str(value) == str(reward)
+        if value is not None and not (same_file and start is not None):
+            # Its head may be missing: it is not used.
+            start = load_classifier(value, self.device, role="value model", new_head=True)
         self.value = ValueModel(value_backbone(lm if start is None else start, peft_config))
         for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
-            check_reads(model, role, vocab_size, length)
-            choose_attention(model, self.device)
+            check_fits(model, role, vocab_size, length)
         for role, given in (("reference", reference), ("value model", value)):
             if given is not None and not same_tokens(tokenizer, load_tokenizer(given)):
                 raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
@@ -151,7 +156,7 @@ class PPOTrainer:
         # Every process draws the numbers of all, so that many processes do what one would.
         self.sampler = torch.Generator().manual_seed(config.seed)
         self.shuffler = torch.Generator().manual_seed(config.seed + 1)
-        self.learner = Learner(config, self.accelerator, self.policy, self.value, self.pad_id, self.shuffler)
+        self.learner = Learner(config, self.accelerator, self.policy, self.value, self.shuffler)
         self.updates_done = 0
         self.log_history: list[Metrics] = []
         self.samples: list[dict[str, Any]] = []
@@ -252,10 +257,8 @@ class PPOTrainer:
         seconds = {"time/rollout": time.perf_counter() - clock}
         clock = time.perf_counter()
         with self.accelerator.autocast():
-            reward_scores = self.reward(prompts, responses)
-        if not reward_scores.isfinite().all():
-            raise UserError("the reward is not a finite number for some response: check the reward")
-        rollout = self.prepare_rollout(self.evaluate(prompts, responses, reward_scores).gather())
+            scores = finite_scores(self.reward, prompts, responses)
+        rollout = self.prepare_rollout(self.score_rollout(prompts, responses, scores).gather())
         seconds["time/scoring"] = time.perf_counter() - clock
         rollout.metrics |= seconds
         if isinstance(self.reward, WeightedReward):
@@ -264,7 +267,7 @@ class PPOTrainer:
         return rollout
 
     @torch.no_grad()
-    def evaluate(self, prompts: Sequence[list[int]], responses: list[list[int]], scores: Tensor) -> Episodes:
+    def score_rollout(self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor) -> Episodes:
         """What the policy, the reference and the value model say of this process's responses.
 
         scores: (B,), as the reward gives them. By the same forward pass as in training, not from the sampler's
@@ -272,14 +275,13 @@ class PPOTrainer:
         """
         order: list[int] = []
         parts: list[list[Tensor]] = [[], [], [], []]
-        for rows in micro_batches(prompts, responses, list(range(len(prompts))), self.micro_rows):
-            batch = pack([prompts[i] for i in rows], [responses[i] for i in rows], self.pad_id, self.device)
-            inputs = (batch.ids, batch.attention_mask, batch.predicts)
+        for rows in micro_batches(prompts, responses, range(len(prompts)), self.micro_rows):
+            batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], self.device)
             with self.accelerator.autocast():
                 flat = (
-                    *self.policy(*inputs, self.config.temperature),
-                    self.reference(*inputs, self.config.temperature)[0],
-                    self.value(*inputs),
+                    *self.policy(batch, self.config.temperature),
+                    self.reference(batch, self.config.temperature)[0],
+                    self.value(batch),
                 )
             order += rows
             lengths = [len(responses[i]) for i in rows]
@@ -289,49 +291,13 @@ class PPOTrainer:
         return Episodes(prompts, responses, scores.tolist(), *([part[place] for place in places] for part in parts))
 
     def prepare_rollout(self, episodes: Episodes) -> Rollout:
-        """KL, rewards, advantages, returns and figures of the episodes of all processes."""
+        """KL, rewards, advantages, returns and metrics of the episodes of all processes."""
         config = self.config
-        prompts, responses = episodes.prompts, episodes.responses
-        mask = response_mask(responses, self.device)
-        logprobs, entropies, reference_logprobs, values = (
-            pad_rows(rows, mask)
-            for rows in (episodes.logprobs, episodes.entropies, episodes.reference_logprobs, episodes.values)
-        )
-        reward_scores = torch.tensor(episodes.scores, device=self.device)
-        # Stopped means: a stop token within the response, which then is its last.
-        stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=self.device)
-        scores = reward_scores
-        if config.score_clip is not None:
-            scores = scores.clamp(-config.score_clip, config.score_clip)
-        scores = losses.apply_missing_stop(scores, stopped, config.missing_eos_rule, config.missing_eos_penalty)
-
-        kl = k1(logprobs, reference_logprobs)
-        rewards = losses.token_rewards(scores, kl, mask, self.kl_controller.coef)
-        if config.whiten_rewards:
-            rewards = losses.whiten(rewards, mask, shift_mean=False)
-        advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.gae_lambda)
-        explained = losses.explained_variance(values, returns, mask)
-        if config.whiten_advantages:
-            advantages = losses.whiten(advantages, mask)
-
-        per_sequence = {
-            "objective/kl": kl.sum(1),
-            "objective/kl_k3": k3(logprobs, reference_logprobs).sum(1),
-            "objective/entropy": entropies.sum(1),
-            "objective/reward_scores": reward_scores,
-            "objective/scores": scores,
-            "objective/non_score_reward": -self.kl_controller.coef * kl.sum(1),
-            "objective/stopped": stopped.float(),
-            "objective/response_length": mask.sum(1).float(),
-        }
-        means = torch.stack(list(per_sequence.values())).mean(1).tolist()
-        metrics = dict(zip(per_sequence, means, strict=True))
-        metrics["objective/rlhf_reward"] = metrics["objective/scores"] + metrics["objective/non_score_reward"]
-        metrics["objective/kl_coef"] = self.kl_controller.coef
-        metrics["val/explained_variance"] = explained.item()
-        metrics["val/num_eos_tokens"] = float(stopped.sum())
-        self._keep_samples(prompts, responses, reward_scores, stopped)
-        return Rollout(prompts, responses, mask, logprobs, values, rewards, advantages, returns, scores, metrics)
+        rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
+        raw = torch.tensor(episodes.scores, device=self.device)
+        scored = apply_rules(raw, episodes.responses, self.stop_ids, rules)
+        self._keep_samples(episodes.prompts, episodes.responses, raw, scored.stopped)
+        return build_rollout(episodes, scored, self.kl_controller.coef, config)
 
     # ---- saving ----
 
@@ -349,22 +315,51 @@ class PPOTrainer:
 
     def save_state(self, folder: str | Path) -> None:
         """Write all that a resumed run needs; atomic. Every process must call it."""
-        state.save_state(self, folder)
+        learner = self.learner
+        shared = self._identity() | {
+            "policy": state.weights(self.policy),
+            "value": state.weights(self.value),
+            "policy_optimizer": learner.policy_optimizer.state_dict(),
+            "value_optimizer": learner.value_optimizer.state_dict(),
+            # The learning rates follow from the number of updates done.
+            "updates_done": self.updates_done,
+            "kl_coef": self.kl_controller.coef,
+            "prompt_position": self.prompt_order.position,
+            "log_history": self.log_history,
+        }
+        own = {"sampler": self.sampler.get_state(), "shuffler": self.shuffler.get_state()}
+        state.save(folder, self.accelerator, shared, own | state.random_state(self.device))
 
     def load_state(self, folder: str | Path) -> None:
-        """Go on from `save_state`. UserError if it is missing, damaged or of another run."""
-        state.load_state(self, folder)
+        """Continue from `save_state`. UserError if it is missing, damaged or of another run."""
+        shared, own = state.load(folder, self.accelerator.process_index, self._identity())
+        state.restore_weights(self.policy, shared["policy"], folder)
+        state.restore_weights(self.value, shared["value"], folder)
+        self.learner.policy_optimizer.load_state_dict(shared["policy_optimizer"])
+        self.learner.value_optimizer.load_state_dict(shared["value_optimizer"])
+        self.kl_controller.coef = shared["kl_coef"]
+        self.updates_done = shared["updates_done"]
+        self.prompt_order.position = shared["prompt_position"]
+        self.log_history = shared["log_history"]
+        self.sampler.set_state(own["sampler"])
+        self.shuffler.set_state(own["shuffler"])
+        state.restore_random(own, self.device)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the saved one."""
+        processes, prompts = self.accelerator.num_processes, self.prompt_order.fingerprint
+        return state.identity(self.config, self.peft_config, processes, prompts, self.reference)
 
     # ---- parts ----
 
     def _keep_samples(
-        self, prompts: Sequence[list[int]], responses: list[list[int]], scores: Tensor, stopped: Tensor
+        self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor, stopped: Tensor
     ) -> None:
         """Good scores over gibberish are the classic failure: keep some responses beside their scores."""
         decode = decoder(self.tokenizer) if self.tokenizer is not None else str
         self.samples = [
             {
-                "prompt": decode(prompts[i]),
+                "prompt": decode(list(prompts[i])),
                 "response": decode(without_stop(responses[i], self.stop_ids)),
                 "score": scores[i].item(),
                 "stopped": bool(stopped[i]),

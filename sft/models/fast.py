@@ -130,13 +130,3 @@ def _computes_the_same(body: Body, model: Any) -> bool:
     return ours.shape == expected.shape and torch.allclose(
         ours, expected, atol=1e-4 * expected.abs().max().item(), rtol=0
     )
-
-
-_last_layout: list[tuple[Tensor, Tensor, Layout]] = []
-
-
-def layout_of(mask: Tensor, wanted: Tensor) -> Layout:
-    """The layout of a batch; policy, value and reference see the same batch one after the other."""
-    if not (_last_layout and _last_layout[0][0] is mask and _last_layout[0][1] is wanted):
-        _last_layout[:] = [(mask, wanted, Layout(mask, wanted))]
-    return _last_layout[0][2]

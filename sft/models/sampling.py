@@ -1,12 +1,10 @@
-"""Sampling responses from any transformers causal language model, and packing them for a full forward pass.
+"""Sampling responses from any transformers causal language model.
 
 `generate` of `pretrain.sampling` is the loop; this is the model it drives: `HFCachedModel` writes keys and
 values into tensors that are allocated once, and drops the rows of responses that have stopped.
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +13,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from data.console import UserError
-from pretrain.sampling import select_rows
+from pretrain.fast.body import Linear
+from pretrain.fast.decoder import KVDecoder
+from pretrain.sampling import CachedModel, select_rows
+from sft.models.forward import LogProbs
+from sft.models.loading import context_length
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -140,56 +142,14 @@ class HFCachedModel:
         )
 
 
-def context_length(model: PreTrainedModel) -> int:
-    """The number of positions the model can take; a large number where its configuration sets no limit."""
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+def sampler(lm: PreTrainedModel | LogProbs, dtype: torch.dtype = torch.float32) -> CachedModel:
+    """A causal language model as it is now, for `pretrain.sampling.generate`: fast where that is the same function.
 
-
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions (B, T) from the mask (B, T): its exclusive cumulative sum, so that padding does not count.
-
-    With learned positions a model that starts counting at the padding is a different model.
+    lm: the model, or its `LogProbs`, which knows already whether it is. dtype: of the activations while prompts are
+    read, where the model is fast.
     """
-    mask = attention_mask.long()
-    return mask.cumsum(1) - mask
-
-
-@dataclass
-class Packed:
-    """Sequences prompt + response as tensors, padded to the longest of them and no further."""
-
-    ids: Tensor
-    """(B, T) int64, padded on the right: nothing real ever sees the padding."""
-    attention_mask: Tensor
-    """(B, T) bool, True on prompt and response."""
-    predicts: Tensor
-    """(B, T) bool, True where the *next* token is one of the response: positions [prompt_length - 1 : -1]."""
-    last: Tensor
-    """(B,) int64, position of the last token of the response."""
-
-
-def pack(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device
-) -> Packed:
-    """Token ids in, token ids out: nothing is decoded, and no mask is read off a token id.
-
-    Masks come from lengths, so the stop token counts as a token of the response even where PAD has its id.
-    """
-    starts = torch.tensor([len(prompt) for prompt in prompts])
-    ends = starts + torch.tensor([len(response) for response in responses])
-    width = int(ends.max())
-    rows = [[*p, *r] + [pad_id] * (width - len(p) - len(r)) for p, r in zip(prompts, responses, strict=True)]
-    position = torch.arange(width)
-    return Packed(
-        ids=torch.tensor(rows).to(device),
-        attention_mask=(position < ends[:, None]).to(device),
-        predicts=((position >= starts[:, None] - 1) & (position < ends[:, None] - 1)).to(device),
-        last=(ends - 1).to(device),
-    )
-
-
-def response_mask(responses: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """(B, R) bool: True on the tokens of the response, the stop token included, nothing after it."""
-    lengths = torch.tensor([len(response) for response in responses])
-    return (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)
+    logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm.eval())
+    body, model = logprobs.hidden_states.body, logprobs.lm
+    if body is None or not logprobs.plain_head or model.device.type != "cpu":
+        return HFCachedModel(model)
+    return KVDecoder(body, Linear(model.get_output_embeddings()), context_length(model), dtype)

@@ -262,7 +262,7 @@ def test_nothing_is_dropped_in_silence(base: Path) -> None:
 def test_scores_depend_on_the_sequence_alone(base: Path) -> None:
     """Batch size, order and padding change nothing, and the head reads the last token."""
     tokenizer = Tokenizer.load(base / "sft")
-    model = RewardModel(new_reward_model(base / "sft", seed=1).eval(), tokenizer.pad_id)
+    model = RewardModel(new_reward_model(base / "sft", seed=1))
     sequences = [(r.prompt_ids, ids) for r in some_rankings(tokenizer, 4) for ids in r.completion_ids]
     pad, (prompt, ids) = tokenizer.pad_id, sequences[0]
     sequences += [([pad, *prompt], ids), (prompt, [pad, *ids, pad])]  # no search for PAD finds their ends
@@ -271,7 +271,8 @@ def test_scores_depend_on_the_sequence_alone(base: Path) -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     with torch.no_grad():
         bodies = [model.model.base_model(torch.tensor([[*p, *r]])).last_hidden_state for p, r in sequences]
-        theirs = [model.model.score(states[0, -1]).item() for states in bodies]
+        head: Any = model.model.score
+        theirs = [head(states[0, -1]).item() for states in bodies]
     torch.testing.assert_close(together, torch.tensor(theirs), atol=1e-5, rtol=1e-4)
     shorter = model.score([(prompt, ids[:-1]) for prompt, ids in sequences])
     assert (shorter - together).abs().min() > 1e-6
@@ -280,8 +281,10 @@ def test_scores_depend_on_the_sequence_alone(base: Path) -> None:
 class _Known(RewardModel):
     """Scores each response by the number of its tokens, divided by `scale`."""
 
+    std = 1.0
+
     def __init__(self, scale: float) -> None:
-        self.mean, self.std, self.scale = 0.0, 1.0, scale
+        self.scale = scale
 
     def score(self, sequences: Any, batch_size: int = 64, normalise: bool = True) -> torch.Tensor:
         return torch.tensor([len(response) / self.scale for _, response in sequences])

@@ -19,8 +19,9 @@ from data.console import UserError
 from reward.model import RewardModel
 from rlhf.algorithms.best_of_n import Candidates, choose_best, kl_bound
 from rlhf.algorithms.group_config import BEST_OF_N_PRESETS, BestOfNConfig
-from rlhf.algorithms.task import Alignment, Scored, ScoreRules, as_gpt
+from rlhf.algorithms.task import Alignment, as_gpt
 from rlhf.judging.measures import diversity
+from rlhf.ppo.rewards import Scored, ScoreRules
 
 
 def config_for(run: Path, **changes: Any) -> BestOfNConfig:

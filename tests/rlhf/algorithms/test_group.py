@@ -21,9 +21,10 @@ from rlhf.algorithms.budget import sampled_tokens, token_budget
 from rlhf.algorithms.config import AlignConfig
 from rlhf.algorithms.group_config import GRPO_PRESETS, RLOO_PRESETS, GroupConfig
 from rlhf.algorithms.group_trainer import Account, PromptTokenizer, build_trainer, prompt_dataset
-from rlhf.algorithms.task import Alignment, Scorer, ScoreRules
+from rlhf.algorithms.task import Alignment
 from rlhf.judging.measures import response_logprobs
 from rlhf.ppo.prompts import Prompt, PromptOrder
+from rlhf.ppo.rewards import Scorer, ScoreRules
 
 RULES = ScoreRules("subtract", 1.0, None)
 ALPHABET = "aeb :\n'<|>endoftext.É港"
@@ -141,15 +142,15 @@ def test_scores_follow_ppos_rules() -> None:
         assert all(isinstance(prompt, Prompt) for prompt in prompts)
         return torch.tensor([5.0, -5.0, 1.0])
 
-    responses = [[4, 9], [4, 4], [9]]
-    scored = Scorer(reward, frozenset([9]), ScoreRules("subtract", 1.5, 2.0))([[1], [2], [3]], responses)
+    prompts, responses = [Prompt([1]), Prompt([2]), Prompt([3])], [[4, 9], [4, 4], [9]]
+    scored = Scorer(reward, frozenset([9]), ScoreRules("subtract", 1.5, 2.0))(prompts, responses)
     assert scored.raw.tolist() == [5.0, -5.0, 1.0]
     assert scored.scores.tolist() == [2.0, -3.5, 1.0]
     assert scored.stopped.tolist() == [True, False, True]
-    replaced = Scorer(reward, frozenset([9]), ScoreRules("replace", 1.5, None))([[1], [2], [3]], responses)
+    replaced = Scorer(reward, frozenset([9]), ScoreRules("replace", 1.5, None))(prompts, responses)
     assert replaced.scores.tolist() == [5.0, -1.5, 1.0]
     with pytest.raises(UserError, match="not a finite number"):
-        Scorer(lambda p, r: torch.tensor([math.nan]), frozenset([9]), RULES)([[1]], [[9]])
+        Scorer(lambda p, r: torch.tensor([math.nan]), frozenset([9]), RULES)([Prompt([1])], [[9]])
 
 
 # ---- the stage ----

@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 from data.console import UserError
 from rlhf.ppo.adapters import share_weights, trainable
-from rlhf.ppo.networks import load_policy
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
-from sft.models.sampling import pack
+from sft.models.batch import Batch
+from sft.models.loading import load_causal_lm
 
 EOS = 22
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]]
@@ -59,9 +59,9 @@ def snapshot(*modules: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def logprobs(policy: torch.nn.Module) -> torch.Tensor:
-    batch = pack(PROMPTS, [[5, 6, 7], [8], [1, 2, 3], [EOS]], 23, torch.device("cpu"))
+    batch = Batch(PROMPTS, [[5, 6, 7], [8], [1, 2, 3], [EOS]])
     with torch.no_grad():
-        return policy(batch.ids, batch.attention_mask, batch.predicts, 1.0)[0]
+        return policy(batch, 1.0)[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,13 +102,13 @@ def test_frozen_weights_are_in_memory_once(make: Make, causal_lm: Build, reward_
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_ratio_is_one_and_the_head_stays_plain(make: Make, kind: str) -> None:
     trainer = make(kind)
-    assert trainer.policy.plain_head
+    assert trainer.policy.logprobs.plain_head
     for metrics in trainer.train():
         assert metrics["val/first_ratio_error"] < 2e-5
     assert metrics["objective/kl"] > 1e-3
     # Logits at the response alone are those of the whole model, adapter included.
     fast = logprobs(trainer.policy)
-    trainer.policy.plain_head = False
+    trainer.policy.logprobs.plain_head = False
     torch.testing.assert_close(fast, logprobs(trainer.policy), atol=1e-5, rtol=0)
 
 
@@ -190,8 +190,8 @@ def test_a_model_that_holds_an_adapter_is_refused(make: Make, causal_lm: Build, 
     adapted.save_pretrained(tmp_path / "adapter")
     for policy in (tmp_path / "adapter", model):
         with pytest.raises(UserError, match=r"the policy holds an adapter: merge it first .*merge_and_unload"):
-            load_policy(policy)
-    assert load_policy(adapted.merge_and_unload()).can_generate()
+            load_causal_lm(policy)
+    assert load_causal_lm(adapted.merge_and_unload()).can_generate()
 
 
 def test_without_peft_the_package_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,6 @@ from data.console import UserError
 from data.tokenizers import build_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
-from rlhf.ppo.networks import load_classifier
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
 Build = Callable[..., PreTrainedModel]
@@ -155,17 +154,20 @@ def test_what_is_no_policy_is_said_in_one_line(reward_model: Build, causal_lm: B
         with pytest.raises(UserError, match=rf"the policy is a {type(model).__name__}: give a causal language model$"):
             train(model)
     reward_model("qwen3", tie_word_embeddings=False).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"is no policy: a Qwen3ForCausalLM has lm_head.weight, which is not there"):
+    with pytest.raises(UserError, match=r"is not a policy: weight 'lm_head.weight' of Qwen3ForCausalLM is missing"):
         train(tmp_path)
     with pytest.raises(UserError, match=r"tokenizer is a path: give the tokenizer itself"):
         train(causal_lm("gpt2"), tokenizer=tmp_path)
 
 
-def test_a_language_model_is_no_reward_model_but_may_begin_a_value_model(causal_lm: Build, tmp_path: Path) -> None:
+def test_a_language_model_is_no_reward_model_but_may_begin_a_value_model(
+    causal_lm: Build, reward_model: Build, tmp_path: Path
+) -> None:
     causal_lm("qwen3", num_labels=1).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"is no reward model: a Qwen3ForSequenceClassification has score.weight"):
-        load_classifier(tmp_path, "reward model")
-    load_classifier(tmp_path, "value model")
+    config = PPOConfig(total_episodes=4, batch_size=4, response_length=6, cpu=True)
+    with pytest.raises(UserError, match=r"is not a reward model: weight 'score.weight' of Qwen3ForSequence"):
+        PPOTrainer(causal_lm("qwen3"), tmp_path, [[1, 2]], config)
+    PPOTrainer(causal_lm("qwen3"), reward_model("qwen3"), [[1, 2]], config, value=tmp_path)
 
 
 def test_a_pad_outside_the_vocabulary_is_never_read(causal_lm: Build, tokenizer: Any) -> None:
@@ -180,6 +182,6 @@ def test_a_pad_outside_the_vocabulary_is_never_read(causal_lm: Build, tokenizer:
         config,
         tokenizer=tokenizer,
     )
-    for network in (trainer.policy, trainer.reference, trainer.value):
+    for network in (trainer.policy.logprobs, trainer.reference.logprobs, trainer.value):
         network.hidden_states.body = None  # the way of other families, which pads
     assert trainer.train()

@@ -120,11 +120,3 @@ def test_explained_variance() -> None:
     assert losses.explained_variance(returns + 5, returns, mask).item() == pytest.approx(1.0)
     assert losses.explained_variance(torch.zeros(1, 4), returns, mask).item() == pytest.approx(0.0)
     assert losses.explained_variance(-returns, returns, mask).item() == pytest.approx(1.0 - 4.0)
-
-
-def test_rules_for_responses_that_never_stop() -> None:
-    scores, stopped = torch.tensor([2.0, 0.5]), torch.tensor([True, False])
-    assert losses.apply_missing_stop(scores, stopped, "subtract", 1.0).tolist() == [2.0, -0.5]
-    assert losses.apply_missing_stop(scores, stopped, "replace", 1.0).tolist() == [2.0, -1.0]
-    with pytest.raises(ValueError, match="subtract or replace"):
-        losses.apply_missing_stop(scores, stopped, "forgive", 1.0)

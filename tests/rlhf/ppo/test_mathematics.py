@@ -304,7 +304,7 @@ def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Bu
     tokens = sum(map(len, rollout.responses))
     copies: Any = (copy.deepcopy(model).double().requires_grad_(False) for model in (trainer.policy.lm, trainer.value))
     lm, value = copies
-    episodes = [(torch.tensor([p + r]), len(p) - 1) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
+    episodes = [(torch.tensor([[*p, *r]]), len(p) - 1) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
 
     def tables() -> list[Tensor]:
         return [(lm(ids).logits[0, start:-1] / 1.3).log_softmax(-1) for ids, start in episodes]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf.ppo.networks import PolicyModel, ValueModel
 from rlhf.ppo.rewards import ModelReward
-from sft.models.sampling import pack
+from sft.models.batch import Batch, Padded
 
 PROMPTS, RESPONSES = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]], [[5, 6, 7], [8], [1, 2, 3, 4, 5], [22]]
 KINDS = ["gpt2", "qwen3"]
@@ -24,12 +24,12 @@ def networks(causal_lm: Build, reward_model: Build) -> Callable[..., list[Any]]:
     def build(kind: str, path: str, **changes: Any) -> list[Any]:
         policy = PolicyModel(causal_lm(kind, **changes).train())
         value = ValueModel(reward_model(kind, **changes).base_model.train())
-        reward = ModelReward(reward_model(kind, **changes).train(), pad_id=23, batch_rows=3)
+        reward = ModelReward(reward_model(kind, **changes).train(), batch_rows=3)
         torch.nn.init.ones_(value.score.weight)
         if path != "packed":
-            for network in (policy, value, reward):
+            for network in (policy.logprobs, value, reward.scores):
                 network.hidden_states.body = None
-        policy.plain_head = path != "whole"
+        policy.logprobs.plain_head = path != "whole"
         return [policy, value, reward]
 
     return build
@@ -37,15 +37,16 @@ def networks(causal_lm: Build, reward_model: Build) -> Callable[..., list[Any]]:
 
 def outputs(policy: Any, value: Any, reward: Any, widths: tuple[int, ...] = (0, 0, 0, 0)) -> list[Tensor]:
     """Log-probabilities, values and scores; every row moved to the right by its width."""
-    batch = pack(PROMPTS, RESPONSES, 23, torch.device("cpu"))
+    batch = Batch(PROMPTS, RESPONSES)
+    plain = batch.padded
 
     def moved(tensor: Tensor) -> Tensor:
         rows = [torch.nn.functional.pad(row, (w, max(widths) - w)) for row, w in zip(tensor, widths, strict=True)]
         return torch.stack(rows)
 
-    inputs = [moved(tensor) for tensor in (batch.ids, batch.attention_mask, batch.predicts)]
+    batch.padded = Padded(*(moved(tensor) for tensor in (plain.ids, plain.mask, plain.predicts_response, plain.last)))
     with torch.no_grad():
-        return [policy(*inputs, 0.7)[0], value(*inputs), reward(PROMPTS, RESPONSES)]
+        return [policy(batch, 0.7)[0], value(batch), reward(PROMPTS, RESPONSES)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,8 @@
 """What the prompts may be given as, what becomes of each, and what is refused."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ def encode(source: Any, tokenizer: Any = None, length: int = 12) -> list[Prompt]
     return encode_prompts(source, tokenizer, length, VOCABULARY)
 
 
+def ids(prompts: Iterable[Prompt]) -> list[list[int]]:
+    return [list(prompt) for prompt in prompts]
+
+
 def conversation(*turns: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
@@ -55,7 +61,7 @@ def conversation(*turns: str) -> list[dict[str, str]]:
     ids=["texts", "tuple", "dataset", "rows", "ids", "arrays", "dataset of ids", "tensors", "data frame"],
 )
 def test_prompts_of_every_form(tokenizer: PreTrainedTokenizerFast, source: Any) -> None:
-    assert encode(source, tokenizer) == [ABC, [3]]
+    assert ids(encode(source, tokenizer)) == [ABC, [3]]
 
 
 def test_texts_and_conversations_from_a_file(chat: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -63,7 +69,7 @@ def test_texts_and_conversations_from_a_file(chat: PreTrainedTokenizerFast, tmp_
     rows = [{"prompt": "abc"}, {"prompt": conversation("ab")}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for source in (path, str(path)):
-        assert encode(source, chat) == [ABC, [20, 0, 1, 22, 21]]
+        assert ids(encode(source, chat)) == [ABC, [20, 0, 1, 22, 21]]
     path.write_text('{"prompt": 3}\n')
     with pytest.raises(UserError, match=r"line 1: \"prompt\" must be a string or a list"):
         encode(path, chat)
@@ -73,25 +79,44 @@ def test_texts_and_conversations_from_a_file(chat: PreTrainedTokenizerFast, tmp_
 
 def test_prompts_remember_what_they_were_given_as(chat: PreTrainedTokenizerFast) -> None:
     messages = conversation("ab", "c", "d")
-    text, ids, talk = encode(["abc", ABC, messages], chat)
+    text, plain, talk = encode(["abc", ABC, messages], chat)
     assert (text.text, text.messages) == ("abc", None)
-    assert (ids.text, ids.messages) == (None, None)
+    assert (plain.text, plain.messages) == (None, None)
     assert talk.messages == messages
     assert talk.text == "uab<eos>vc<eos>ud<eos>v"
     assert talk.text == chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    order = PromptOrder([text, ids, talk], seed=1)
+    order = PromptOrder([text, plain, talk], seed=1)
     assert {prompt.text for prompt in order.take(3)} == {"abc", None, talk.text}
+
+
+def test_a_prompt_is_a_sequence_that_keeps_its_text(chat: PreTrainedTokenizerFast) -> None:
+    messages = conversation("ab")
+    prompt = Prompt((1, 2, 3), text="abc", messages=messages)
+    assert (len(prompt), prompt[0], prompt[-1], list(prompt), [*prompt, 4]) == (3, 1, 3, [1, 2, 3], [1, 2, 3, 4])
+    for part, expected in ((prompt[1:], [2, 3]), (Prompt(prompt), [1, 2, 3]), (Prompt(prompt[:2]), [1, 2])):
+        assert (list(part), part.text, part.messages) == (expected, "abc", messages)
+    assert Prompt(prompt, text="other").text == "other"
+    assert prompt == Prompt([1, 2, 3], "abc", messages) != Prompt([1, 2, 3])
+    with pytest.raises(FrozenInstanceError):
+        prompt.text = "other"  # type: ignore[misc]
+
+
+def test_ids_with_their_text_are_taken_as_they_are_and_cut_with_it() -> None:
+    (short,) = encode([Prompt(ABC, text="as it was")])
+    assert (list(short), short.text) == (ABC, "as it was")
+    (cut,) = encode([Prompt(ABC, text="as it was")], length=2)
+    assert (list(cut), cut.text) == ([1, 2], "as it was")
 
 
 def test_conversations_end_where_the_assistant_begins(chat: PreTrainedTokenizerFast) -> None:
     data = Dataset.from_dict({"prompt": [conversation("ab"), conversation("ab", "c")]})
     first, second = encode(data, chat)
-    assert chat.decode(first) == "uab<eos>v"
-    assert chat.decode(second) == "uab<eos>vc", "what the assistant has begun is gone on with"
+    assert chat.decode(list(first)) == "uab<eos>v"
+    assert chat.decode(list(second)) == "uab<eos>vc", "what the assistant has begun is gone on with"
     # A BOS that the template writes is not doubled by the tokenizer's own habit.
     chat.backend_tokenizer.post_processor = TemplateProcessing(single="a $A", special_tokens=[("a", 0)])
     assert chat.encode("b") == [0, 1]
-    assert encode([conversation("ab")], chat) == [first]
+    assert ids(encode([conversation("ab")], chat)) == ids([first])
 
 
 def test_texts_keep_bos_and_get_no_eos(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -100,10 +125,10 @@ def test_texts_keep_bos_and_get_no_eos(tokenizer: PreTrainedTokenizerFast) -> No
         single="a $A <eos>", special_tokens=[("a", 0), ("<eos>", 22)]
     )
     assert tokenizer.encode("bcd") == [0, 1, 2, 3, 22]
-    assert encode(["bcd"], tokenizer) == [[0, 1, 2, 3]], "a prompt goes on: it does not end"
+    assert ids(encode(["bcd"], tokenizer)) == [[0, 1, 2, 3]], "a prompt goes on: it does not end"
     assert encode(["bc<eos>"], tokenizer)[0][-1] == 22, "but an EOS that the user wrote stands"
-    assert encode(["bcdefg"], tokenizer, length=4) == [[0, 4, 5, 6]], "a cut text still begins with BOS"
-    assert encode([[1, 2, 3, 4, 5]], tokenizer, length=4) == [[2, 3, 4, 5]]
+    assert ids(encode(["bcdefg"], tokenizer, length=4)) == [[0, 4, 5, 6]], "a cut text still begins with BOS"
+    assert ids(encode([[1, 2, 3, 4, 5]], tokenizer, length=4)) == [[2, 3, 4, 5]]
     assert encode(["bcdefg"], tokenizer, length=4)[0].text == "bcdefg"
 
 
@@ -151,7 +176,7 @@ def test_conversations_that_cannot_be_used(chat: Any, messages: Any, message: st
 
 
 def test_texts_need_a_tokenizer_and_ids_do_not() -> None:
-    assert encode([ABC]) == [ABC]
+    assert ids(encode([ABC])) == [ABC]
     with pytest.raises(UserError, match="prompt 0 is text and needs a tokenizer"):
         encode(["abc"])
 
@@ -159,9 +184,9 @@ def test_texts_need_a_tokenizer_and_ids_do_not() -> None:
 def test_epochs_are_dealt_whole_and_in_orders_of_their_own() -> None:
     prompts = [Prompt([i]) for i in range(6)]
     order, same, other = (PromptOrder(prompts, seed) for seed in (1, 1, 2))
-    dealt = order.take(4) + order.take(8)
+    dealt = ids(order.take(4) + order.take(8))
     assert sorted(dealt[:6]) == sorted(dealt[6:]) == [[i] for i in range(6)]
     assert dealt[:6] != dealt[6:]
-    assert same.take(12) == dealt != other.take(12)
+    assert ids(same.take(12)) == dealt != ids(other.take(12))
     same.position = 4
-    assert same.take(8) == dealt[4:], "the position is all there is to restore"
+    assert ids(same.take(8)) == dealt[4:], "the position is all there is to restore"

@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from data.console import UserError
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards import FunctionReward, ModelReward, PolicyTokens, TranslatedReward, WeightedReward, build_reward
+from rlhf.ppo.rewards import (
+    FunctionReward,
+    ModelReward,
+    PolicyTokens,
+    TranslatedReward,
+    WeightedReward,
+    apply_missing_stop,
+    build_reward,
+)
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
 CPU = torch.device("cpu")
@@ -24,7 +32,7 @@ Letters = Callable[..., PreTrainedTokenizerFast]
 
 @pytest.fixture
 def tokens(tokenizer: PreTrainedTokenizerFast) -> PolicyTokens:
-    return PolicyTokens(tokenizer, 24, frozenset([EOS]), 23, 18)
+    return PolicyTokens(tokenizer, 24, frozenset([EOS]), 18)
 
 
 def build(source: Any, tokens: PolicyTokens) -> Any:
@@ -78,7 +86,7 @@ def test_what_a_function_may_not_give(tokens: PolicyTokens, function: Any, messa
     [
         (None, "the reward is a NoneType"),
         (3.5, "the reward is a float"),
-        (lambda responses: [0.0], r"called as f\(prompts, responses\).*too many"),
+        (lambda responses: [0.0], r"must accept \(prompts, responses\): too many"),
         (lambda prompts, responses, *, answer: [0.0], "missing a required argument: 'answer'"),
         ([], "list of .reward, weight. is empty"),
         ([lambda p, r: [0.0]], "number 0 is <function"),
@@ -97,11 +105,49 @@ def test_what_is_no_reward_is_said_in_one_line(tokens: PolicyTokens, reward: Any
 
 def test_functions_need_a_tokenizer() -> None:
     with pytest.raises(UserError, match="reads text: pass the tokenizer"):
-        build(lambda p, r: [0.0], PolicyTokens(None, 24, frozenset([EOS]), 23, 18))
+        build(lambda p, r: [0.0], PolicyTokens(None, 24, frozenset([EOS]), 18))
 
 
 def test_functions_with_more_parameters_that_have_defaults_are_fine(tokens: PolicyTokens) -> None:
     assert isinstance(build(lambda prompts, responses, scale=1.0, **rest: [scale], tokens), FunctionReward)
+
+
+@pytest.mark.parametrize("given", ["texts", "prompts"])
+def test_a_function_gets_whole_prompts_of_which_the_policy_reads_the_end(
+    causal_lm: Build, tokenizer: PreTrainedTokenizerFast, given: str
+) -> None:
+    """A reward that looks its prompts up finds every one, as it was given."""
+    texts = ["abcdefghijk", "kjihgfedcba", "a"]
+    worth = dict(zip(texts, (1.0, 2.0, 3.0), strict=True))
+    prompts: Any = texts if given == "texts" else [Prompt(tokenizer.encode(text)[-4:], text=text) for text in texts]
+    config = PPOConfig(total_episodes=6, batch_size=6, response_length=4, prompt_length=4, cpu=True)
+    trainer = PPOTrainer(
+        causal_lm("gpt2"), lambda p, r: [worth[prompt] for prompt in p], prompts, config, tokenizer=tokenizer
+    )
+    assert max(map(len, trainer.prompt_order.prompts)) == 4
+    rollout = trainer.rollout()
+    assert rollout.metrics["objective/reward_scores"] == pytest.approx(2.0)
+    assert {prompt.text for prompt in rollout.prompts} == set(texts)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_function_runs_outside_autocast_and_a_model_inside(
+    causal_lm: Build, reward_model: Build, tokenizer: PreTrainedTokenizerFast, several: bool
+) -> None:
+    """What a function computes with a model of its own is in that model's precision."""
+    own, seen, ours = nn.Linear(3, 1), [], []
+
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        seen.append((torch.is_autocast_enabled("cpu"), own(torch.ones(len(responses), 3)).dtype))
+        return [0.0] * len(responses)
+
+    model: Any = reward_model("gpt2")
+    model.score.register_forward_hook(lambda module, inputs, output: ours.append(output.dtype))
+    reward: Any = [(score, 1.0), (model, 1.0)] if several else score
+    config = PPOConfig(total_episodes=8, batch_size=8, response_length=4, bf16=True, cpu=True)
+    PPOTrainer(causal_lm("gpt2"), reward, ["ab", "c"], config, tokenizer=tokenizer).train()
+    assert seen == [(False, torch.float32)]
+    assert set(ours) == ({torch.bfloat16} if several else set())
 
 
 # ---- sums ----
@@ -117,7 +163,7 @@ def test_several_rewards_add_up_by_their_weights(tokens: PolicyTokens, reward_mo
     reward, first = build_reward(parts, tokens, 2, CPU)
     assert isinstance(reward, WeightedReward)
     assert first is model
-    alone = ModelReward(model, 23, 2)(prompts, responses)
+    alone = ModelReward(model, 2)(prompts, responses)
     torch.testing.assert_close(reward(prompts, responses), torch.tensor([6.0, 12.0]) - 0.5 * alone)
     assert reward.means == pytest.approx(
         {"length": 2.0, "reward_1": alone.mean().item(), "reward_2": 0.5, "length_3": 2.0}
@@ -173,7 +219,31 @@ def test_a_model_of_the_same_tokenizer_gets_the_very_tokens(
     larger.add_tokens(["w", "x"])
     assert isinstance(build(saved(larger), tokens), ModelReward)
     # Ids are taken for the same where nobody can tell: a model with no tokenizer beside it.
-    assert isinstance(build(reward.model, PolicyTokens(None, 24, frozenset([EOS]), 23, 18)), ModelReward)
+    assert isinstance(build(reward.model, PolicyTokens(None, 24, frozenset([EOS]), 18)), ModelReward)
+
+
+def test_a_reward_model_that_starts_the_value_model_too_is_loaded_once(
+    causal_lm: Build,
+    tokenizer: PreTrainedTokenizerFast,
+    saved: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, other, read = saved(tokenizer), saved(tokenizer), []
+    load = AutoModelForSequenceClassification.from_pretrained
+
+    def counted(source: str, **options: Any) -> Any:
+        read.append(source)
+        return load(source, **options)
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", counted)
+    config = PPOConfig(total_episodes=8, batch_size=8, response_length=4, cpu=True)
+    for value, times in ((None, 1), (folder, 1), (str(folder), 1), (other, 2)):
+        read.clear()
+        trainer = PPOTrainer(causal_lm("qwen3"), folder, ["ab"], config, tokenizer=tokenizer, value=value)
+        assert len(read) == times
+        ours: Any = trainer.reward
+        pairs = zip(trainer.value.backbone.parameters(), ours.model.base_model.parameters(), strict=True)
+        assert all(torch.equal(own, theirs) and own is not theirs and own.requires_grad for own, theirs in pairs)
 
 
 def test_a_model_of_another_tokenizer_reads_the_text(
@@ -239,3 +309,14 @@ def test_a_whole_update_with_a_reward_model_of_another_tokenizer(
     wide = saved(other_tokenizer, vocab_size=24)
     with pytest.raises(UserError, match="the value model has another tokenizer than the policy"):
         PPOTrainer(causal_lm("gpt2"), reward, ["abc"], config, tokenizer=tokenizer, value=wide)
+
+
+# ---- rules ----
+
+
+def test_rules_for_responses_that_never_stop() -> None:
+    scores, stopped = torch.tensor([2.0, 0.5]), torch.tensor([True, False])
+    assert apply_missing_stop(scores, stopped, "subtract", 1.0).tolist() == [2.0, -0.5]
+    assert apply_missing_stop(scores, stopped, "replace", 1.0).tolist() == [2.0, -1.0]
+    with pytest.raises(ValueError, match="subtract or replace"):
+        apply_missing_stop(scores, stopped, "forgive", 1.0)

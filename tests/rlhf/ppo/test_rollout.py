@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
+from sft.models import batch
 
 EOS, STOPS = 22, (22, 0, 1)
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8], [10, 11], [2, 9, 1], [12], [5, 5]]
@@ -57,7 +58,7 @@ def test_the_whole_distribution_is_sampled_at_its_temperature(make: Make, kind: 
     rollout = trainer.rollout()
     for prompt, response, fell in zip(rollout.prompts, rollout.responses, numbers, strict=True):
         with torch.no_grad():
-            logits = trainer.policy.lm(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+            logits = trainer.policy.lm(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
         shares = (logits.double() / 1.3).softmax(-1)
         ends = shares.cumsum(-1)
         for place, token in enumerate(response):
@@ -97,7 +98,7 @@ def test_a_rollout_and_its_figures(
 
     kls, k3s, entropies, raw, scores, stopped, rewards, values = ([] for _ in range(8))
     for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
-        ids, start = torch.tensor([prompt + response]), len(prompt) - 1
+        ids, start = torch.tensor([[*prompt, *response]]), len(prompt) - 1
         with torch.no_grad():
             tables = [
                 (model.lm(ids).logits[0, start:-1].double() / 1.3).log_softmax(-1).numpy()
@@ -204,13 +205,12 @@ def test_the_controller_gets_the_kl_of_whole_sequences(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pad_may_be_any_token(make: Make, kind: str) -> None:
+def test_the_filler_may_be_any_token(make: Make, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop token, PAD, or one that is often sampled: nothing that is learned or logged depends on the filler."""
     ends = []
-    for pad in (0, EOS, 23, 5):
+    for filler in (0, EOS, 23, 5):
+        monkeypatch.setattr(batch, "FILLER", filler)
         trainer = make(kind, total_episodes=16)
-        reward: Any = trainer.reward
-        trainer.pad_id = trainer.learner.pad_id = reward.pad_id = pad
         history = trainer.train()
         figures = [{k: v for k, v in line.items() if not k.startswith("time/") and k != "eps"} for line in history]
         ends.append((figures, torch.cat([p.flatten() for p in trainer.policy.parameters()])))

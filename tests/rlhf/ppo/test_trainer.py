@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from data.console import UserError
+from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
 EOS, PAD = 22, 23
@@ -98,7 +99,7 @@ def test_a_rollout_against_recomputation_row_by_row(make: Make, causal_lm: Build
         # Nothing follows the first stop token, and it is itself inside the mask.
         assert not {EOS, 0, 1} & set(response[:-1])
         assert rollout.mask[row].tolist() == [True] * length + [False] * (rollout.mask.shape[1] - length)
-        ids = torch.tensor([prompt + response])
+        ids = torch.tensor([[*prompt, *response]])
         logprobs = []
         for model in (trainer.policy.lm, reference):
             with torch.no_grad():
@@ -273,7 +274,7 @@ def test_minibatches_are_drawn_anew_each_epoch(make: Make, monkeypatch: pytest.M
 def test_stopping_itself_is_trained(make: Make) -> None:
     """The gradient of responses that are nothing but a stop token: zero if it fell outside the loss mask."""
     trainer = make(whiten_advantages=False, missing_eos_penalty=0.0, num_mini_batches=1, num_ppo_epochs=1)
-    episodes = trainer.evaluate([[3, 7]] * 16, [[EOS]] * 16, torch.ones(16))
+    episodes = trainer.score_rollout([Prompt([3, 7])] * 16, [[EOS]] * 16, torch.ones(16))
     rollout = trainer.prepare_rollout(episodes)
     assert rollout.mask.tolist() == [[True]] * 16
     assert rollout.advantages.tolist() == [[1.0]] * 16

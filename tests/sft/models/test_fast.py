@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from pretrain.fast.body import Body
 from pretrain.fast.layout import Layout
+from sft.models.batch import position_ids
 from sft.models.fast import packed_body
-from sft.models.sampling import position_ids
 
 GROUPED = {
     "hidden_size": 32,

@@ -1,22 +1,17 @@
-"""The cached sampler and the packing against plain full forward passes, for learned and rotary positions."""
+"""The cached sampler against plain full forward passes, for learned and rotary positions."""
 
 from collections.abc import Callable
 from typing import Any
 
-import hypothesis
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
+from pretrain.fast.decoder import KVDecoder
 from pretrain.sampling import generate
-from rlhf.ppo.networks import PolicyModel, ValueModel
-from rlhf.ppo.rewards import ModelReward
-from sft.models.sampling import HFCachedModel, PreallocatedLayer, pack, position_ids, response_mask
+from sft.models.sampling import HFCachedModel, PreallocatedLayer, sampler
 
-CPU = torch.device("cpu")
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]]
 KINDS = ["gpt2", "qwen3"]
 Build = Callable[..., Any]
@@ -120,106 +115,13 @@ def test_the_cache_is_allocated_once(causal_lm: Build) -> None:
     assert layer.filled == 4
 
 
-def test_positions_do_not_count_padding() -> None:
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
-    assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 2, 2]]
-
-
-def test_pack_masks_by_length_even_where_pad_is_the_stop_token() -> None:
-    stop = 9
-    batch = pack([[1, 2, 3], [4]], [[5, stop], [6, 7, 8, stop]], pad_id=stop, device=CPU)
-    assert batch.ids.tolist() == [[1, 2, 3, 5, stop], [4, 6, 7, 8, stop]]
-    assert batch.predicts.tolist() == [[False, False, True, True, False], [True, True, True, True, False]]
-    assert batch.ids[:, 1:][batch.predicts[:, :-1]].tolist() == [5, stop, 6, 7, 8, stop]
-    assert batch.last.tolist() == [4, 4]
-    short = pack([[1], [4]], [[stop], [6, stop]], pad_id=stop, device=CPU)
-    assert short.attention_mask.tolist() == [[True, True, False], [True, True, True]]
-    assert short.last.tolist() == [1, 2]
-    assert response_mask([[stop], [6, stop]], CPU).tolist() == [[True, False], [True, True]]
-
-
 @pytest.mark.parametrize("kind", KINDS)
-class TestPolicyModel:
-    responses = ([5, 6, 7], [8], [1, 2, 3, 4, 5], [22])
-
-    def test_logprobs_and_entropy_match_single_rows(self, causal_lm: Build, kind: str) -> None:
-        model = causal_lm(kind)
-        batch = pack(PROMPTS, self.responses, 23, CPU)
-        logprobs, entropy = PolicyModel(model)(batch.ids, batch.attention_mask, batch.predicts, 1.0)
-        expected = torch.cat([response_logprobs(model, p, r) for p, r in zip(PROMPTS, self.responses, strict=True)])
-        torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
-        first = model(input_ids=torch.tensor([PROMPTS[0] + [5]])).logits[0, 1]
-        assert entropy[0].item() == pytest.approx(torch.distributions.Categorical(logits=first).entropy().item(), 1e-5)
-        assert not entropy.requires_grad
-
-    def test_temperature_divides_the_logits(self, causal_lm: Build, kind: str) -> None:
-        model = causal_lm(kind)
-        batch = pack([[3, 7]], [[5]], 23, CPU)
-        logprob, _ = PolicyModel(model)(batch.ids, batch.attention_mask, batch.predicts, 2.0)
-        logits = model(input_ids=torch.tensor([[3, 7]])).logits[0, -1]
-        assert logprob.item() == pytest.approx((logits / 2).log_softmax(-1)[5].item(), abs=1e-5)
-
-    @hypothesis.settings(
-        max_examples=15, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-    )
-    @given(st.lists(st.integers(0, 17), min_size=4, max_size=4), st.integers(0, 23))
-    def test_left_padding_of_any_width_changes_nothing(
-        self, causal_lm: Build, reward_model: Build, kind: str, widths: list[int], filler: int
-    ) -> None:
-        """Each row has a width of its own, whatever token stands there."""
-        batch = pack(PROMPTS, self.responses, 23, CPU)
-        total = max(widths)
-
-        def padded(tensor: Tensor, fill: int) -> Tensor:
-            """Every row moved to the right by its width, and what remains behind it."""
-            moved = torch.full((len(PROMPTS), tensor.shape[1] + total), fill, dtype=tensor.dtype)
-            for row, width in enumerate(widths):
-                moved[row, width : width + tensor.shape[1]] = tensor[row]
-            return moved
-
-        inputs = (batch.ids, batch.attention_mask, batch.predicts)
-        policy, value = PolicyModel(causal_lm(kind)), ValueModel(reward_model(kind).base_model)
-        torch.nn.init.normal_(value.score.weight)
-        for model, extra in ((policy, (1.0,)), (value, ())):
-            moved = [padded(tensor, fill) for tensor, fill in zip(inputs, (filler, 0, 0), strict=True)]
-            torch.testing.assert_close(model(*moved, *extra), model(*inputs, *extra), atol=1e-5, rtol=0)
-
-    def test_a_model_that_caps_its_logits_is_not_bypassed(self, causal_lm: Build, kind: str) -> None:
-        model = causal_lm(kind)
-        assert PolicyModel(model).plain_head
-        forward = model.forward
-
-        def capped(*args: object, **kwargs: object) -> object:
-            output = forward(*args, **kwargs)
-            output.logits = 2.0 * torch.tanh(output.logits / 2.0)
-            return output
-
-        model.forward = capped
-        policy = PolicyModel(model)
-        assert not policy.plain_head
-        batch = pack(PROMPTS, self.responses, 23, CPU)
-        logprobs, _ = policy(batch.ids, batch.attention_mask, batch.predicts, 1.0)
-        expected = torch.cat([response_logprobs(model, p, r) for p, r in zip(PROMPTS, self.responses, strict=True)])
-        torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-class TestModelReward:
-    def test_the_score_is_read_at_the_last_token_of_the_response(self, reward_model: Build, kind: str) -> None:
-        model = reward_model(kind)
-        pad = 23
-        # A PAD inside a prompt, and a response that ends in PAD, mislead a search by token id.
-        prompts, responses = [[1, pad, 2], [5], [6, 7]], [[3, 4], [pad, 9, pad], [8]]
-        scores = ModelReward(model, pad, batch_rows=2)(prompts, responses)
-        for score, prompt, response in zip(scores, prompts, responses, strict=True):
-            hidden = model.base_model(input_ids=torch.tensor([prompt + response])).last_hidden_state
-            assert score.item() == pytest.approx(model.score(hidden[0, -1]).item(), abs=1e-5)
-
-    def test_scores_are_normalised_by_the_stored_numbers(self, reward_model: Build, kind: str, tmp_path) -> None:
-        model = reward_model(kind)
-        raw = ModelReward(model, 23, batch_rows=8)(PROMPTS, [[1, 2]] * 4)
-        model.config.reward_mean, model.config.reward_std = 0.5, 2.0
-        model.save_pretrained(tmp_path)
-        loaded = type(model).from_pretrained(tmp_path)
-        scores = ModelReward(loaded, 23, batch_rows=8)(PROMPTS, [[1, 2]] * 4)
-        torch.testing.assert_close(scores, (raw - 0.5) / 2.0)
+def test_the_sampler_is_fast_where_it_computes_the_same(causal_lm: Build, kind: str) -> None:
+    model = causal_lm(kind).train()
+    fast, slow = sampler(model), sampler(sliding_window_model())
+    assert isinstance(fast, KVDecoder)
+    assert not model.training, "dropout would be sampled with"
+    assert isinstance(slow, HFCachedModel)
+    for cached, lm in ((fast, model), (slow, slow.model)):
+        responses = generate(cached, PROMPTS, max_new_tokens=6, temperature=0)
+        assert responses == [greedy_without_cache(lm, prompt, 6) for prompt in PROMPTS]

@@ -1,0 +1,70 @@
+"""From what a user gives as the reward to a `Reward`."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from data.console import UserError
+from rlhf.ppo.rewards.base import PolicyTokens, Reward
+from rlhf.ppo.rewards.function import FunctionReward
+from rlhf.ppo.rewards.model import ModelReward, TranslatedReward
+from rlhf.ppo.rewards.weighted import WeightedReward
+from sft.models.loading import check_fits, load_classifier
+from sft.models.tokens import load_tokenizer, same_tokens
+
+
+def build_reward(
+    source: Any,
+    policy: PolicyTokens,
+    batch_rows: int,
+    device: torch.device,
+) -> tuple[Reward, PreTrainedModel | None]:
+    """The reward, and the first sequence-classification model in it that reads the policy's tokens.
+
+    source: a folder, hub name or model of sequence classification, a function, or a list of (reward, weight).
+    batch_rows: sequences per forward pass of a model. UserError on what cannot give a reward.
+    """
+    if isinstance(source, list | tuple):
+        parts: dict[str, tuple[Reward, float]] = {}
+        first = None
+        for number, (part, weight) in enumerate(_weighted(source)):
+            reward, model = build_reward(part, policy, batch_rows, device)
+            name = _name(part)
+            parts[name if name and name not in parts else f"{name or 'reward'}_{number}"] = (reward, weight)
+            first = model if first is None else first
+        return WeightedReward(parts), first
+    is_model = isinstance(source, str | Path | nn.Module)
+    if not is_model:
+        return FunctionReward(source, policy, device), None
+    model = load_classifier(source, device)
+    theirs = load_tokenizer(model)
+    fits = model.config.get_text_config().vocab_size >= policy.vocab_size
+    if theirs is not None and policy.tokenizer is not None and not (fits and same_tokens(policy.tokenizer, theirs)):
+        return TranslatedReward(ModelReward(model, batch_rows), theirs, policy), None
+    check_fits(model, "reward model", policy.vocab_size, policy.length)
+    return ModelReward(model, batch_rows), model
+
+
+def _weighted(source: Sequence[Any]) -> list[tuple[Any, float]]:
+    """Several rewards as (reward, weight)."""
+    if not source:
+        raise UserError("there is no reward: the list of (reward, weight) is empty")
+    for number, part in enumerate(source):
+        if not (isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[1], int | float)):
+            raise UserError(f"each of several rewards is a pair (reward, weight); number {number} is {part!r:.60}")
+        if not math.isfinite(part[1]):
+            raise UserError(f"the weight of reward {number} is {part[1]}: give a finite number")
+    return [(part, float(weight)) for part, weight in source]
+
+
+def _name(source: Any) -> str:
+    """A function's own name, or the last part of where a model came from; nothing if there is none."""
+    if isinstance(source, PreTrainedModel):
+        source = source.config.name_or_path
+    name = Path(source).name if isinstance(source, str | Path) else getattr(source, "__name__", "")
+    return name if name != "<lambda>" else ""

@@ -1,0 +1,161 @@
+"""What a transformers model says of whole sequences: log-probabilities of responses, and scores.
+
+B: sequences, N: response tokens of the batch, C: width of the model.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from data.console import UserError
+from pretrain.fast.functions import TokenLogprobs
+from sft.models.batch import Batch, Ids, micro_batches, position_ids
+from sft.models.fast import packed_body
+
+
+class HiddenStates:
+    """What a model without its head makes of a batch: without padding where that is the same function, on a CPU."""
+
+    def __init__(self, model: Any) -> None:
+        """model: of transformers, in evaluation mode."""
+        self.model = model
+        self.body = packed_body(model)
+
+    def __call__(self, batch: Batch, last: bool = False) -> Tensor:
+        """The last hidden states (N, C) at the positions that predict a response token, row by row.
+
+        last: those at the last token of every sequence instead, (B, C).
+        """
+        padded = batch.padded
+        if self.body is not None and batch.device.type == "cpu":
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+            with torch.autocast("cpu", enabled=False):
+                return self.body(padded.ids, batch.last_layout if last else batch.layout, dtype)
+        states = self.model(
+            input_ids=padded.ids,
+            attention_mask=padded.mask.long(),
+            position_ids=position_ids(padded.mask),
+            use_cache=False,
+        ).last_hidden_state
+        return states[padded.last if last else padded.predicts_response]
+
+
+class LogProbs:
+    """Log-probabilities of the response tokens under a causal language model."""
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        """lm: in evaluation mode."""
+        self.lm = lm
+        self.plain_head = _head_is_plain(lm)
+        self.hidden_states = HiddenStates(lm.base_model)
+
+    def __call__(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy (no gradient) in nats, each (N,), of the N response tokens, row by row.
+
+        `temperature` divides the logits, here as in the rollout: the distribution that is trained is the one that is
+        sampled from.
+        """
+        if self.plain_head:
+            # Only positions that predict a response token meet the vocabulary: no logits for prompt or padding.
+            head: Any = self.lm.get_output_embeddings()
+            logits = head(self.hidden_states(batch))
+        else:
+            padded = batch.padded
+            output = self.lm(
+                input_ids=padded.ids,
+                attention_mask=padded.mask.long(),
+                position_ids=position_ids(padded.mask),
+                use_cache=False,
+            )
+            logits = output.logits[padded.predicts_response]
+        logprobs, entropy = TokenLogprobs.apply(logits, batch.targets, temperature)
+        return logprobs, entropy
+
+
+class Scores:
+    """Scores of a sequence-classification model with one label, read at the last token of the response.
+
+    `mean` and `std` are `reward_mean` and `reward_std` of the model's own configuration, which the reward stage
+    measures on SFT samples (0 and 1 where there are none).
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: Any
+        if not isinstance(getattr(model, "score", None), nn.Module) or model.config.num_labels != 1:
+            raise UserError(
+                f"the reward model ({type(model).__name__}, {model.config.num_labels} labels) has no scalar `score` "
+                "head: give a sequence-classification model of one label, as `python -m reward` makes them"
+            )
+        self.model = model.eval()
+        self.hidden_states = HiddenStates(model.base_model)
+        self.mean = float(getattr(model.config, "reward_mean", 0.0))
+        self.std = float(getattr(model.config, "reward_std", 1.0))
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise UserError(
+                f"reward_mean {self.mean} and reward_std {self.std} of the reward model's configuration cannot "
+                "normalise a score: give finite numbers, the second above 0"
+            )
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Raw scores (B,), float32."""
+        # The last token, known by its length: a search by PAD id would be misled by a PAD inside the prompt.
+        scores: Tensor = self.model.score(self.hidden_states(batch, last=True)).squeeze(-1).float()
+        return scores
+
+    def normalised(self, raw: Tensor) -> Tensor:
+        """Raw scores in units in which SFT samples have mean 0 and standard deviation 1."""
+        return (raw - self.mean) / self.std
+
+
+@torch.no_grad()
+def score_sequences(
+    classifier: PreTrainedModel | Scores, prompts: Sequence[Ids], responses: Sequence[Ids], batch_size: int = 64
+) -> Tensor:
+    """Raw scores (sequences,), float32 on the CPU, of any number of sequences, `batch_size` per forward pass."""
+    scores = classifier if isinstance(classifier, Scores) else Scores(classifier)
+    found = torch.empty(len(prompts))
+    for rows in micro_batches(prompts, responses, range(len(prompts)), batch_size):
+        batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], scores.model.device)
+        found[rows] = scores(batch).cpu()
+    return found
+
+
+@torch.no_grad()
+def sequence_logprobs(
+    lm: PreTrainedModel | LogProbs,
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
+    temperature: float = 1.0,
+    batch_size: int = 64,
+) -> Tensor:
+    """log π(response | prompt) in nats, (sequences,), float64 on the CPU; 0 for an empty response.
+
+    `temperature` divides the logits: the distribution that was sampled from is the one that is measured.
+    """
+    logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm.eval())
+    sums = torch.zeros(len(prompts), dtype=torch.float64)
+    answered = [i for i, response in enumerate(responses) if len(response)]
+    for rows in micro_batches(prompts, responses, answered, batch_size):
+        batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], logprobs.lm.device)
+        tokens = logprobs(batch, temperature)[0].cpu().double().split([len(responses[i]) for i in rows])
+        sums[rows] = torch.stack([row.sum() for row in tokens])
+    return sums
+
+
+@torch.no_grad()
+def _head_is_plain(lm: PreTrainedModel) -> bool:
+    """Whether logits are just the output layer on the last hidden state (some models scale or cap them)."""
+    head = lm.get_output_embeddings()
+    if head is None or lm.base_model is lm:
+        return False
+    was_training = lm.training
+    lm.eval()
+    ids = torch.arange(2, device=lm.device)[None]
+    logits = lm(input_ids=ids, use_cache=False).logits
+    plain = head(lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    lm.train(was_training)
+    return plain.shape == logits.shape and torch.allclose(plain, logits, atol=1e-5, rtol=1e-4)
