@@ -9,28 +9,31 @@ samples the gradient of k1 is zero on average, and that of k3 is the gradient of
 from typing import Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+Nats = Float[Tensor, "*shape"]
 
 LOG_RATIO_LIMIT = 20.0
 """Nats. exp(20) is far outside every clip range, and finite: one odd token cannot make a loss infinite."""
 
 
-def clamp_log_ratio(log_ratio: Tensor) -> Tensor:
+def clamp_log_ratio(log_ratio: Nats) -> Nats:
     """The log-ratio, any shape, clamped before it meets `exp`."""
     return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+def k1(logprobs: Nats, reference_logprobs: Nats) -> Nats:
     """log(p/q), same shape, in nats: unbiased, may be negative. The one that the reward is penalised with."""
     return logprobs - reference_logprobs
 
 
-def k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+def k2(logprobs: Nats, reference_logprobs: Nats) -> Nats:
     """log(p/q)² / 2, same shape, in nats."""
     return 0.5 * (logprobs - reference_logprobs).square()
 
 
-def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+def k3(logprobs: Nats, reference_logprobs: Nats) -> Nats:
     """q/p - 1 - log(q/p), same shape, in nats: unbiased and never negative."""
     log_ratio = clamp_log_ratio(reference_logprobs - logprobs)
     return torch.expm1(log_ratio) - log_ratio

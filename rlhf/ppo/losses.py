@@ -9,17 +9,22 @@ References: PPO (Schulman et al., arXiv 1707.06347), GAE (Schulman et al., arXiv
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf.ppo.kl import clamp_log_ratio, k2
 
+Cells = Float[Tensor, "B R"]
+Mask = Bool[Tensor, "B R"]
+Scalar = Float[Tensor, ""]
 
-def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+
+def masked_sum(values: Cells, mask: Mask) -> Scalar:
     """Sum (scalar) of `values` (B, R) where `mask` (B, R). NaN outside the mask does no harm."""
     return torch.where(mask, values, torch.zeros_like(values)).sum()
 
 
-def masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def masked_moments(values: Cells, mask: Mask) -> tuple[Scalar, Scalar]:
     """Mean and population variance (scalars) of `values` (B, R) where `mask`."""
     count = mask.sum().clamp(min=1)
     mean = masked_sum(values, mask) / count
@@ -27,7 +32,7 @@ def masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return mean, masked_sum((values - mean).square(), mask) / count
 
 
-def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+def whiten(values: Cells, mask: Mask, *, shift_mean: bool = True) -> Cells:
     """Scale `values` (B, R) to unit variance over the mask; 0 outside it. B is the rollout of *all* processes.
 
     shift_mean: also move the mean to 0. False keeps the mean where it was, as for rewards, whose sign
@@ -40,7 +45,7 @@ def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     return torch.where(mask, whitened, torch.zeros_like(whitened))
 
 
-def token_rewards(scores: Tensor, kl_per_token: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+def token_rewards(scores: Float[Tensor, "B"], kl_per_token: Cells, mask: Mask, kl_coef: float) -> Cells:
     """The reward of every token, (B, R): -kl_coef · k1 each, and the score once, on the last token.
 
     scores: (B,), score of the whole sequence. kl_per_token: (B, R), k1 in nats. mask: (B, R), at least one
@@ -55,7 +60,7 @@ def token_rewards(scores: Tensor, kl_per_token: Tensor, mask: Tensor, kl_coef: f
     return rewards
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(rewards: Cells, values: Cells, mask: Mask, gamma: float, lam: float) -> tuple[Cells, Cells]:
     """Generalised advantage estimates and returns, both (B, R), 0 outside the mask.
 
     The value after the last token is 0: an episode ends there. Masked positions are skipped, as if the
@@ -77,13 +82,13 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
+    logprobs: Cells,
+    old_logprobs: Cells,
+    advantages: Cells,
+    mask: Mask,
     cliprange: float,
     denominator: Tensor | float,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Scalar, dict[str, Scalar]]:
     """PPO's clipped objective as a loss to minimise, and sums over the mask for the log.
 
     All tensors (B, R). `denominator`: response tokens of the *whole* optimisation step, over all micro-batches
@@ -108,13 +113,13 @@ def policy_loss(
 
 
 def value_loss(
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    mask: Tensor,
+    values: Cells,
+    old_values: Cells,
+    returns: Cells,
+    mask: Mask,
     cliprange: float,
     denominator: Tensor | float,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Scalar, dict[str, Scalar]]:
     """Half the squared error of the value, clipped around the old value, the larger of both taken.
 
     All tensors (B, R); `denominator` as in `policy_loss`. The dict holds sums: `clipfrac`.
@@ -128,7 +133,7 @@ def value_loss(
     return loss, stats
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def explained_variance(values: Cells, returns: Cells, mask: Mask) -> Scalar:
     """1 - Var(returns - values) / Var(returns) over the mask (scalar): 1 perfect, 0 no better than a constant."""
     _, residual = masked_moments(returns - values, mask)
     _, total = masked_moments(returns, mask)
