@@ -104,10 +104,15 @@ def sample_tokens(
     mass = (mass.double() if mass.device.type == "cpu" else mass).cumsum(-1)
     if noise is None:
         noise = torch.rand(len(mass), dtype=mass.dtype, device=mass.device, generator=generator)
+    return draw(mass, noise)
+
+
+def draw(mass: Tensor, noise: Tensor) -> Tensor:
+    """The first place of each row of cumulated `mass` (B, V) that is above `noise` (B,), in [0, 1), of the whole."""
     total = mass[:, -1:]
     level = noise.to(mass)[:, None] * total
     if mass.dtype == torch.float32:
-        level = level.minimum(total * (1 - 2**-23))  # float32 may round up to the total, beyond the last token
+        level = level.minimum(total * (1 - 2**-23))  # which rounds up to the total what is nearly 1
     return torch.searchsorted(mass, level, right=True).squeeze(1)
 
 

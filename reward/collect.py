@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from data.console import UserError
@@ -18,7 +17,7 @@ from data.dialogue import Pair, encode_completion, encode_prompt
 from data.jsonl import read_jsonl
 from data.run.progress import progress_bar
 from data.tokenizers import Tokenizer
-from pretrain.machine import one_thread_each
+from pretrain.machine import one_thread_each, process_state
 from pretrain.sampling import CachedModel, generate
 from reward.labeller import ScoreFunction, rank
 from reward.rankings import Ranking
@@ -90,7 +89,7 @@ def collect_rankings(
     fits), is one more candidate, the last. Under `accelerate launch` the processes share the work and all return
     everything.
     """
-    state = PartialState()
+    state = process_state(policy.device)
     prompts = [encode_prompt(tokenizer, pair.prompt, sampling.prompt_length) for pair in pairs]
     # Prompts of one length waste no padding.
     order = sorted(range(len(pairs)), key=lambda index: len(prompts[index]))

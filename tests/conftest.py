@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from jaxtyping import install_import_hook
 
 from tests import shapes
@@ -67,14 +66,18 @@ def smoke_base(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Pa
     return run
 
 
-@pytest.fixture(autouse=True)
-def as_a_new_process() -> Iterator[None]:
-    """What a stage sets for its whole process is undone: later tests compare with commands, which begin anew.
-
-    accelerate keeps one state a process, and would hold every later test to the first one's precision.
-    """
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests of sums, which more threads take in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
-    torch.set_float32_matmul_precision(precision)
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def the_process_is_left_alone() -> Iterator[None]:
+    """Nothing that is imported sets threads or matmul precision for the whole process, or it puts them back."""
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(corpus: Path, tmp_path: Path) -> StudyOptions:
     return StudyOptions(corpus=str(corpus), trials=2, steps=8, cycles=2, run=tmp_path / "run")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as a worker has: sums are taken in another order by more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_rates_are_log_uniform_in_their_range_and_depend_on_the_seed_and_the_trial_alone() -> None:

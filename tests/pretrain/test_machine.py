@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from accelerate import PartialState
 
 from data.console import UserError
+from data.run.stage import StageOptions, settings
 from pretrain import machine
 from pretrain.machine import (
     OwnPrecision,
@@ -169,3 +171,18 @@ def test_freed_memory_is_kept_within_and_given_back_after() -> None:
     assert first < 16
     assert within > 200
     assert after < 16, done.stdout
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "rlhf"])
+def test_every_stage_takes_a_device_and_says_where_it_is_not_there(
+    stage: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has it")
+    said = refused(stage, "smoke", "--device", "mps", "--run", tmp_path / "run")
+    assert said == "error: device is mps, which torch does not find on this machine: choose auto or cpu"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_device_is_no_setting_that_resume_compares() -> None:
+    assert settings(StageOptions(device="cuda")) == settings(StageOptions(device="cpu"))

@@ -1,15 +1,18 @@
 """Sampling: the cache changes nothing, filters keep what they say, rows that stop leave."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
-from pretrain.sampling import filter_logits, generate, generate_without_cache, sample_tokens
+from pretrain.sampling import draw, filter_logits, generate, generate_without_cache, sample_tokens
 
 torch.manual_seed(0)
 MODELS = {
@@ -53,6 +56,38 @@ def test_draws_follow_the_probabilities() -> None:
     expected = (logits[0] / 0.7).softmax(0)
     counted = drawn.bincount(minlength=4) / len(drawn)
     assert torch.allclose(counted, expected, atol=4 * math.sqrt(0.25 / 20_000))
+
+
+class DataTypes(TorchDispatchMode):
+    """Keeps the data types of all tensors that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.seen |= {tensor.dtype for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)}
+        return made
+
+
+def test_nothing_on_another_device_is_float64() -> None:
+    """Apple's GPUs have no float64. A device without values stands for them."""
+    for device, types in (("meta", {torch.float32}), ("cpu", {torch.float32, torch.float64})):
+        logits = torch.zeros(3, 5, device=device)
+        for noise in (None, torch.rand(3, device=device)):
+            with DataTypes() as kept:
+                chosen = sample_tokens(logits, 0.7, 4, 0.9, None, noise)
+            assert chosen.shape == (3,)
+            assert {dtype for dtype in kept.seen if dtype.is_floating_point} == types
+
+
+def test_noise_that_float32_rounds_to_one_draws_a_token_that_can_be_drawn() -> None:
+    mass = torch.tensor([[0.25, 0.5, 1 / 3, 0.0], [0.1, 0.2, 0.7, 0.0]]).cumsum(-1)
+    noise = torch.full((2,), 1 - 2**-40, dtype=torch.float64)
+    assert noise.max() < 1 == noise.float().max()
+    for total in (mass, mass.double()):
+        assert draw(total, noise).tolist() == [2, 2]
 
 
 def test_top_k_and_top_p_keep_what_they_say() -> None:

@@ -10,12 +10,13 @@ from pretrain.fast import layout
 from pretrain.fast.functions import FusedRMSNorm, GeluTanh, PackedAttention, Rotation, TokenLogprobs
 from pretrain.fast.layout import Layout
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F64 = torch.float64
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 

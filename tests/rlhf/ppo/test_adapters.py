@@ -15,6 +15,8 @@ from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 from sft.models.batch import Batch
 from sft.models.loading import load_causal_lm
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EOS = 22
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]]
 KINDS = ["gpt2", "qwen3"]
@@ -29,8 +31,6 @@ def lora() -> LoraConfig:
 
 @pytest.fixture
 def make(causal_lm: Build, reward_model: Build, tokenizer: Any, lora: LoraConfig) -> Make:
-    torch.set_num_threads(1)
-
     def build(kind: str = "qwen3", reward: Any = None, peft_config: Any = lora, **changes: Any) -> PPOTrainer:
         base: dict[str, Any] = {
             "total_episodes": 48,

@@ -26,6 +26,8 @@ from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Build = Callable[..., PreTrainedModel]
 LINES = ["the miller counts his sacks at noon", "a heron waits beside the weir", "who mends the wheel when it is dark"]
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -108,7 +110,6 @@ def test_a_whole_update_of_a_model_of_ours(family: Any, tmp_path: Path) -> None:
 
 def check(folder: Path) -> None:
     """PPO from texts of unlike lengths: the sampler, the forward pass and the plain model agree; and it learns."""
-    torch.set_num_threads(1)
     config = PPOConfig(
         total_episodes=8,
         batch_size=8,

@@ -64,3 +64,11 @@ def test_a_command_with_such_settings_leaves_nothing(tmp_path: Path, changes: di
     with pytest.raises(UserError, match=message):
         align(replace(PRESETS["smoke"][1], run=tmp_path / "run", **changes), "smoke")
     assert not (tmp_path / "run").exists()
+
+
+def test_cpu_is_a_word_for_a_device() -> None:
+    assert PPOConfig().device == "auto"
+    assert PPOConfig(cpu=True) == PPOConfig(cpu=True, device="cpu")
+    assert PPOConfig(cpu=True).device == "cpu"
+    with pytest.raises(UserError, match="cpu is set and device is cuda"):
+        PPOConfig(cpu=True, device="cuda").check(1)

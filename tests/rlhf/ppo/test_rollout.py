@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 from sft.models import batch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EOS, STOPS = 22, (22, 0, 1)
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8], [10, 11], [2, 9, 1], [12], [5, 5]]
 KINDS = ["gpt2", "qwen3"]
@@ -23,8 +25,6 @@ Rows = list[np.ndarray]
 
 @pytest.fixture
 def make(causal_lm: Build, reward_model: Build) -> Make:
-    torch.set_num_threads(1)
-
     def build(kind: str, reward: Any = None, prompts: Any = PROMPTS, tokenizer: Any = None, **changes: Any) -> Any:
         base: dict[str, Any] = {
             "total_episodes": 32,

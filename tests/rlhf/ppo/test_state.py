@@ -15,14 +15,14 @@ from transformers import PreTrainedModel
 from data.console import UserError
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Build = Callable[..., PreTrainedModel]
 Make = Callable[..., PPOTrainer]
 
 
 @pytest.fixture
 def make(causal_lm: Build, reward_model: Build, tokenizer: Any) -> Make:
-    torch.set_num_threads(1)
-
     def build(
         policy: int = 0,
         callbacks: Any = (),

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from accelerate import tracking
 from transformers import PreTrainedModel, TrainerCallback
 
 from data.console import UserError
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Build = Callable[..., PreTrainedModel]
 Make = Callable[..., PPOTrainer]
@@ -20,8 +21,6 @@ Make = Callable[..., PPOTrainer]
 
 @pytest.fixture
 def make(causal_lm: Build, reward_model: Build) -> Make:
-    torch.set_num_threads(1)
-
     def build(callbacks: Any = (), **changes: Any) -> PPOTrainer:
         base: dict[str, Any] = {"total_episodes": 24, "batch_size": 4, "response_length": 4, "cpu": True}
         models = causal_lm("qwen3"), reward_model("qwen3")

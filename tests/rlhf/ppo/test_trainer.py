@@ -20,15 +20,12 @@ from data.console import UserError
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EOS, PAD = 22, 23
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8], [10, 11], [2, 9, 1], [12], [5, 5]]
 KINDS = ["gpt2", "qwen3"]
 Build = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def settings(**changes: Any) -> PPOConfig:

@@ -17,15 +17,12 @@ from sft.models.fast import packed_body
 from sft.models.sampling import HFCachedModel
 from tests.sft.models.test_fast import FAMILIES, build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = ["gpt2", "qwen3"]
 Build = Callable[..., PreTrainedModel]
 PROMPTS = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8], [3, 7]] * 5
 STOPS = {22, 0, 1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

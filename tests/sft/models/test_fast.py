@@ -13,6 +13,8 @@ from pretrain.fast.layout import Layout
 from sft.models.batch import position_ids
 from sft.models.fast import packed_body
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GROUPED = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -34,7 +36,6 @@ LENGTHS = [3, 150, 1, 77, 20, 20, 64, 9, 31, 5, 12, 40, 2, 90, 8, 17, 33, 6]
 
 
 def build(family: str, **changes: Any) -> PreTrainedModel:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
     model = AutoModelForCausalLM.from_config(
