@@ -3,7 +3,9 @@
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +20,22 @@ class UserError(Exception):
 def is_main_process() -> bool:
     """True in the process that may print and write (the launcher sets RANK in every process)."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_everyone() -> None:
+    """Wait until every process of one launch is here; alone, go on."""
+    if distributed := _distributed():
+        distributed.barrier()
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """The block is run by the main process, and then by the others."""
+    if not is_main_process():
+        wait_for_everyone()
+    yield
+    if is_main_process():
+        wait_for_everyone()
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -40,10 +58,15 @@ def run_command(main: Callable[[], None]) -> None:
 
 def _leave_the_others() -> None:
     """End what connects the processes of one launch: a process that exits with its threads alive may abort."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    if distributed := _distributed():
         distributed.barrier()
         distributed.destroy_process_group()
+
+
+def _distributed() -> Any:
+    """torch.distributed where it connects this process to others; None where it does not, or was never imported."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 
 
 def _fail(message: str) -> None:

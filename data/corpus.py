@@ -4,8 +4,9 @@ import hashlib
 import os
 import threading
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from rich.panel import Panel
 
@@ -32,6 +33,11 @@ class Corpus:
     sha256: str
     notice: str | None = None
     entropy_bits_per_char: float | None = None
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """All but the text: what a stage's record keeps of it."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "text"}
 
     @property
     def train(self) -> str:

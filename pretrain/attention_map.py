@@ -13,13 +13,13 @@ import torch
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor, nn
 
 from data.console import UserError, console, run_command
 from data.jsonl import write_whole
-from data.run.plots import plt
-from data.run.stage import read_stage
+from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.model import GPT, Attention
@@ -84,9 +84,8 @@ def layer_picture(layer: int, shares: Tensor, labels: Sequence[str]) -> bytes:
     size = min(7.0, 54 * (side - 0.8) / len(labels))
     down = -(-heads // max(1, int(16 / side)))
     across = -(-heads // down)
-    figure, panels = plt.subplots(
-        down, across, figsize=(side * across + 0.8, side * down + 0.5), dpi=120, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(side * across + 0.8, side * down + 0.5), dpi=120, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False)
     for head, axes in enumerate(panels.flat):
         if head >= heads:
             axes.axis("off")
@@ -98,7 +97,6 @@ def layer_picture(layer: int, shares: Tensor, labels: Sequence[str]) -> bytes:
     bar.ax.tick_params(labelsize=7)
     written = BytesIO()
     figure.savefig(written, format="png")
-    plt.close(figure)
     return written.getvalue()
 
 

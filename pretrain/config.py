@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.console import UserError
-from data.run.stage import StageOptions
+from data.run.options import BatchOptions, StageOptions
 from pretrain.ladder.models import LadderConfig, Rung
 from pretrain.model import GPTConfig
 
@@ -22,7 +22,7 @@ LADDER_IS = {
 
 
 @dataclass(kw_only=True)
-class PretrainConfig(StageOptions):
+class PretrainConfig(BatchOptions, StageOptions):
     """Train a GPT from scratch."""
 
     corpus: str = "auto"
@@ -132,18 +132,6 @@ class PretrainConfig(StageOptions):
             bias=self.bias,
             initialisation=self.initialisation,
         )
-
-    def micro_batches(self, processes: int) -> tuple[int, int]:
-        """(sequences a forward pass, forward passes a step) on one of `processes`."""
-        share, rest = divmod(self.batch_size, processes)
-        if rest or share == 0:
-            raise UserError(f"batch_size {self.batch_size} is not divisible by {processes} processes")
-        micro = self.micro_batch_size or share
-        if micro < 1 or share % micro:
-            raise UserError(
-                f"a process's batch of {share} is not divisible by micro_batch_size {micro}: change one of them"
-            )
-        return micro, share // micro
 
     def validate(self) -> None:
         """Raise UserError for a configuration that cannot be trained."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from data.console import UserError, run_command
 from data.corpus import load_corpus
-from data.run.stage import check_corpus, read_stage
+from data.run.folder import run_corpus
+from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
 from pretrain.ladder.models import LadderModel
@@ -83,7 +84,7 @@ class EvaluateOptions:
     """A stage's folder: pretrain, sft or rlhf."""
     split: Literal["validation", "train"] = "validation"
     corpus: str | None = None
-    """Default: the corpus that the checkpoint's stage learned from."""
+    """auto, tinyshakespeare, pastiche, or the path of a UTF-8 text; default: the text of the checkpoint's run."""
     stride: int | None = None
     """Tokens between windows; default the whole context (non-overlapping windows)."""
 
@@ -93,9 +94,8 @@ def main() -> None:
     if options.stride is not None and options.stride < 1:
         raise UserError(f"stride must be at least 1, not {options.stride}")
     record = read_stage(options.checkpoint)
-    corpus = load_corpus(options.corpus or record.corpus["spec"])
-    if options.corpus is None:
-        check_corpus(corpus, record)
+    run = options.checkpoint.resolve().parent
+    corpus = load_corpus(options.corpus) if options.corpus else run_corpus(run, record)
     model, tokenizer = load_any_model(options.checkpoint), Tokenizer.load(options.checkpoint)
     stride = min(options.stride, model.context_length) if options.stride else None
     text, before = (corpus.validation, corpus.train) if options.split == "validation" else (corpus.train, "\n")

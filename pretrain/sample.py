@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from data.console import UserError, run_command
-from data.run.stage import read_stage
+from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
 from pretrain.fast.gpt import decoder

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from data.console import UserError
-from data.run.stage import read_stage, settings
+from data.corpus import Corpus
+from data.run.options import settings
+from data.run.record import read_stage
 from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT
@@ -39,13 +41,19 @@ def teacher_configs(config: PretrainConfig) -> list[PretrainConfig]:
     ]
 
 
-def load_teachers(config: PretrainConfig, device: torch.device, dtype: torch.dtype) -> list[GPT]:
-    """The finished models of `teacher_configs`, in evaluation mode; `dtype` is what they compute in."""
+def load_teachers(config: PretrainConfig, corpus: Corpus, device: torch.device, dtype: torch.dtype) -> list[GPT]:
+    """The finished models of `teacher_configs`, in evaluation mode; `dtype` is what they compute in.
+
+    UserError where one was made with other settings or has learned from another text than `corpus`.
+    """
     teachers = []
     for teacher_config in teacher_configs(config):
         folder = teacher_config.run / "pretrain"
-        if read_stage(folder).config != settings(teacher_config):
+        record = read_stage(folder)
+        if record.config != settings(teacher_config):
             raise UserError(f"{folder} was made with other settings: add --overwrite to make it anew")
+        if record.corpus["sha256"] != corpus.sha256:
+            raise UserError(f"{folder} learned from another text ({record.corpus['name']}): add --overwrite")
         teacher = load_model(folder, device)
         teacher.compute_dtype = dtype
         teachers.append(teacher)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from data.console import UserError
 from data.corpus import Corpus, load_corpus
+from data.run.folder import StageFolder, first_corpus, open_stage
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
-from data.run.stage import StageFolder, StageRecord, announce, corpus_entry, open_stage, settings
+from data.run.writing import write_samples
 from data.tokenizers import Tokenizer, build_tokenizer
 from pretrain.checkpoint import new_model, save_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split
-from pretrain.machine import OwnPrecision, choose_device, compute_dtype
+from pretrain.machine import OwnPrecision, choose_device, compute_dtype, process_state
 from pretrain.optim import build_optimizers, set_schedule
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
@@ -77,8 +78,6 @@ class Progress:
     step: int = 0
     best_nats_per_char: float = math.inf
     best_step: int = 0
-    seconds: float = 0.0
-    """Of earlier processes, when resumed."""
     loss_sum: float = 0.0
     """Training loss in nats a token, summed over the steps since the last evaluation."""
     loss_steps: int = 0
@@ -87,13 +86,14 @@ class Progress:
 class Pretraining:
     """One run: the model, what it learns from, and how far it has come."""
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: PretrainConfig, corpus: Corpus | None = None) -> None:
+        """`corpus` is the text of `config.corpus`, if it is at hand."""
         config.validate()
         self.config = config
         self.accelerator = OwnPrecision(choose_device(config.device))
         self.micro, self.accumulation = config.micro_batches(self.accelerator.num_processes)
         with self.accelerator.main_process_first():
-            self.corpus = load_corpus(config.corpus)
+            self.corpus = corpus or load_corpus(config.corpus)
         self.tokenizer, ids = encode_corpus(self.corpus, config)
         self.windows = Windows(ids, config.context_length, config.batch_size, config.seed)
         set_seed(config.seed)
@@ -102,7 +102,7 @@ class Pretraining:
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, config))
         self.parallel, self.optimizers = prepared[0], list(prepared[1:])
         self.trained = torch.compile(self.parallel) if config.compile else self.parallel
-        self.teachers = load_teachers(config, self.accelerator.device, self.model.compute_dtype)
+        self.teachers = load_teachers(config, self.corpus, self.accelerator.device, self.model.compute_dtype)
         set_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
         self.progress = Progress()
 
@@ -135,7 +135,6 @@ class Pretraining:
                     bar.advance(0, f"training loss {loss:.3f} · best {best:.4f} bits/char")
                 if not ended and self.progress.step % self.config.save_every == 0:
                     self._save(folder)
-        self.progress.seconds += folder.seconds
 
     def step(self) -> None:
         """Learn from the next batch."""
@@ -189,7 +188,6 @@ class Pretraining:
             nats_per_char=round(nats, 5),
             nats_per_token=round(nats * figures["chars"] / figures["tokens"], 5),
             learning_rate_scale=round(self.scale(progress.step), 5),
-            seconds=round(progress.seconds + folder.seconds, 2),
             sample=self._sample(),
         )
         return train_loss
@@ -212,8 +210,7 @@ class Pretraining:
         fresh = folder.path / "resume.new"
         self.accelerator.save_state(str(fresh / "accelerate"))
         if self.accelerator.is_main_process:
-            progress = asdict(self.progress) | {"seconds": self.progress.seconds + folder.seconds}
-            torch.save(progress, fresh / "progress.pt")
+            torch.save(asdict(self.progress), fresh / "progress.pt")
             shutil.rmtree(folder.resume_path, ignore_errors=True)
             fresh.rename(folder.resume_path)
         self.accelerator.wait_for_everyone()
@@ -223,58 +220,59 @@ class Pretraining:
         if (folder.resume_path / "progress.pt").exists():
             self.accelerator.load_state(str(folder.resume_path / "accelerate"))
             self.progress = Progress(**torch.load(folder.resume_path / "progress.pt"))
-            folder.keep_metrics(lambda line: line["step"] <= self.progress.step)
+            folder.truncate_metrics(after=self.progress.step)
         else:
-            folder.keep_metrics(lambda line: False)
+            folder.truncate_metrics(after=-1)
 
 
-def pretrain(config: PretrainConfig, preset: str) -> Path:
-    """Train a GPT from scratch and leave it in RUN/pretrain; returns that folder. Its teachers, if any, come first."""
+def pretrain(config: PretrainConfig, preset: str, corpus: Corpus | None = None) -> Path:
+    """Train a GPT from scratch and leave it in RUN/pretrain; returns that folder. Its teachers, if any, come first.
+
+    `corpus` is the text of `config.corpus`, if it is at hand.
+    """
     config.validate()
+    process_state(choose_device(config.device))
+    corpus = corpus or first_corpus("pretrain", config, config.corpus)
     for teacher in teacher_configs(config):
         if config.overwrite or not (teacher.run / "pretrain").exists():
             started = (teacher.run / ".pretrain.partial").exists()
-            pretrain(replace(teacher, resume=config.resume and started), config.teacher_preset)
+            pretrain(replace(teacher, resume=config.resume and started), config.teacher_preset, corpus)
     if config.teachers and config.resume and not (config.run / ".pretrain.partial").exists():
         config = replace(config, resume=False)  # it was a teacher that was interrupted
-    run = Pretraining(config)
-    folder = open_stage("pretrain", config)
-    announce("pretrain", run.describe())
-    run.train(folder)
-    results: dict[str, Any] = {}
-    if run.accelerator.is_main_process:
-        metrics = folder.read_metrics()
-        best = min(metrics, key=lambda line: line["nats_per_char"])
-        results = {
-            "bits_per_char": best["bits_per_char"],
-            "nats_per_char": best["nats_per_char"],
-            "best_step": best["step"],
-            "entropy_bits_per_char": run.corpus.entropy_bits_per_char,
-            "parameters": run.model.parameter_count(),
-            "training_tokens": config.steps * config.batch_size * config.context_length,
-        }
-        write_plot(folder.path / "loss.png", metrics, run)
-        write_samples(folder.path / "samples.md", metrics)
-    record = StageRecord(
-        stage="pretrain",
-        preset=preset,
-        config=settings(config),
-        parent=None,
-        corpus=corpus_entry(run.corpus, config.corpus),
-        seed=config.seed,
-        results=results,
-        wall_seconds=run.progress.seconds - folder.seconds,
+    run = Pretraining(config, corpus)
+    with open_stage("pretrain", config, preset=preset, corpus=corpus) as stage:
+        stage.announce(run.describe())
+        run.train(stage)
+        if run.accelerator.is_main_process:
+            conclude(run, stage)
+    return stage.final
+
+
+def conclude(run: Pretraining, stage: StageFolder) -> None:
+    """Results, plot and samples of a run that has ended."""
+    config, metrics, floor = run.config, stage.read_metrics(), run.corpus.entropy_bits_per_char
+    best = min(metrics, key=lambda line: line["nats_per_char"])
+    stage.results = {
+        "bits_per_char": best["bits_per_char"],
+        "nats_per_char": best["nats_per_char"],
+        "best_step": best["step"],
+        "entropy_bits_per_char": floor,
+        "parameters": run.model.parameter_count(),
+        "training_tokens": config.steps * config.batch_size * config.context_length,
+    }
+    stage.summary = (
+        f"{best['bits_per_char']:.4f} bits per character ({best['nats_per_char']:.4f} nats) on the whole "
+        f"validation split{f', where the grammar itself has {floor:.4f} bits' if floor else ''}"
     )
-    folder.finish(record)
-    if run.accelerator.is_main_process:
-        floor = run.corpus.entropy_bits_per_char
-        announce(
-            "pretrain",
-            f"{results['bits_per_char']:.4f} bits per character ({results['nats_per_char']:.4f} nats) on the whole "
-            f"validation split{f', where the grammar itself has {floor:.4f} bits' if floor else ''} · "
-            f"{record.wall_seconds:.0f} s → {folder.final}",
-        )
-    return folder.final
+    write_plot(stage.path / "loss.png", metrics, run)
+    write_samples(
+        stage.path / "samples.md",
+        "Samples while training",
+        (
+            (f"Step {line['step']}, {line['bits_per_char']:.3f} bits per character", [("", line["sample"])])
+            for line in reversed(metrics)
+        ),
+    )
 
 
 def write_plot(path: Path, metrics: list[dict[str, Any]], run: Pretraining) -> None:
@@ -300,12 +298,3 @@ def write_plot(path: Path, metrics: list[dict[str, Any]], run: Pretraining) -> N
         title=f"Pretraining on {run.corpus.name}",
         floor=("entropy of the grammar", floor) if floor else None,
     )
-
-
-def write_samples(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """What the model wrote at each evaluation, latest first."""
-    parts = ["# Samples while training\n"]
-    for line in reversed(metrics):
-        parts.append(f"## Step {line['step']}, {line['bits_per_char']:.3f} bits per character\n")
-        parts.append("```text\n" + line["sample"].strip("\n").replace("```", "'''") + "\n```\n")
-    path.write_text("\n".join(parts), "utf-8")

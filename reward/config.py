@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from data.console import UserError
-from data.run.stage import StageOptions, StageRecord
+from data.run.options import BatchOptions, StageOptions
+from data.run.record import StageRecord
 
 
 @dataclass(kw_only=True)
-class RewardModelConfig(StageOptions):
+class RewardModelConfig(BatchOptions, StageOptions):
     """Sample responses from the SFT model, rank them, train the reward model on the rankings."""
 
     prompts: Path | None = None
@@ -103,18 +104,6 @@ class RewardModelConfig(StageOptions):
                 f"{context_length} tokens: shorten one of them"
             )
         return replace(self, prompt_length=prompt, response_length=response)
-
-    def micro_batches(self, processes: int) -> tuple[int, int]:
-        """(rankings a forward pass, forward passes a step) on one of `processes`."""
-        share, rest = divmod(self.batch_size, processes)
-        if rest or share == 0:
-            raise UserError(f"batch_size {self.batch_size} is not divisible by {processes} processes")
-        micro = self.micro_batch_size or share
-        if micro < 1 or share % micro:
-            raise UserError(
-                f"a process's batch of {share} is not divisible by micro_batch_size {micro}: change one of them"
-            )
-        return micro, share // micro
 
 
 PRESETS: dict[str, tuple[str, RewardModelConfig]] = {

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,18 +18,12 @@ from trl import RewardConfig
 from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import HeldOut, Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
+from data.run.folder import StageFolder, open_stage, run_corpus
+from data.run.options import settings
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
-from data.run.stage import (
-    StageFolder,
-    StageRecord,
-    announce,
-    open_stage,
-    parent_corpus,
-    parent_of,
-    read_parent,
-    settings,
-)
+from data.run.record import read_parent
+from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.fast.gpt import decoder
@@ -78,7 +73,7 @@ class RewardStage:
         self.config = config.resolved(self.parent, self.policy.context_length)
         self.micro, self.accumulation = self.config.micro_batches(self.state.num_processes)
         self.tokenizer = Tokenizer.load(self.parent_folder)
-        self.corpus: Corpus = parent_corpus(self.parent)
+        self.corpus: Corpus = run_corpus(config.run, self.parent)
         self.heldout: HeldOut = heldout_pairs(self.corpus.validation)
         self.dtype = compute_dtype(self.config.precision, self.device)
         if self.device.type == "cuda":
@@ -136,6 +131,7 @@ class RewardStage:
                 write_rankings(kept / "dev.jsonl", dev, with_ids=True)
                 if training:
                     write_rankings(kept / "training.jsonl", training, with_ids=True)
+                folder.save_seconds()
         else:
             dev = read_collected(kept / "dev.jsonl")
             training = read_collected(kept / "training.jsonl")
@@ -157,7 +153,7 @@ class RewardStage:
         steps = config.epochs * math.ceil(len(dataset) / config.batch_size)
         begun = last_checkpoint(folder.resume_path / "trainer") if folder.resuming else None
         done = int(begun.name.rpartition("-")[2]) if begun else 0
-        folder.keep_metrics(lambda line: line["step"] <= done)
+        folder.truncate_metrics(after=done)
         model = new_reward_model(self.parent_folder, config.seed)
         if config.mean_loss_coef:
             model.mean_score = copy.deepcopy(model.score).requires_grad_(True)
@@ -235,7 +231,11 @@ class RewardStage:
             title="Training the reward model",
             floor=("loss of a coin", math.log(2)),
         )
-        write_samples(folder.path / "samples.md", heldout[:SHOWN], by_ranking[:SHOWN])
+        write_samples(
+            folder.path / "samples.md",
+            "Held-out responses, as labelled and as the reward model scores them",
+            map(sample_section, heldout[:SHOWN], by_ranking[:SHOWN]),
+        )
 
     def _arguments(self, folder: StageFolder, steps: int) -> RewardConfig:
         config, on_cpu = self.config, self.device.type == "cpu"
@@ -327,60 +327,40 @@ class RewardStage:
 
 def train_reward(config: RewardModelConfig, preset: str) -> Path:
     """Make the reward model of RUN/sft and leave it in RUN/reward; returns that folder."""
-    stage = RewardStage(config)
-    folder = open_stage("reward", config)
-    announce("reward", stage.describe())
-    rankings = stage.collect(folder)
-    collected = folder.seconds
-    model = stage.train(folder, rankings.training)
-    trained = folder.seconds
-    results: dict[str, Any] = {}
-    if stage.state.is_main_process:
-        results = stage.evaluate(folder, model, rankings)
-        results["seconds"] = {
-            "collect": round(collected, 1),
-            "train": round(trained - collected, 1),
-            "evaluate": round(folder.seconds - trained, 1),
-        }
-        with quiet():
-            model.model.save_pretrained(folder.path)
-        stage.tokenizer.save(folder.path, stage.policy.context_length)
-    record = StageRecord(
-        stage="reward",
-        preset=preset,
-        config=settings(stage.config),
-        parent=parent_of(stage.parent, config.run),
-        corpus=stage.parent.corpus,
-        seed=config.seed,
-        results=results,
-    )
-    folder.finish(record)
-    if stage.state.is_main_process:
-        ceiling = results["accuracy_ceiling"]
-        announce(
-            "reward",
-            f"{results['heldout_accuracy']:.3f} of held-out pairs right"
-            f"{f' where {ceiling:.3f} is the most that the labels allow' if ceiling else ''} · "
-            f"length alone {results['length_baseline']:.3f} · {record.wall_seconds:.0f} s → {folder.final}",
-        )
-    return folder.final
-
-
-def write_samples(path: Path, rankings: Sequence[Ranking], scores: Sequence[torch.Tensor]) -> None:
-    """Held-out prompts with their responses: the label's place, the annotator's score, the reward model's."""
-    parts = ["# Held-out responses, as labelled and as the reward model scores them\n"]
-    for ranking, rewards in zip(rankings, scores, strict=True):
-        parts.append(f"## Prompt\n\n```text\n{_fenced(ranking.prompt)}\n```\n")
-        places = {index: place for place, group in enumerate(ranking.ranking, start=1) for index in group}
-        for index in sorted(places, key=lambda index: places[index]):
-            gold = f" · {ranking.annotator} {ranking.scores[index]:.3f}" if ranking.scores else ""
-            parts.append(
-                f"**place {places[index]}**{gold} · reward {rewards[index].item():+.2f}"
-                f"{'' if ranking.stopped[index] else ' · did not stop'}\n\n"
-                f"```text\n{_fenced(ranking.completions[index])}\n```\n"
+    run = RewardStage(config)
+    with open_stage("reward", config, preset=preset, parent=run.parent) as stage:
+        stage.config = settings(run.config)
+        stage.announce(run.describe())
+        times = [stage.seconds]
+        rankings = run.collect(stage)
+        times.append(stage.seconds)
+        model = run.train(stage, rankings.training)
+        times.append(stage.seconds)
+        if run.state.is_main_process:
+            results = stage.results = run.evaluate(stage, model, rankings)
+            times.append(stage.seconds)
+            # Of this process, where the stage was resumed.
+            parts = zip(("collect", "train", "evaluate"), pairwise(times), strict=True)
+            results["seconds"] = {name: round(end - begin, 1) for name, (begin, end) in parts}
+            with quiet():
+                model.model.save_pretrained(stage.path)
+            run.tokenizer.save(stage.path, run.policy.context_length)
+            ceiling = results["accuracy_ceiling"]
+            stage.summary = (
+                f"{results['heldout_accuracy']:.3f} of held-out pairs right"
+                f"{f' where {ceiling:.3f} is the most that the labels allow' if ceiling else ''} · "
+                f"length alone {results['length_baseline']:.3f}"
             )
-    path.write_text("\n".join(parts), "utf-8")
+    return stage.final
 
 
-def _fenced(text: str) -> str:
-    return text.strip("\n").replace("```", "'''")
+def sample_section(ranking: Ranking, rewards: torch.Tensor) -> tuple[str, list[tuple[str, str]]]:
+    """A prompt with its responses: the label's place, the annotator's score, the reward model's."""
+    texts = [("", ranking.prompt)]
+    places = {index: place for place, group in enumerate(ranking.ranking, start=1) for index in group}
+    for index in sorted(places, key=lambda index: places[index]):
+        gold = f" · {ranking.annotator} {ranking.scores[index]:.3f}" if ranking.scores else ""
+        end = "" if ranking.stopped[index] else " · did not stop"
+        caption = f"**place {places[index]}**{gold} · reward {rewards[index].item():+.2f}{end}"
+        texts.append((caption, ranking.completions[index]))
+    return "Prompt", texts

@@ -22,8 +22,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import RewardTrainer
 
 from data.console import UserError
+from data.run.folder import StageFolder
 from data.run.progress import Bar
-from data.run.stage import StageFolder
 from reward.rankings import Ranking
 
 

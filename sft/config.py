@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.console import UserError
-from data.run.stage import StageOptions
+from data.run.options import BatchOptions, StageOptions
 
 
 @dataclass(kw_only=True)
-class FineTuneConfig(StageOptions):
+class FineTuneConfig(BatchOptions, StageOptions):
     """Fine-tune the pretrained model to answer a prompt with one reply and to stop."""
 
     data: Path | None = None
@@ -47,18 +47,6 @@ class FineTuneConfig(StageOptions):
     """Optimizer steps between the states that --resume continues from."""
     samples: int = 256
     """Held-out prompts that are answered, before and after, to see whether the model stops by itself."""
-
-    def micro_batches(self, processes: int) -> tuple[int, int]:
-        """(pairs a forward pass, forward passes a step) on one of `processes`."""
-        share, rest = divmod(self.batch_size, processes)
-        if rest or share == 0:
-            raise UserError(f"batch_size {self.batch_size} is not divisible by {processes} processes")
-        micro = share if self.micro_batch_size is None else min(self.micro_batch_size, share)
-        if share % micro:
-            raise UserError(
-                f"a process's batch of {share} is not divisible by micro_batch_size {micro}: change one of them"
-            )
-        return micro, share // micro
 
     def validate(self, context_length: int) -> None:
         """Raise UserError for what cannot be trained on a base with this context."""

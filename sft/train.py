@@ -23,18 +23,11 @@ from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
 from data.dialogue import encode_prompt
+from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.plots import plot_curves
 from data.run.progress import Bar, progress_bar
-from data.run.stage import (
-    StageFolder,
-    StageRecord,
-    announce,
-    open_stage,
-    parent_corpus,
-    parent_of,
-    read_parent,
-    settings,
-)
+from data.run.record import read_parent
+from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model, read_gpt_config
 from pretrain.fast.gpt import decoder
@@ -58,8 +51,7 @@ class FineTuning:
         self.parent = read_parent(config.run, "pretrain")
         config.validate(read_gpt_config(self.base).context_length)
         self.micro, self.accumulation = config.micro_batches(self.state.num_processes)
-        with self.state.main_process_first():
-            self.corpus = parent_corpus(self.parent)
+        self.corpus = run_corpus(config.run, self.parent)
         self.tokenizer = Tokenizer.load(self.base)
         sources = load_pairs(config, self.corpus)
         self.train = encode_pairs(sources.train, self.tokenizer, config, config.max_pairs)
@@ -155,8 +147,8 @@ class FineTuning:
 class Watch(TrainerCallback):
     """Moves the bar, measures the held-out loss and writes metrics.jsonl."""
 
-    def __init__(self, run: FineTuning, folder: StageFolder, bar: Bar, earlier_seconds: float) -> None:
-        self.run, self.folder, self.bar, self.earlier_seconds = run, folder, bar, earlier_seconds
+    def __init__(self, run: FineTuning, folder: StageFolder, bar: Bar) -> None:
+        self.run, self.folder, self.bar = run, folder, bar
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.advance()
@@ -177,69 +169,72 @@ class Watch(TrainerCallback):
             train_accuracy=round(logs["mean_token_accuracy"], 5),
             gradient_norm=round(logs["grad_norm"], 5),
             learning_rate=logs["learning_rate"],
-            seconds=round(self.earlier_seconds + self.folder.seconds, 2),
         )
 
 
 def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     """Fine-tune RUN/pretrain on prompt–completion pairs and leave the model in RUN/sft; returns that folder."""
     run = FineTuning(config)
-    folder = open_stage("sft", config)
-    announce("sft", run.describe())
-    results: dict[str, Any] = {}
-    main = run.state.is_main_process
-    if main:
-        nats_before, before = run.nats(), run.replies(run.base)
-    fit_end_row(run.model, run.examples, run.tokenizer.eos_id)
-    trainer = run.trainer(folder)
-    checkpoint = last_checkpoint(folder)
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    if folder.resuming:
-        folder.keep_metrics(lambda line: line["step"] <= done)
-    earlier_seconds = max((line.get("seconds", 0.0) for line in folder.read_metrics()), default=0.0)
-    with progress_bar("sft", run.steps, done) as bar:
-        trainer.add_callback(Watch(run, folder, bar, earlier_seconds))
-        with cpu_kernels(run.state.device):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if main:
-        run.model.config.use_cache = True  # trl turns it off for training
-        run.model.save_pretrained(folder.path)
-        run.tokenizer.save(folder.path, run.parent.config["context_length"])
-        nats_after, after = run.nats(), run.replies(folder.path)
-        results = {
-            "perplexity_before": round(math.exp(nats_before), 4),
-            "perplexity_after": round(math.exp(nats_after), 4),
-            "nats_before": round(nats_before, 5),
-            "nats_after": round(nats_after, 5),
-            "stop_share_before": round(before.stop_share, 4),
-            "stop_share": round(after.stop_share, 4),
-            "mean_response_tokens": round(after.mean_tokens, 2),
-            "pairs_train": len(run.examples),
-            "pairs_cut": run.train.cut,
-            "pairs_dropped": run.train.dropped,
-            "pairs_dev": len(run.dev.examples),
-        }
-        write_plot(folder.path / "loss.png", folder.read_metrics(), nats_before)
-        write_samples(folder.path / "samples.md", run, before, after)
-    record = StageRecord(
-        stage="sft",
-        preset=preset,
-        config=settings(config),
-        parent=parent_of(run.parent, config.run),
-        corpus=run.parent.corpus,
-        seed=config.seed,
-        results=results,
-        wall_seconds=earlier_seconds,
+    with open_stage("sft", config, preset=preset, parent=run.parent) as stage:
+        stage.announce(run.describe())
+        main = run.state.is_main_process
+        if main:
+            nats_before, before = run.nats(), run.replies(run.base)
+        fit_end_row(run.model, run.examples, run.tokenizer.eos_id)
+        trainer = run.trainer(stage)
+        checkpoint = last_checkpoint(stage)
+        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        stage.truncate_metrics(after=done)
+        with progress_bar("sft", run.steps, done) as bar:
+            trainer.add_callback(Watch(run, stage, bar))
+            with cpu_kernels(run.state.device):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if main:
+            conclude(run, stage, nats_before, before)
+    return stage.final
+
+
+def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Replies) -> None:
+    """Save the model; its results, plot and samples, next to those of the base."""
+    run.model.config.use_cache = True  # trl turns it off for training
+    run.model.save_pretrained(stage.path)
+    run.tokenizer.save(stage.path, run.parent.config["context_length"])
+    nats_after, after = run.nats(), run.replies(stage.path)
+    stage.results = {
+        "perplexity_before": round(math.exp(nats_before), 4),
+        "perplexity_after": round(math.exp(nats_after), 4),
+        "nats_before": round(nats_before, 5),
+        "nats_after": round(nats_after, 5),
+        "stop_share_before": round(before.stop_share, 4),
+        "stop_share": round(after.stop_share, 4),
+        "mean_response_tokens": round(after.mean_tokens, 2),
+        "pairs_train": len(run.examples),
+        "pairs_cut": run.train.cut,
+        "pairs_dropped": run.train.dropped,
+        "pairs_dev": len(run.dev.examples),
+    }
+    stage.summary = (
+        f"perplexity of held-out completions {math.exp(nats_before):.2f} → {math.exp(nats_after):.2f} · "
+        f"{after.stop_share:.0%} of replies stop by themselves, after {after.mean_tokens:.0f} tokens"
     )
-    folder.finish(record)
-    if main:
-        announce(
-            "sft",
-            f"perplexity of held-out completions {results['perplexity_before']:.2f} → "
-            f"{results['perplexity_after']:.2f} · {results['stop_share']:.0%} of replies stop by themselves, after "
-            f"{results['mean_response_tokens']:.0f} tokens · {record.wall_seconds:.0f} s → {folder.final}",
-        )
-    return folder.final
+    write_plot(stage.path / "loss.png", stage.read_metrics(), nats_before)
+    write_samples(
+        stage.path / "samples.md",
+        "Replies to held-out prompts",
+        (
+            (
+                f"{number + 1}",
+                [
+                    ("Prompt:", pair.prompt),
+                    ("Own reply:", pair.completion),
+                    ("Pretrained:", before.texts[number].partition("\n\n")[0]),
+                    ("SFT:", after.texts[number]),
+                ],
+            )
+            for number, pair in enumerate(run.asked[:SHOWN])
+        ),
+        note="The base's reply ends at its first blank line.",
+    )
 
 
 def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> Any:
@@ -310,15 +305,3 @@ def write_plot(path: Path, metrics: list[dict[str, Any]], nats_before: float) ->
         ylabel="nats per completion token",
         title="Supervised fine-tuning",
     )
-
-
-def write_samples(path: Path, run: FineTuning, before: Replies, after: Replies) -> None:
-    """Held-out prompts with the corpus's own reply and those of the model before and after."""
-    parts = ["# Replies to held-out prompts\n\nThe base's reply ends at its first blank line.\n"]
-    for number, pair in enumerate(run.asked[:SHOWN]):
-        parts.append(f"## {number + 1}\n")
-        base = before.texts[number].partition("\n\n")[0]
-        texts = {"Prompt": pair.prompt, "Own reply": pair.completion, "Pretrained": base, "SFT": after.texts[number]}
-        for name, text in texts.items():
-            parts.append(f"{name}:\n\n```text\n" + text.strip("\n").replace("```", "'''") + "\n```\n")
-    path.write_text("\n".join(parts), "utf-8")

@@ -67,7 +67,7 @@ def test_from_text_to_report(tmp_path: Path) -> None:
     assert not re.search(r"Traceback|Warning|warn\(", done.stdout + done.stderr)
     for name in (*STAGES, "total"):
         assert re.search(rf"^{name} +\d+ s$", done.stderr, flags=re.MULTILINE), f"no time of {name}"
-    assert {path.name for path in run.iterdir()} == set(STAGES), "nothing half-written is left"
+    assert {path.name for path in run.iterdir()} == {*STAGES, "corpus.txt"}, "nothing half-written is left"
     check_stages(run)
     check_comparison(json.loads((run / "compare" / "compare.json").read_text("utf-8")))
     check_page((run / "compare" / "report.html").read_text("utf-8"))

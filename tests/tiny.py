@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from transformers import (
 )
 
 from data.corpus import load_corpus
-from data.run.stage import StageOptions, StageRecord, corpus_entry, open_stage, parent_of, read_stage
+from data.run.folder import StageFolder, open_stage
+from data.run.options import StageOptions
+from data.run.record import StageRecord, read_stage
 from data.tokenizers import bpe_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
@@ -142,36 +145,36 @@ class RunMaker:
         self.shape = dataclasses.replace(SHAPE, family=family)
         self.run, text = folder / "run", folder / "play.txt"
         write_play(text)
-        corpus = load_corpus(str(text))
-        self.corpus = corpus_entry(corpus, str(text))
+        self.corpus = corpus = load_corpus(str(text))
         self.tokenizer = bpe_tokenizer(corpus.train, SHAPE.vocab_size)
         speeches = [[*self.tokenizer.encode(each), self.tokenizer.eos_id] for each in corpus.train.split("\n\n")]
         self.ids = torch.tensor([token for speech in speeches for token in speech])
 
-    def record(self, stage: str, parent: str | None, config: dict[str, Any]) -> StageRecord:
-        entry = parent_of(read_stage(self.run / parent), self.run) if parent else None
-        return StageRecord(stage=stage, preset="smoke", config=config, parent=entry, corpus=self.corpus, seed=1)
+    def open(self, stage: str, parent: str | None) -> AbstractContextManager[StageFolder]:
+        options = StageOptions(run=self.run, overwrite=True)
+        record: StageRecord | None = read_stage(self.run / parent) if parent else None
+        return open_stage(stage, options, preset="smoke", parent=record, corpus=None if parent else self.corpus)
 
     def language_model(self, stage: str, parent: str | None, seed: int) -> None:
-        folder = open_stage(stage, StageOptions(run=self.run, overwrite=True))
-        torch.manual_seed(seed)
-        model = learned(self.ids, 60, self.shape)
-        save_model(model, self.tokenizer, folder.path)
-        self.tokenizer.save(folder.path, SHAPE.context_length)
-        for step in range(3):
-            folder.log(step=step, episode=step * 8, bits_per_char=4 - step, **{"objective/kl": step / 10})
-        folder.finish(self.record(stage, parent, {"prompt_length": 24, "response_length": 32}))
+        with self.open(stage, parent) as folder:
+            torch.manual_seed(seed)
+            model = learned(self.ids, 60, self.shape)
+            save_model(model, self.tokenizer, folder.path)
+            self.tokenizer.save(folder.path, SHAPE.context_length)
+            for step in range(3):
+                folder.log(step=step, episode=step * 8, bits_per_char=4 - step, **{"objective/kl": step / 10})
+            folder.config = {"prompt_length": 24, "response_length": 32}
 
     def reward_model(self) -> None:
-        folder = open_stage("reward", StageOptions(run=self.run, overwrite=True))
-        config = json.loads((self.run / "sft/config.json").read_text("utf-8"))
-        del config["architectures"], config["dtype"]
-        torch.manual_seed(3)
-        model = Qwen3ForSequenceClassification(Qwen3Config(**config | {"num_labels": 1}))
-        model.config.reward_mean, model.config.reward_std = 0.1, 0.5
-        model.save_pretrained(folder.path)
-        self.tokenizer.save(folder.path, SHAPE.context_length)
-        folder.finish(self.record("reward", "sft", {"label_temperature": 0.05}))
+        with self.open("reward", "sft") as folder:
+            config = json.loads((self.run / "sft/config.json").read_text("utf-8"))
+            del config["architectures"], config["dtype"]
+            torch.manual_seed(3)
+            model = Qwen3ForSequenceClassification(Qwen3Config(**config | {"num_labels": 1}))
+            model.config.reward_mean, model.config.reward_std = 0.1, 0.5
+            model.save_pretrained(folder.path)
+            self.tokenizer.save(folder.path, SHAPE.context_length)
+            folder.config = {"label_temperature": 0.05}
 
 
 @pytest.fixture(scope="session")

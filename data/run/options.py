@@ -1,11 +1,62 @@
-"""How a stage's command line reads its preset."""
+"""What every stage's command takes, and how it reads its preset."""
 
 import sys
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from data.run.stage import StageOptions
+from data.console import UserError
+
+
+@dataclass(kw_only=True)
+class StageOptions:
+    """What every stage's command takes."""
+
+    run: Path = Path("runs/default")
+    """Folder of the run; every stage has a folder in it."""
+    seed: int = 1
+    """Seed of everything random in this stage."""
+    overwrite: bool = False
+    """Replace a finished or unfinished stage of that name."""
+    resume: bool = False
+    """Continue a stage that was stopped, with the same settings."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the stage computes: auto is a CUDA GPU where there is one, otherwise the CPU."""
+
+    how: ClassVar[tuple[str, ...]] = ("run", "overwrite", "resume", "device")
+    """Options that only say where and how a stage runs; they are no settings."""
+
+
+@dataclass(kw_only=True)
+class BatchOptions:
+    """What a stage takes that steps on batches."""
+
+    batch_size: int = 16
+    """Rows per optimizer step, over all processes."""
+    micro_batch_size: int | None = None
+    """Rows per forward and backward pass of one process; fewer than the batch accumulates gradients."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that one optimizer step learns from, over all processes."""
+        return self.batch_size
+
+    def micro_batches(self, processes: int) -> tuple[int, int]:
+        """(rows per forward pass, forward passes per step) of each of `processes`; UserError if they do not fit."""
+        share, rest = divmod(self.rows_per_step, processes)
+        if rest or share == 0:
+            raise UserError(f"a step's batch of {self.rows_per_step} is not divisible by {processes} processes")
+        micro = share if self.micro_batch_size is None else min(self.micro_batch_size, share)
+        if micro < 1:
+            raise UserError(f"micro_batch_size must be at least 1, not {micro}")
+        if share % micro:
+            raise UserError(
+                f"a process's batch of {share} is not divisible by micro_batch_size {micro}: change one of them"
+            )
+        return micro, share // micro
+
 
 Config = TypeVar("Config", bound=StageOptions)
 
@@ -14,3 +65,9 @@ def preset_command(presets: dict[str, tuple[str, Config]], description: str | No
     """The configuration that `PRESET [--field value …]` asks for, and the preset's name."""
     config = tyro.extras.overridable_config_cli(presets, description=description)
     return config, next(argument for argument in sys.argv[1:] if argument in presets)
+
+
+def settings(options: StageOptions) -> dict[str, Any]:
+    """A stage's configuration without what only says where and how it runs."""
+    values = {name: value for name, value in asdict(options).items() if name not in options.how}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

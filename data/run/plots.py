@@ -1,13 +1,9 @@
-"""Curves as PNG files."""
+"""Curves as PNG files. Figures are drawn without pyplot, whose backend is the user's."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -26,7 +22,8 @@ def plot_curves(
 
     `floor` adds a named horizontal line; `marks`, named too, a point (x, y) in the colour of the curve it belongs to.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), dpi=120)
+    figure = Figure(figsize=(6.4, 3.8), dpi=120)
+    axes = figure.subplots()
     for name, (x, y) in curves.items():
         [line] = axes.plot(x, y, label=name, linewidth=1.6, marker="o" if len(x) < 12 else None, markersize=3)
         if marks is not None and name in marks[1]:
@@ -41,7 +38,6 @@ def plot_curves(
         axes.legend(frameon=False, fontsize=9)
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

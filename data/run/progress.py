@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from accelerate import PartialState
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,11 +12,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from data.console import console
+from data.console import console, is_main_process
 
 
 class Bar:
-    """Moves one bar; where nobody looks (a pipe, another process than the main one) it says nothing."""
+    """Moves one bar; silent unless stderr is a terminal and this the main process."""
 
     def __init__(self, progress: Progress, task: int) -> None:  # rich's TaskID is an int
         self._progress, self._task = progress, task
@@ -30,7 +29,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A bar of `total` steps, `done` of them behind us; `Bar.advance` moves it and sets its figure."""
+    """A bar of `total` steps that starts at `done`; `Bar.advance` moves it and sets its figure."""
     progress = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=28),
@@ -39,7 +38,7 @@ def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not PartialState().is_main_process or not console.is_terminal,
+        disable=not is_main_process() or not console.is_terminal,
     )
     with progress:
         yield Bar(progress, progress.add_task(name, total=total, completed=done, figure=""))

@@ -25,16 +25,17 @@ from functools import partial
 from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tyro
 
 from data.console import UserError, console, run_command
-from data.corpus import load_corpus
+from data.corpus import Corpus
 from data.jsonl import read_jsonl, write_whole
+from data.run.folder import StageFolder, first_corpus, open_stage
+from data.run.options import StageOptions
 from data.run.progress import progress_bar
-from data.run.stage import StageFolder, StageOptions, StageRecord, announce, corpus_entry, open_stage, settings
 from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
 from pretrain.cyclical_study.report import plot_study, study_figures, terminal_table, write_tables
 from pretrain.evaluate import evaluate_split
@@ -67,6 +68,8 @@ class StudyOptions(StageOptions):
     """Upper bound of the cycles, and peak of cosine, as a multiple of the rate drawn."""
     workers: int | None = None
     """Processes of one thread each; default one for every core. How many changes no result."""
+
+    how: ClassVar[tuple[str, ...]] = (*StageOptions.how, "workers")
 
     def validate(self) -> None:
         """Raise UserError for a study that cannot be made."""
@@ -132,13 +135,13 @@ def paired_configs(options: StudyOptions, trial: int) -> dict[str, PretrainConfi
     return configs
 
 
-def final_loss(config: PretrainConfig) -> tuple[float, bool]:
+def final_loss(config: PretrainConfig, corpus: Corpus | None = None) -> tuple[float, bool]:
     """Train; the loss in nats per character on the whole validation split, and whether the run diverged.
 
     A run that ends worse than the uniform guess, or with no number, counts as the uniform guess: so much any model
     can have for nothing.
     """
-    run = Pretraining(config)
+    run = Pretraining(config, corpus)
     for _ in range(config.steps):
         run.step()
     figures = evaluate_split(run.model, run.tokenizer, run.corpus.validation, run.corpus.train)
@@ -147,10 +150,10 @@ def final_loss(config: PretrainConfig) -> tuple[float, bool]:
     return (nats, False) if nats <= uniform else (uniform, True)
 
 
-def run_trial(options: StudyOptions, trial: int) -> dict[str, Any]:
-    """A line of trials.jsonl but for its seconds."""
+def run_trial(options: StudyOptions, trial: int, corpus: Corpus | None = None) -> dict[str, Any]:
+    """A line of trials.jsonl but for its seconds; `corpus` is the text of `options.corpus`, if it is at hand."""
     rate, seed = draw(options, trial)
-    results = {name: final_loss(config) for name, config in paired_configs(options, trial).items()}
+    results = {name: final_loss(config, corpus) for name, config in paired_configs(options, trial).items()}
     return {
         "trial": trial,
         "seed": seed,
@@ -174,7 +177,7 @@ def _begin_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def run_trials(options: StudyOptions, first: int) -> Generator[dict[str, Any], None, None]:
+def run_trials(options: StudyOptions, corpus: Corpus, first: int) -> Generator[dict[str, Any], None, None]:
     """The trials from `first` on, in their order, run side by side."""
     pool = ProcessPoolExecutor(
         min(options.workers or os.cpu_count() or 1, options.trials - first),
@@ -182,7 +185,7 @@ def run_trials(options: StudyOptions, first: int) -> Generator[dict[str, Any], N
         initializer=_begin_worker,
     )
     try:
-        yield from pool.map(partial(run_trial, options), range(first, options.trials))
+        yield from pool.map(partial(run_trial, options, corpus=corpus), range(first, options.trials))
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed, perhaps for want of memory: continue with fewer --workers and --resume"
@@ -210,50 +213,43 @@ def finished_trials(path: Path) -> list[dict[str, Any]]:
 def run_study(options: StudyOptions) -> Path:
     """Make the study, or continue it; returns RUN/cyclical_study."""
     options.validate()
-    corpus = load_corpus(options.corpus)
-    entry = corpus_entry(corpus, options.corpus)
-    chosen = replace(options, corpus=entry["spec"])
-    encode_corpus(corpus, paired_configs(chosen, 0)["constant"])  # or it is too short
-    folder = open_stage("cyclical_study", chosen)
-    path = folder.path / "trials.jsonl"
-    trials = finished_trials(path)
-    announce(
+    corpus = first_corpus("cyclical_study", options, options.corpus)
+    encode_corpus(corpus, paired_configs(options, 0)["constant"])  # or it is too short
+    with open_stage(
         "cyclical_study",
-        f"{options.trials} trials of {len(paired_configs(chosen, 0))} runs, {options.steps} steps each",
-    )
-    if trials:
-        announce("cyclical_study", f"{len(trials)} trials are done already")
-    seconds = trials[-1]["seconds"] if trials else 0.0
-    if len(trials) < options.trials:
-        trials += _run_remaining(chosen, folder, path, len(trials), seconds)
-    figures = study_figures(trials, options.ratio)
-    write_tables(folder.path / "table.md", trials, figures, options.ratio)
-    plot_study(folder.path / "study.png", trials, figures, options.ratio)
-    console.print(terminal_table(figures))
-    record = StageRecord(
-        stage="cyclical_study",
+        options,
         preset="shakespeare-gpt",
-        config=settings(chosen),
-        parent=None,
-        corpus=entry,
-        seed=options.seed,
-        results=figures,
-        wall_seconds=seconds,
-    )
-    folder.finish(record)
-    announce("cyclical_study", f"{record.wall_seconds:.0f} s → {folder.final}")
-    return folder.final
+        command="python -m pretrain.cyclical_study",
+        corpus=corpus,
+    ) as stage:
+        path = stage.path / "trials.jsonl"
+        trials = finished_trials(path)
+        stage.announce(
+            f"{options.trials} trials of {len(paired_configs(options, 0))} runs, {options.steps} steps each"
+            + (f"; {len(trials)} trials are done already" if trials else "")
+        )
+        if len(trials) < options.trials:
+            trials += _run_remaining(options, corpus, stage, path, len(trials))
+        stage.results = study_figures(trials, options.ratio)
+        write_tables(stage.path / "table.md", trials, stage.results, options.ratio)
+        plot_study(stage.path / "study.png", trials, stage.results, options.ratio)
+        console.print(terminal_table(stage.results))
+    return stage.final
 
 
 def _run_remaining(
-    options: StudyOptions, folder: StageFolder, path: Path, first: int, seconds: float
+    options: StudyOptions, corpus: Corpus, stage: StageFolder, path: Path, first: int
 ) -> Iterator[dict[str, Any]]:
     """Run what is missing, and append every trial to the file when it and those before it are done."""
-    with closing(run_trials(options, first)) as remaining, progress_bar("cyclical_study", options.trials, first) as bar:
+    with (
+        closing(run_trials(options, corpus, first)) as remaining,
+        progress_bar("cyclical_study", options.trials, first) as bar,
+    ):
         for trial in remaining:
-            trial["seconds"] = round(seconds + folder.seconds, 2)
+            trial["seconds"] = round(stage.seconds, 2)
             with path.open("ab") as file:
                 file.write(json.dumps(trial).encode() + b"\n")
+            stage.save_seconds()
             yield trial
             losses = trial["losses"]
             bar.advance(figure=f"rate {trial['rate']:.1e} · constant {losses['constant']:.3f}")

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
+from data.run.writing import table as markdown_table
 
 Floats = NDArray[np.float64]
 
@@ -207,9 +205,9 @@ def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str
         f"{best:.1e}; rates are too low under a third of it, about right within a factor of 3, too high above "
         f"({', '.join(str(counts[name]['trials']) for name in REGIONS)} trials). Both at their best: each schedule "
         "at the rate that suits it best, by means over a tenth of the trials, neighbours by rate.\n",
-        *_markdown(HEADINGS, _rows(figures, ratio)),
+        markdown_table(HEADINGS, _rows(figures, ratio)),
         "\n## Each schedule by itself\n",
-        *_markdown(
+        markdown_table(
             ["schedule", "mean loss over the range", "loss at its best", "where r is", "diverged"],
             [
                 [
@@ -224,7 +222,7 @@ def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str
         ),
         "\nA run that ends worse than the uniform guess, or with no number, counts as the uniform guess.\n",
         "## Each trial\n",
-        *_markdown(
+        markdown_table(
             ["trial", "seed", "r", *labels],
             [
                 [str(trial["trial"]), str(trial["seed"]), f"{trial['rate']:.3e}"]
@@ -236,14 +234,11 @@ def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str
     path.write_text("\n".join(parts) + "\n", "utf-8")
 
 
-def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in [headings, ["---"] * len(headings), *rows]]
-
-
 def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, Any], ratio: float) -> None:
     """Left: loss against the rate drawn, every schedule. Right: the factors, their means and intervals."""
     losses, best = Losses.of(trials), figures["best_constant_rate"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), dpi=120, width_ratios=[1.15, 1])
+    figure = Figure(figsize=(12, 5), dpi=120)
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     for name, values in losses.by_schedule.items():
         colour, dashes = COLOURS[name], "--" if name == "constant_mean" else "-"
         left.plot(losses.rates, values, ".", color=colour, markersize=3, alpha=0.35)
@@ -291,4 +286,3 @@ def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, 
     right.grid(alpha=0.25, axis="x")
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)

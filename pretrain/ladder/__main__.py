@@ -16,8 +16,11 @@ from rich.table import Table
 from data.console import UserError, run_command
 from data.corpus import Corpus, load_corpus
 from data.jsonl import write_whole
+from data.run.folder import announce
+from data.run.options import settings
 from data.run.plots import plot_curves
-from data.run.stage import StageRecord, announce, check_corpus, corpus_entry, read_stage, settings
+from data.run.record import StageRecord, read_metrics, read_stage
+from data.run.writing import fenced, table
 from pretrain.config import PretrainConfig
 from pretrain.ladder.models import RUNGS
 from pretrain.machine import start
@@ -99,9 +102,9 @@ def finished(config: PretrainConfig, corpus: Corpus) -> StageRecord | None:
     if config.overwrite or not folder.exists():
         return None
     record = read_stage(folder, "pretrain")
-    check_corpus(corpus, record)
-    now = settings(config) | {"corpus": record.config["corpus"]}  # `auto` and a name may be one text
-    if differing := sorted(name for name in now | record.config if now.get(name) != record.config.get(name)):
+    # `auto` and a name may be one text.
+    now, before = settings(config) | {"corpus": corpus.sha256}, record.config | {"corpus": record.corpus["sha256"]}
+    if differing := sorted(name for name in now | before if now.get(name) != before.get(name)):
         raise UserError(
             f"{folder} was trained with other settings ({', '.join(differing)}): "
             "choose another --run, or add --overwrite to train every rung again"
@@ -119,7 +122,7 @@ def climb(options: LadderOptions) -> None:
             announce("ladder", f"{name}: finished in {config.run}, kept")
             continue
         begun = (config.run / ".pretrain.partial").exists() and not config.overwrite
-        pretrain(replace(config, resume=begun), name)
+        pretrain(replace(config, resume=begun), name, corpus)
     report(options.run, configs, corpus)
 
 
@@ -129,15 +132,15 @@ def report(run: Path, configs: dict[str, PretrainConfig], corpus: Corpus) -> Non
     for name, config in configs.items():
         folder = config.run / "pretrain"
         record = read_stage(folder, "pretrain")
-        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        metrics = read_metrics(folder)
         result = compare(name, record, metrics)
         results.append(result)
         trained = [line for line in metrics if line["step"]]
         curves[name] = ([line["step"] for line in trained], [line["nats_per_char"] for line in trained])
-        samples.append(f"## {name}\n\n```text\n" + metrics[-1]["sample"].strip("\n").replace("```", "'''") + "\n```\n")
+        samples.append(f"## {name}\n\n{fenced(metrics[-1]['sample'])}\n")
     record = read_stage(configs["bigram"].run / "pretrain")
     made: dict[str, Any] = {
-        "corpus": corpus_entry(corpus, record.corpus["spec"]),
+        "corpus": corpus.entry,
         "seed": record.seed,
         "device": record.device,
         "torch": record.versions["torch"],
@@ -146,7 +149,7 @@ def report(run: Path, configs: dict[str, PretrainConfig], corpus: Corpus) -> Non
     write_whole(run / "ladder.json", (json.dumps(made, indent=2) + "\n").encode("utf-8"))
     note = comparability(configs, corpus)
     heading = f"# The ladder, on {corpus.name}\n\nSeed {record.seed}, {record.device}, torch {made['torch']}."
-    parts = [heading, *([note] if note else []), markdown_table(results), "# What each writes\n", *samples]
+    parts = [heading, *([note] if note else []), table(HEADINGS, map(cells, results)), "# What each writes\n", *samples]
     write_whole(run / "ladder.md", "\n\n".join(part.rstrip("\n") for part in parts).encode("utf-8") + b"\n")
     plot_curves(
         run / "ladder.png",
@@ -156,12 +159,12 @@ def report(run: Path, configs: dict[str, PretrainConfig], corpus: Corpus) -> Non
         title=f"The ladder, on {corpus.name}",
         marks=("the lecture", {name: LECTURE[name] for name in curves}) if corpus.name == "tinyshakespeare" else None,
     )
-    table = Table(title="Validation loss, nats per character (the whole split)", box=box.SIMPLE_HEAD)
+    shown = Table(title="Validation loss, nats per character (the whole split)", box=box.SIMPLE_HEAD)
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "rung" else "right", no_wrap=heading == "rung")
+        shown.add_column(heading, justify="left" if heading == "rung" else "right", no_wrap=heading == "rung")
     for result in results:
-        table.add_row(*cells(result))
-    Console().print(table)
+        shown.add_row(*cells(result))
+    Console().print(shown)
     if note:
         print(note)
     print(f"{run / 'ladder.md'}, ladder.json and ladder.png hold it too")
@@ -197,11 +200,6 @@ def cells(result: Result) -> tuple[str, ...]:
         f"{result.last_loss:.4f}",
         f"{result.seconds:.0f}",
     )
-
-
-def markdown_table(results: list[Result]) -> str:
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, results)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def comparability(configs: dict[str, PretrainConfig], corpus: Corpus) -> str:

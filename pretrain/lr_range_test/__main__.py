@@ -9,7 +9,6 @@ also a fair peak for any other. Prints one JSON object; writes RUN/lr_range_test
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from data.console import UserError, run_command
+from data.run.folder import open_stage
 from data.run.options import preset_command
 from data.run.progress import progress_bar
-from data.run.stage import StageRecord, announce, corpus_entry, open_stage, settings
 from pretrain.config import PretrainConfig
 from pretrain.machine import start
 from pretrain.presets import PRESETS
@@ -159,39 +158,31 @@ def plot_range(path: Path, rates: Sequence[float], losses: Sequence[float], conf
 def lr_range_test(config: RangeTestConfig, preset: str) -> dict[str, Any]:
     """Run the test, leave RUN/lr_range_test whole, and return what the command prints."""
     run = RangeTest(config)
-    folder = open_stage("lr_range_test", config)
-    try:
-        announce("lr_range_test", f"{run.describe()} · learning rate {config.lowest:g} to {config.highest:g}")
+    with open_stage(
+        "lr_range_test",
+        config,
+        preset=preset,
+        command="python -m pretrain.lr_range_test PRESET",
+        corpus=run.corpus,
+        resumable=False,
+    ) as stage:
+        stage.announce(f"{run.describe()} · learning rate {config.lowest:g} to {config.highest:g}")
         losses = run.measure()
         rates = [config.rate(step) for step in range(len(losses))]
         smoothed = centred_mean(losses, config.smoothing)
         bounds = find_bounds(rates, smoothed)
         for step, (rate, loss, mean) in enumerate(zip(rates, losses, smoothed, strict=True)):
-            folder.log(step=step, learning_rate=rate, loss=round(loss, 5), smoothed_loss=round(mean, 5))
-        plot_range(folder.path / "lr_range_test.png", rates, losses, config, bounds)
-        found = {
+            stage.log(step=step, learning_rate=rate, loss=round(loss, 5), smoothed_loss=round(mean, 5))
+        plot_range(stage.path / "lr_range_test.png", rates, losses, config, bounds)
+        stage.results = {
             "preset": preset,
             **asdict(bounds),
             "how": f"lower: the smoothed loss has come {FALLEN:.0%} of its way down; upper: it is at its lowest",
             "options": f"--learning-rate {bounds.upper:.2g} --base-fraction {bounds.lower / bounds.upper:.2g}",
             "steps": len(losses),
-            "plot": str(folder.final / "lr_range_test.png"),
+            "plot": str(stage.final / "lr_range_test.png"),
         }
-        folder.finish(
-            StageRecord(
-                stage="lr_range_test",
-                preset=preset,
-                config=settings(config),
-                parent=None,
-                corpus=corpus_entry(run.corpus, config.corpus),
-                seed=config.seed,
-                results=found,
-            )
-        )
-    except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-    return found
+    return stage.results
 
 
 def main() -> None:

@@ -19,23 +19,16 @@ import tyro
 
 from data.console import UserError, run_command
 from data.dialogue import Pair
+from data.run.folder import open_stage
 from data.run.progress import progress_bar
-from data.run.stage import (
-    StageRecord,
-    announce,
-    check_descends,
-    open_stage,
-    parent_of,
-    read_parent,
-    read_stage,
-    settings,
-)
+from data.run.record import StageRecord, check_descends, read_parent, read_stage
+from data.run.writing import write_samples
 from pretrain.checkpoint import load_model
 from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.best_of_n import Candidates
 from rlhf.algorithms.budget import sampled_tokens
 from rlhf.algorithms.config import AlignOptions
-from rlhf.algorithms.table import learning_path, markdown_table, print_table, reward_kl_plot, write_samples
+from rlhf.algorithms.table import SHOWN, learning_path, markdown_table, print_table, reward_kl_plot, sample_section
 from rlhf.algorithms.task import Alignment
 from rlhf.compare.__main__ import DIVERSITY_WORDS, CompareOptions, choose_pairs, figures
 from rlhf.judging.measures import win_rate, word_count
@@ -75,7 +68,7 @@ def read_records(run: Path, sft: StageRecord) -> dict[str, StageRecord]:
             f"{run} holds none of {', '.join((*MODELS, BEST_OF_N))}: run `python -m rlhf PRESET --run {run}`, "
             "with --algorithm for others than PPO"
         )
-    records = {name: read_stage(run / name, name) for name in found}
+    records = {name: read_stage(run / name, name, command_of(name)) for name in found}
     first = records[found[0]]
     for name, record in records.items():
         check_descends(record, sft, run)
@@ -87,6 +80,11 @@ def read_records(run: Path, sft: StageRecord) -> dict[str, StageRecord]:
                     "run one of them again with the other's"
                 )
     return records
+
+
+def command_of(name: str) -> str:
+    """What makes the folder `name` of an algorithm."""
+    return AlignOptions(algorithm=name.removeprefix("rlhf").lstrip("-") or "ppo").command  # type: ignore[arg-type]
 
 
 class Comparison:
@@ -175,38 +173,39 @@ def compare_algorithms(options: AlgorithmsOptions) -> Path:
     sft = read_parent(run, "sft")
     records = read_records(run, sft)
     comparison = Comparison(options, records)
-    folder = open_stage("algorithms", options)
-    announce("algorithms", f"{', '.join(records)} on {len(comparison.pairs)} held-out prompts ({options.split})")
-    record = StageRecord(
-        stage="algorithms",
-        preset=next(iter(records.values())).preset,
-        config=settings(options) | {name: next(iter(records.values())).config.get(name) for name in SAME},
-        parent=parent_of(sft, run),
-        corpus=sft.corpus,
-        seed=options.seed,
-    )
-    if process_state(comparison.device).is_main_process:
-        sources = comparison.sources()
-        rows = comparison.rows(sources)
-        result: dict[str, Any] = {
-            "settings": record.config | {"prompts": len(comparison.pairs)},
-            "algorithms": rows,
-            "samples": [
+    first = next(iter(records.values()))
+    with open_stage(
+        "algorithms", options, preset=first.preset, command="python -m rlhf.algorithms", parent=sft
+    ) as stage:
+        stage.config |= {name: first.config.get(name) for name in SAME}
+        stage.announce(f"{', '.join(records)} on {len(comparison.pairs)} held-out prompts ({options.split})")
+        if process_state(comparison.device).is_main_process:
+            sources = comparison.sources()
+            rows = stage.results = comparison.rows(sources)
+            samples = [
                 {"prompt": pair.prompt} | {source.name: source.replies.texts[i] for source in sources}
                 for i, pair in enumerate(comparison.pairs)
-            ],
-            "made": {name: {"config": each.config, "git_commit": each.git_commit} for name, each in records.items()},
-        }
-        record.results = rows
-        (folder.path / "algorithms.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        (folder.path / "table.md").write_text(markdown_table(rows), "utf-8")
-        write_samples(folder.path / "samples.md", result["samples"])
-        paths = {MODELS[name]: learning_path(run / name) for name in records if name in MODELS}
-        reward_kl_plot(folder.path / "reward_kl.png", rows, paths)
-        print_table(rows)
-    folder.finish(record)
-    announce("algorithms", f"{record.wall_seconds:.0f} s → {folder.final}")
-    return folder.final
+            ]
+            result: dict[str, Any] = {
+                "settings": stage.config | {"prompts": len(comparison.pairs)},
+                "algorithms": rows,
+                "samples": samples,
+                "made": {
+                    name: {"config": each.config, "git_commit": each.git_commit} for name, each in records.items()
+                },
+            }
+            text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+            (stage.path / "algorithms.json").write_text(text, "utf-8")
+            (stage.path / "table.md").write_text(markdown_table(rows), "utf-8")
+            write_samples(
+                stage.path / "samples.md",
+                "The first held-out prompts, in order, unselected",
+                map(sample_section, range(1, SHOWN + 1), samples),
+            )
+            paths = {MODELS[name]: learning_path(run / name) for name in records if name in MODELS}
+            reward_kl_plot(stage.path / "reward_kl.png", rows, paths)
+            print_table(rows)
+    return stage.final
 
 
 def main() -> None:

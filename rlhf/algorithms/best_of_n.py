@@ -6,15 +6,17 @@ the reward can give at a KL that is known, and any algorithm that trains against
 """
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
+from data.run.folder import StageFolder, open_stage
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
-from data.run.stage import StageRecord, announce, open_stage, parent_of, settings
+from data.run.writing import write_samples
 from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.budget import token_budget
 from rlhf.algorithms.group_config import BestOfNConfig
@@ -75,57 +77,56 @@ class Candidates:
 def choose_best(config: BestOfNConfig, preset: str) -> Path:
     """Measure best-of-n for n = 1, 2, 4, … while the budget lasts and leave it in RUN/rlhf-best-of-n."""
     config.check()
+    state = process_state(choose_device(config.device))
     run = Alignment(config)
     budget = token_budget(config, run.sft)
-    folder = open_stage(config.folder_name, config)
-    announce(config.folder_name, f"{len(run.heldout)} held-out prompts · {budget:,} sampled tokens · {config.reward}")
-    state = process_state(choose_device(config.device))
-    results: dict[str, Any] = {}
-    if state.is_main_process:
-        folder.keep_metrics(lambda line: False)  # a stopped one begins again: it is a matter of seconds
-        rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
-        candidates, n = Candidates(run.writer, run.scorer(rules, torch.device("cpu")), config.temperature), 1
-        with progress_bar(config.folder_name, budget) as bar:
-            while True:
-                before = candidates.tokens
-                while len(candidates.ids) < n:
-                    candidates.draw()
-                best = candidates.best_of(n)
-                figures = {
-                    "objective/kl": kl_bound(n),
-                    "objective/reward_scores": fmean(best.reward),
-                    "objective/scores": candidates.score(n),
-                    "objective/stopped": fmean(best.stopped),
-                    "objective/response_length": fmean(map(len, best.ids)),
-                    **run.judge(best.texts, best.stopped),
-                }
-                folder.log(
-                    n=n,
-                    **{name: round(value, 6) for name, value in figures.items()},
-                    sampled_tokens=candidates.tokens,
-                    seconds=round(folder.seconds, 2),
-                )
-                bar.advance(candidates.tokens - before, f"n {n} · score {figures['objective/scores']:+.2f}")
-                if 2 * candidates.tokens > budget:  # the next n needs as many again
-                    break
-                n *= 2
-        metrics = folder.read_metrics()
-        results = {str(line["n"]): {name: line[name] for name in line.keys() - {"n"}} for line in metrics}
-        write_plots(folder.path, metrics)
-        write_samples(folder.path / "samples.md", run, candidates, n)
-    record = StageRecord(
-        stage=config.folder_name,
-        preset=preset,
-        config=settings(config)
-        | {"token_budget": budget, "reward_sha256": run.reward_record and run.reward_record.weights_sha256},
-        parent=parent_of(run.sft, config.run),
-        corpus=run.sft.corpus,
-        seed=config.seed,
-        results=results,
+    with open_stage(config.folder_name, config, preset=preset, command=config.command, parent=run.sft) as stage:
+        stage.config |= {
+            "token_budget": budget,
+            "reward_sha256": run.reward_record and run.reward_record.weights_sha256,
+        }
+        stage.announce(f"{len(run.heldout)} held-out prompts · {budget:,} sampled tokens · {config.reward}")
+        stage.truncate_metrics(after=0, key="n")  # a stopped one begins again: it is a matter of seconds
+        if state.is_main_process:
+            spend(run, config, budget, stage)
+    return stage.final
+
+
+def spend(run: Alignment, config: BestOfNConfig, budget: int, stage: StageFolder) -> None:
+    """Double n while the budget lasts, measure each, and leave results, plots and samples in the stage."""
+    rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
+    candidates, n = Candidates(run.writer, run.scorer(rules, torch.device("cpu")), config.temperature), 1
+    with progress_bar(config.folder_name, budget) as bar:
+        while True:
+            before = candidates.tokens
+            while len(candidates.ids) < n:
+                candidates.draw()
+            best = candidates.best_of(n)
+            figures = {
+                "objective/kl": kl_bound(n),
+                "objective/reward_scores": fmean(best.reward),
+                "objective/scores": candidates.score(n),
+                "objective/stopped": fmean(best.stopped),
+                "objective/response_length": fmean(map(len, best.ids)),
+                **run.judge(best.texts, best.stopped),
+            }
+            stage.log(
+                n=n,
+                **{name: round(value, 6) for name, value in figures.items()},
+                sampled_tokens=candidates.tokens,
+            )
+            bar.advance(candidates.tokens - before, f"n {n} · score {figures['objective/scores']:+.2f}")
+            if 2 * candidates.tokens > budget:  # the next n needs as many again
+                break
+            n *= 2
+    metrics = stage.read_metrics()
+    stage.results = {str(line["n"]): {name: line[name] for name in line.keys() - {"n"}} for line in metrics}
+    write_plots(stage.path, metrics)
+    write_samples(
+        stage.path / "samples.md",
+        f"The best of {n} responses to held-out prompts, in order, unselected",
+        sample_sections(run, candidates, n),
     )
-    folder.finish(record)
-    announce(config.folder_name, f"{record.wall_seconds:.0f} s → {folder.final}")
-    return folder.final
 
 
 def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
@@ -144,14 +145,12 @@ def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
         )
 
 
-def write_samples(path: Path, run: Alignment, candidates: Candidates, n: int) -> None:
-    """The first response to some prompts, and the best of n beside it."""
-    parts = [f"# The best of {n} responses to held-out prompts, in order, unselected\n"]
-    first, best = candidates.best_of(1), candidates.best_of(n)
+def sample_sections(run: Alignment, candidates: Candidates, n: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The first response to some prompts, and the best of n next to it."""
+    shown = {"The first": candidates.best_of(1), f"The best of {n}": candidates.best_of(n)}
     for i, prompt in enumerate(run.heldout[:SHOWN]):
-        parts.append(f"## {i + 1}\n")
-        for title, replies in (("The first", first), (f"The best of {n}", best)):
+        texts = []
+        for title, replies in shown.items():
             end = "" if replies.stopped[i] else ", did not stop"
-            text = (prompt + "⟨" + replies.texts[i] + "⟩").replace("```", "'''")
-            parts.append(f"{title}: score {replies.reward[i]:+.2f}{end}\n\n```text\n{text}\n```\n")
-    path.write_text("\n".join(parts), "utf-8")
+            texts.append((f"{title}: score {replies.reward[i]:+.2f}{end}", f"{prompt}⟨{replies.texts[i]}⟩"))
+        yield str(i + 1), texts

@@ -1,16 +1,15 @@
 """How many response tokens an algorithm may sample: as many as the run's PPO did, so that their results compare."""
 
-import json
 from pathlib import Path
 
 from data.console import UserError
-from data.run.stage import StageRecord, check_descends, read_parent
+from data.run.record import StageRecord, check_descends, read_metrics, read_parent
 from rlhf.algorithms.group_config import BudgetOptions
 
 
 def sampled_tokens(folder: Path) -> int:
     """Response tokens, stop tokens included, that an algorithm sampled while it learned: counted in its metrics."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    lines = read_metrics(folder)
     if lines and "sampled_tokens" in lines[-1]:
         return int(lines[-1]["sampled_tokens"])
     before, tokens = 0.0, 0.0
@@ -29,5 +28,5 @@ def token_budget(config: BudgetOptions, sft: StageRecord) -> int:
             f"there is no {config.run / 'rlhf'} whose budget to take: run `python -m rlhf PRESET --run {config.run}` "
             "(PPO) first, or give --token-budget"
         )
-    check_descends(read_parent(config.run, "rlhf", sft.tokenizer_sha256), sft, config.run)
+    check_descends(read_parent(config.run, "rlhf", tokenizer_sha256=sft.tokenizer_sha256), sft, config.run)
     return sampled_tokens(config.run / "rlhf")

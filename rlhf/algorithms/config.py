@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import tyro
 
-from data.run.stage import StageOptions, StageRecord
+from data.run.options import StageOptions
+from data.run.record import StageRecord
 from pretrain.machine import choose_device, compute_dtype
 from rlhf.ppo.config import PPOConfig
 
@@ -30,11 +31,19 @@ class AlignOptions(StageOptions):
     prompt_length: tyro.conf.Suppress[int] = 64
     response_length: tyro.conf.Suppress[int] = 64
 
+    how: ClassVar[tuple[str, ...]] = (*StageOptions.how, "cpu")
+
     @property
     def folder_name(self) -> str:
         """PPO's model is the aligned one; other algorithms, and the ceiling, stand beside it to be compared."""
         name = "rlhf" if self.algorithm == "ppo" else f"rlhf-{self.algorithm}"
         return f"{name}-gold" if self.reward == "gold" else name
+
+    @property
+    def command(self) -> str:
+        """What makes `folder_name`, but for the run."""
+        algorithm = "" if self.algorithm == "ppo" else f" --algorithm {self.algorithm}"
+        return f"python -m rlhf PRESET{algorithm}{' --reward gold' if self.reward == 'gold' else ''}"
 
     def inherit(self, sft: StageRecord) -> None:
         """Take the lengths that the SFT model was trained with."""

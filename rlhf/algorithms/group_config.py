@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from data.console import UserError
+from data.run.options import BatchOptions
 from rlhf.algorithms.config import PRESETS, AlignOptions
 
 
@@ -41,7 +42,7 @@ class BestOfNConfig(BudgetOptions):
 
 
 @dataclass(kw_only=True)
-class GroupConfig(BudgetOptions):
+class GroupConfig(BatchOptions, BudgetOptions):
     """RLOO or GRPO, by TRL's trainers: several responses to a prompt, each measured by the others."""
 
     batch_size: int = 128
@@ -94,13 +95,10 @@ class GroupConfig(BudgetOptions):
         """Optimizer steps between one rollout and the next."""
         return self.num_mini_batches * self.num_iterations
 
-    def micro_batches(self, processes: int) -> tuple[int, int]:
-        """(rows of a forward pass, forward passes of a step) on one of `processes`."""
-        rows = self.batch_size // self.num_mini_batches // processes
-        micro = rows if self.micro_batch_size is None else min(self.micro_batch_size, rows)
-        if rows % micro:
-            raise UserError(f"micro_batch_size {micro} does not divide the {rows} responses of a minibatch")
-        return micro, rows // micro
+    @property
+    def rows_per_step(self) -> int:
+        """Responses of a minibatch, over all processes."""
+        return self.batch_size // self.num_mini_batches
 
     def check(self, processes: int = 1) -> None:
         super().check()

@@ -1,12 +1,14 @@
 """The alignment stage with PPO on the run's SFT model, and the gold judge looking on."""
 
 import statistics
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.run.folder import StageFolder, open_stage
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
-from data.run.stage import StageRecord, announce, open_stage, parent_of, settings
+from data.run.writing import write_samples
 from pretrain.machine import choose_device, process_state
 from rlhf.algorithms.config import AlignConfig
 from rlhf.algorithms.task import Alignment
@@ -53,60 +55,49 @@ def align(config: AlignConfig, preset: str) -> Path:
     ppo.check(process_state(choose_device(config.device)).num_processes)
     check_trackers(ppo)
     run = PPOAlignment(config)
-    folder = open_stage(config.folder_name, config)
-    trainer = run.trainer(folder.path)
-    announce("rlhf", run.describe(trainer))
-    seconds_before = 0.0
-    if folder.resuming and folder.resume_path.exists():
-        trainer.load_state(folder.resume_path)
-        lines = [line for line in folder.read_metrics() if line["update"] <= trainer.updates_done]
-        seconds_before = lines[-1]["seconds"] if lines else 0.0
-    folder.keep_metrics(lambda line: line["update"] <= trainer.updates_done)
+    with open_stage(config.folder_name, config, preset=preset, command=config.command, parent=run.sft) as stage:
+        stage.config["reward_sha256"] = run.reward_record and run.reward_record.weights_sha256
+        trainer = run.trainer(stage.path)
+        stage.announce(run.describe(trainer))
+        if stage.resuming and stage.resume_path.exists():
+            trainer.load_state(stage.resume_path)
+        stage.truncate_metrics(after=trainer.updates_done, key="update")
 
-    def log(trainer: PPOTrainer, metrics: Metrics) -> None:
-        shown = trainer.samples if trainer.updates_done % run.sample_every(trainer) == 0 else []
-        folder.log(
-            update=trainer.updates_done,
-            **{name: round(value, 6) for name, value in metrics.items()},
-            seconds=round(seconds_before + folder.seconds, 2),
-            samples=shown,
-        )
-        bar.advance(
-            1,
-            f"score {metrics['objective/scores']:+.2f} · KL {metrics['objective/kl']:.1f} nats"
-            + (f" · gold {metrics['eval/gold']:.3f}" if "eval/gold" in metrics else ""),
-        )
+        def log(trainer: PPOTrainer, metrics: Metrics) -> None:
+            shown = trainer.samples if trainer.updates_done % run.sample_every(trainer) == 0 else []
+            stage.log(
+                update=trainer.updates_done,
+                **{name: round(value, 6) for name, value in metrics.items()},
+                samples=shown,
+            )
+            bar.advance(1, figure(metrics))
 
-    trainer.callbacks.append(log)
-    with progress_bar("rlhf", trainer.config.num_updates, trainer.updates_done) as bar:
-        trainer.train()
-    trainer.save(folder.path)
-    results: dict[str, Any] = {}
-    if trainer.accelerator.is_main_process:
-        run.tokenizer.save(folder.path, run.writer.sft.context_length)
-        metrics = folder.read_metrics()
-        results = summarise(metrics)
-        write_plots(folder.path, metrics)
-        write_samples(folder.path / "samples.md", metrics)
-    record = StageRecord(
-        stage="rlhf",
-        preset=preset,
-        config=settings(config) | {"reward_sha256": run.reward_record and run.reward_record.weights_sha256},
-        parent=parent_of(run.sft, config.run),
-        corpus=run.sft.corpus,
-        seed=config.seed,
-        results=results,
-        wall_seconds=seconds_before,
+        trainer.callbacks.append(log)
+        with progress_bar("rlhf", trainer.config.num_updates, trainer.updates_done) as bar:
+            trainer.train()
+        trainer.save(stage.path)
+        if trainer.accelerator.is_main_process:
+            conclude(run, stage)
+    return stage.final
+
+
+def figure(metrics: Mapping[str, float]) -> str:
+    """What the bar of an algorithm that trains shows of a rollout."""
+    judged = f" · gold {metrics['eval/gold']:.3f}" if "eval/gold" in metrics else ""
+    return f"score {metrics['objective/scores']:+.2f} · KL {metrics['objective/kl']:.1f} nats{judged}"
+
+
+def conclude(run: Alignment, stage: StageFolder) -> None:
+    """What any algorithm that trains leaves next to its model: results, plots, samples."""
+    run.tokenizer.save(stage.path, run.writer.sft.context_length)
+    metrics = stage.read_metrics()
+    results = stage.results = summarise(metrics)
+    write_plots(stage.path, metrics)
+    write_samples(stage.path / "samples.md", "Responses while learning", sample_sections(metrics))
+    stage.summary = (
+        f"score {results['score']:+.2f} (SFT 0) · KL {results['kl']:.1f} nats a sequence · gold "
+        f"{results['gold_before']:.3f} → {results['gold']:.3f} · stops {results['stopped']:.1%}"
     )
-    folder.finish(record)
-    if trainer.accelerator.is_main_process:
-        announce(
-            "rlhf",
-            f"score {results['score']:+.2f} (SFT 0) · KL {results['kl']:.1f} nats a sequence · gold "
-            f"{results['gold_before']:.3f} → {results['gold']:.3f} · stops {results['stopped']:.1%} · "
-            f"{record.wall_seconds:.0f} s → {folder.final}",
-        )
-    return folder.final
 
 
 def summarise(metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -164,15 +155,11 @@ def write_plots(folder: Path, metrics: list[dict[str, Any]]) -> None:
     )
 
 
-def write_samples(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """Responses beside their scores, latest first: a high score over gibberish must be seen."""
-    parts = ["# Responses while learning\n"]
+def sample_sections(metrics: list[dict[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Responses next to their scores, latest first: a high score over gibberish must be seen."""
     for line in reversed([line for line in metrics if line["samples"]]):
-        parts.append(
-            f"## Update {line['update']}, score {line['objective/scores']:+.2f}, KL {line['objective/kl']:.1f}\n"
-        )
+        texts = []
         for sample in line["samples"]:
-            text = (sample["prompt"] + "⟨" + sample["response"] + "⟩").replace("```", "'''")
             end = "" if sample["stopped"] else ", did not stop"
-            parts.append(f"score {sample['score']:+.2f}{end}\n\n```text\n{text}\n```\n")
-    path.write_text("\n".join(parts), "utf-8")
+            texts.append((f"score {sample['score']:+.2f}{end}", f"{sample['prompt']}⟨{sample['response']}⟩"))
+        yield f"Update {line['update']}, score {line['objective/scores']:+.2f}, KL {line['objective/kl']:.1f}", texts

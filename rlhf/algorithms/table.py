@@ -1,21 +1,18 @@
 """What the comparison of algorithms leaves to be read: the table, the plot of reward against KL, the samples."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from data.console import console
 from data.run.plots import Curve, smooth
+from data.run.record import read_metrics
+from data.run.writing import table as table_of
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Figures by the name of their source, SFT first; see `rlhf.algorithms`."""
@@ -48,15 +45,14 @@ def markdown_table(rows: Rows) -> str:
     """The table as Markdown, with what its columns mean."""
     written = {name: columns(row) for name, row in rows.items()}
     heads, count = next(iter(written.values())), next(iter(rows.values()))["n"]
-    lines = ["| | " + " | ".join(heads) + " |", "|" + "---|" * (1 + len(heads))]
-    lines += [f"| {name} | " + " | ".join(cells.values()) + " |" for name, cells in written.items()]
-    lines.append(
-        f"\nReplies to {count} held-out prompts at temperature 1. gold: the gold score, which no algorithm sees. "
+    table = table_of(["", *heads], ([name, *cells.values()] for name, cells in written.items()))
+    return (
+        f"{table}\n\nReplies to {count} held-out prompts at temperature 1. gold: the gold score, which no algorithm "
+        "sees. "
         "beats SFT: share of prompts on which the gold judge prefers the reply to SFT's, with its 95 % interval. "
         "reward: what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats per reply; with best of n "
-        "its upper bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it."
+        "its upper bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it.\n"
     )
-    return "\n".join(lines) + "\n"
 
 
 def print_table(rows: Rows) -> None:
@@ -71,19 +67,14 @@ def print_table(rows: Rows) -> None:
     console.print(table)
 
 
-def write_samples(path: Path, samples: Sequence[Mapping[str, str]]) -> None:
-    """The first replies, in order and unselected; a sample has the prompt and a reply of every source."""
-    parts = ["# The first held-out prompts, in order, unselected\n"]
-    for number, sample in enumerate(samples[:SHOWN], 1):
-        for name, text in sample.items():
-            title = f"## {number}" if name == "prompt" else f"**{name}**"
-            parts.append(f"{title}\n\n```text\n" + text.strip("\n").replace("```", "'''") + "\n```\n")
-    path.write_text("\n".join(parts), "utf-8")
+def sample_section(number: int, sample: Mapping[str, str]) -> tuple[str, list[tuple[str, str]]]:
+    """A prompt and the reply of every source to it."""
+    return str(number), [("" if name == "prompt" else f"**{name}**", text) for name, text in sample.items()]
 
 
 def learning_path(folder: Path) -> dict[str, Curve]:
     """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, gold) on held-out ones."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    lines = read_metrics(folder)
     kl = smooth([line["objective/kl"] for line in lines], SMOOTHED)
     judged = [i for i, line in enumerate(lines) if "eval/gold" in line]
     begin = lines[judged[0]]["eval/gold_before"]
@@ -98,7 +89,8 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curv
 
     rows: points with their 95 % intervals, and best-of-n as a curve. paths: `learning_path` by algorithm, thin lines.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10.4, 4.2), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2)
     for axes, measure, label in zip(
         panels,
         ("reward", "gold"),
@@ -115,7 +107,6 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curv
         panels[0].plot([], [], color="grey", linewidth=1, alpha=0.6, label="while learning")
     panels[0].legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(path)
-    plt.close(figure)
 
 
 def _points(axes: Axes, rows: Rows, measure: str) -> None:

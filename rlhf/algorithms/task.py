@@ -11,7 +11,8 @@ from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import dialogue_pairs, encode_prompt, heldout_pairs
 from data.jsonl import read_jsonl
-from data.run.stage import check_descends, parent_corpus, read_parent
+from data.run.folder import run_corpus
+from data.run.record import check_descends, read_parent
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import build_model, gpt_config, load_model
 from pretrain.machine import full_precision_matmul
@@ -44,7 +45,7 @@ class Alignment:
         if config.reward == "model" or (run / "reward").exists():
             self.reward_record = read_parent(run, "reward", tokenizer_sha256=self.sft.tokenizer_sha256)
             check_descends(self.reward_record, self.sft, run)
-        self.corpus = parent_corpus(self.sft)
+        self.corpus = run_corpus(run, self.sft)
         self.gold = GoldJudge(self.corpus.train)
         self.prompts = load_prompts(config, self.corpus)
         heldout = [pair.prompt for pair in heldout_pairs(self.corpus.validation).dev[: config.eval_prompts]]

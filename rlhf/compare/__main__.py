@@ -25,19 +25,11 @@ from transformers import PreTrainedModel
 from data.console import UserError, console, run_command
 from data.corpus import Corpus
 from data.dialogue import Pair, encode_prompt, heldout_pairs
+from data.run.folder import open_stage, run_corpus
+from data.run.options import StageOptions
 from data.run.progress import progress_bar
-from data.run.stage import (
-    StageOptions,
-    StageRecord,
-    announce,
-    check_descends,
-    open_stage,
-    parent_corpus,
-    parent_of,
-    read_parent,
-    read_stage,
-    settings,
-)
+from data.run.record import StageRecord, check_descends, read_parent
+from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.machine import choose_device, process_state
@@ -55,6 +47,8 @@ CANDIDATES = 4
 """Replies a prompt for best-of-n and for the reward model's accuracy on the aligned policy's replies."""
 CANDIDATE_PROMPTS = 256
 """Prompts of which so many candidates are sampled: these are controls, and most of the time."""
+SHOWN = 10
+"""Prompts in samples.md."""
 DIVERSITY_WORDS = 4000
 """Words of every source that diversity is measured on, or as many as the shortest source has."""
 
@@ -182,18 +176,15 @@ def figures(replies: Replies, gold: GoldJudge, words: int) -> dict[str, Any]:
 def read_chain(run: Path) -> dict[str, StageRecord]:
     """The records of the stages that are compared, after checking that each was made from the one before."""
     rlhf = read_parent(run, "rlhf")
-    records = {name: read_parent(run, name, rlhf.tokenizer_sha256) for name in ("pretrain", "sft", "reward")}
+    tokenizer = rlhf.tokenizer_sha256
+    records = {name: read_parent(run, name, tokenizer_sha256=tokenizer) for name in ("pretrain", "sft", "reward")}
     records["rlhf"] = rlhf
     check_descends(records["sft"], records["pretrain"], run)
     check_descends(records["reward"], records["sft"], run)
     check_descends(rlhf, records["sft"], run)
     if (run / "rlhf-gold").exists():
-        records["rlhf_gold"] = read_stage(run / "rlhf-gold")
-        parent = records["rlhf_gold"].parent
-        if parent is None or parent["sha256"] != records["sft"].weights_sha256:
-            raise UserError(
-                f"{run / 'rlhf-gold'} was made from another sft than the one in {run}: make it again, or remove it"
-            )
+        records["rlhf_gold"] = read_parent(run, "rlhf-gold", "python -m rlhf PRESET --reward gold")
+        check_descends(records["rlhf_gold"], records["sft"], run)
     return records
 
 
@@ -269,49 +260,43 @@ def gather(
 
 def compare(options: CompareOptions) -> Path:
     """Compare the stages of a run and leave the report in RUN/compare; returns that folder."""
-    run = options.run
+    state, run = process_state(choose_device(options.device)), options.run
     records = read_chain(run)
-    corpus = parent_corpus(records["rlhf"])
+    rlhf = records["rlhf"]
+    corpus = run_corpus(run, rlhf)
     pairs = choose_pairs(corpus, options)
-    state = process_state(choose_device(options.device))
-    folder = open_stage("compare", options)
-    announce("compare", f"{len(pairs)} held-out prompts ({options.split}) of {corpus.name}")
-    inherited = {name: records["sft"].config[name] for name in ("prompt_length", "response_length")}
-    record = StageRecord(
-        stage="compare",
-        preset=records["rlhf"].preset,
-        config=settings(options) | inherited,
-        parent=parent_of(records["rlhf"], run),
-        corpus=records["rlhf"].corpus,
-        seed=options.seed,
-    )
-    if state.is_main_process:
-        result = {
-            "settings": record.config | {"prompts": len(pairs), "temperature": 1.0, "candidates": CANDIDATES},
-            "corpus": record.corpus,
-            **gather(options, records, corpus, pairs, state.device),
-            "made": {name: _made(each) for name, each in records.items()},
-            "seconds": round(folder.seconds, 2),
-        }
-        record.results = {"win_rates": result["win_rates"], "stages": result["stages"]}
-        (folder.path / "compare.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        write_samples(folder.path / "samples.md", result["samples"][:10])
-        write_report(folder.path / "report.html", result, run)
-        print_table(result)
-    folder.finish(record)
-    announce("compare", f"{record.wall_seconds:.0f} s → {folder.final / 'report.html'}")
-    return folder.final
+    with open_stage("compare", options, preset=rlhf.preset, command="python -m rlhf.compare", parent=rlhf) as stage:
+        stage.announce(f"{len(pairs)} held-out prompts ({options.split}) of {corpus.name}")
+        stage.config |= {name: records["sft"].config[name] for name in ("prompt_length", "response_length")}
+        if state.is_main_process:
+            result = {
+                "settings": stage.config | {"prompts": len(pairs), "temperature": 1.0, "candidates": CANDIDATES},
+                "corpus": rlhf.corpus,
+                **gather(options, records, corpus, pairs, state.device),
+                "made": {name: _made(each) for name, each in records.items()},
+                "seconds": round(stage.seconds, 2),
+            }
+            stage.results = {"win_rates": result["win_rates"], "stages": result["stages"]}
+            text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+            (stage.path / "compare.json").write_text(text, "utf-8")
+            write_samples(
+                stage.path / "samples.md",
+                "The first held-out prompts, in order, unselected",
+                map(sample_section, range(1, SHOWN + 1), result["samples"]),
+            )
+            write_report(stage.path / "report.html", result, run)
+            print_table(result)
+            stage.summary = f"report: {stage.final / 'report.html'}"
+    return stage.final
 
 
-def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:
-    """The first replies, in order and unselected."""
-    parts = ["# The first held-out prompts, in order, unselected\n"]
-    for number, sample in enumerate(samples, 1):
-        parts.append(f"## {number}\n\n{_fenced(sample['prompt'])}\n")
-        for name in STAGES:
-            scores = f"gold {sample['gold'][name]:.2f}, reward {sample['reward'][name]:+.2f}"
-            parts.append(f"**{SOURCES[name].title}** ({scores})\n\n{_fenced(sample[name])}\n")
-    path.write_text("\n".join(parts), "utf-8")
+def sample_section(number: int, sample: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """A prompt and every stage's reply to it, with its scores."""
+    texts = [("", sample["prompt"])]
+    for name in STAGES:
+        scores = f"gold {sample['gold'][name]:.2f}, reward {sample['reward'][name]:+.2f}"
+        texts.append((f"**{SOURCES[name].title}** ({scores})", sample[name]))
+    return str(number), texts
 
 
 def print_table(result: dict[str, Any]) -> None:
@@ -344,10 +329,6 @@ def _win_rate(first: list[float], second: list[float]) -> dict[str, Any]:
     """On the prompts that both have answered: best-of-4 answers fewer."""
     n = min(len(first), len(second))
     return win_rate(first[:n], second[:n])._asdict()
-
-
-def _fenced(text: str) -> str:
-    return "```text\n" + text.strip("\n").replace("```", "'''") + "\n```"
 
 
 def main() -> None:

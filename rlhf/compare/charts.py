@@ -5,13 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rlhf.judging.sources import COLOURS as SOURCE_COLOURS
 from rlhf.judging.sources import SOURCES
@@ -31,7 +28,7 @@ def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: 
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(axis="y", color=COLOURS["faint"], linewidth=0.6)
-    axes.xaxis.set_major_locator(plt.MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if len(curves) > 1:
         axes.legend(frameon=False, labelcolor=COLOURS["ink"])
@@ -81,7 +78,8 @@ def bar_chart(values: Mapping[str, float], title: str) -> str:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(COLOURS["faint"])
@@ -95,9 +93,8 @@ def _svg(figure: Figure, label: str) -> str:
     """The figure as an <svg> element without size, font, background or metadata of its own."""
     out = io.StringIO()
     # Text stays text, so it takes the page's font; the salt makes ids differ between plots and not between runs.
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    plt.close(figure)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -3,7 +3,6 @@
 The verdict is written by rules from the figures, so that the page cannot praise what they do not show.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from data.run.record import read_metrics
 from rlhf.compare.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
 from rlhf.judging.sources import COLOURS, COMPARISONS, SOURCES, STAGES
 
@@ -173,7 +173,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
 def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(title, SVG) of whatever the stages logged, and the reward model's calibration."""
     charts = []
-    pretrain, sft, rewards, rlhf = (_metrics(run / name) for name in ("pretrain", "sft", "reward", "rlhf"))
+    pretrain, sft, rewards, rlhf = (read_metrics(run / name) for name in ("pretrain", "sft", "reward", "rlhf"))
     for title, metrics, named, unit in (
         ("Pretraining", pretrain, {"validation": "bits_per_char"}, "bits per character"),
         ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats a token"),
@@ -194,11 +194,6 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
         if curve := _curve(rlhf, "episode", key):
             charts.append((f"PPO: {title}", curve_chart({title: curve}, "episode", title, [colour])))
     return charts
-
-
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], x: str, key: str) -> tuple[list[float], list[float]] | None:

@@ -41,8 +41,9 @@ from transformers import (
 
 from data.console import UserError, run_command
 from data.dialogue import encode_prompt
+from data.run.folder import run_corpus
 from data.run.plots import plot_curves
-from data.run.stage import parent_corpus, read_parent
+from data.run.record import read_parent
 from data.tokenizers import Tokenizer as OurTokenizer
 from pretrain.machine import compute_dtype
 from rlhf.algorithms.config import PRESETS
@@ -139,7 +140,7 @@ def task_work(run: Path, updates: int, threads: int) -> Work:
     config.inherit(sft)
     tokenizer = OurTokenizer.load(run / "sft")
     prompts = [
-        encode_prompt(tokenizer, prompt, config.prompt_length) for prompt in load_prompts(config, parent_corpus(sft))
+        encode_prompt(tokenizer, prompt, config.prompt_length) for prompt in load_prompts(config, run_corpus(run, sft))
     ]
     settings = asdict(config.ppo(Path())) | {"cpu": True, "save_every": 0}
     for name in ("output_dir", "total_episodes"):

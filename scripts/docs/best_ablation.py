@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from data.corpus import load_corpus
-from data.run.stage import read_stage
+from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.evaluate import evaluate_split

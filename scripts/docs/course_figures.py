@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
 from data.pastiche import pastiche
-from data.run.plots import plt
 from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.attention_map import attention_weights, draw_shares, token_labels
 from pretrain.checkpoint import load_model

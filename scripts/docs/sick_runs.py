@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from course_figures import save
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-
-from data.run.plots import plt
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "figures"

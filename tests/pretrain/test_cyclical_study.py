@@ -18,6 +18,8 @@ import pytest
 import torch
 
 from data.console import UserError
+from data.corpus import load_corpus
+from data.run.folder import open_stage
 from pretrain.cyclical_study.__main__ import (
     StudyOptions,
     draw,
@@ -248,15 +250,14 @@ def test_impossible_studies_are_refused_and_leave_nothing(
 
 
 def test_other_settings_cannot_continue_a_study(options: StudyOptions) -> None:
-    unfinished = options.run / ".cyclical_study.partial"
-    unfinished.mkdir(parents=True)
-    chosen = {name: value for name, value in dataclasses.asdict(options).items() if name not in NOT_SETTINGS}
-    (unfinished / "settings.json").write_text(json.dumps(chosen | {"ratio": 3.0}))
+    begun, corpus = dataclasses.replace(options, ratio=3.0, workers=2), load_corpus(options.corpus)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_stage("cyclical_study", begun, preset="shakespeare-gpt", corpus=corpus),
+    ):
+        raise KeyboardInterrupt
     with pytest.raises(UserError, match=r"begun with other settings \(ratio\)"):
         run_study(dataclasses.replace(options, resume=True, workers=1))
-
-
-NOT_SETTINGS = ("run", "overwrite", "resume", "workers")
 
 
 def test_files_of_trials_that_are_no_study_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from data.console import UserError
 from data.corpus import load_corpus
-from data.run.stage import settings, sha256_of
+from data.run.options import settings
+from data.run.record import sha256_of
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
@@ -87,7 +88,7 @@ def test_a_run_learns_and_says_what_it_did(config: PretrainConfig, tmp_path: Pat
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["pretrain"]
+    assert {path.name for path in tmp_path.iterdir()} == {"pretrain", "corpus.txt"}
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

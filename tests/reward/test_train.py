@@ -20,7 +20,9 @@ from trl import RewardConfig, RewardTrainer
 from data.console import UserError
 from data.corpus import load_corpus
 from data.dialogue import dialogue_pairs, heldout_pairs
-from data.run.stage import StageOptions, StageRecord, corpus_entry, open_stage, read_stage
+from data.run.folder import open_stage, run_corpus
+from data.run.options import StageOptions
+from data.run.record import read_metrics, read_stage
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
@@ -75,19 +77,10 @@ def make_sft(run: Path, family: str = "modern", corpus_path: Path | None = None)
             dropout=0.1 if family == "gpt2" else 0.0,
         )
     )
-    folder = open_stage("sft", StageOptions(run=run, overwrite=True))
-    save_model(model, tokenizer, folder.path)
-    tokenizer.save(folder.path, 64)
-    folder.finish(
-        StageRecord(
-            stage="sft",
-            preset="smoke",
-            config={"prompt_length": 32, "response_length": 24},
-            parent=None,
-            corpus=corpus_entry(corpus, str(path)),
-            seed=1,
-        )
-    )
+    with open_stage("sft", StageOptions(run=run, overwrite=True), preset="smoke", corpus=corpus) as folder:
+        save_model(model, tokenizer, folder.path)
+        tokenizer.save(folder.path, 64)
+        folder.config = {"prompt_length": 32, "response_length": 24}
     return run / "sft"
 
 
@@ -374,7 +367,7 @@ def test_the_stage_leaves_what_it_promises(finished: Path) -> None:
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5]
     assert not (finished / "resume").exists()
-    corpus = load_corpus(record.corpus["spec"])
+    corpus = run_corpus(finished.parent, record)
     training = {json.loads(line)["prompt"] for line in (finished / "rankings.jsonl").read_text("utf-8").splitlines()}
     judged = {json.loads(line)["prompt"] for line in (finished / "heldout.jsonl").read_text("utf-8").splitlines()}
     heldout = heldout_pairs(corpus.validation)
@@ -423,6 +416,11 @@ print(torch.flatten(model(ids).logits).item())
     assert score.isfinite().all()
 
 
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, but for how long it took."""
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_metrics(folder)]
+
+
 def weights_of(folder: Path) -> str:
     return read_stage(folder, "reward").weights_sha256
 
@@ -456,7 +454,7 @@ def test_a_killed_stage_continues_to_the_same_weights(
     monkeypatch.setattr("reward.train.collect_rankings", None)  # what was collected is not collected again
     folder = train_reward(config(run, resume=True), "smoke")
     assert weights_of(folder) == weights_of(finished)
-    assert (folder / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+    assert metrics_of(folder) == metrics_of(finished)
     assert (folder / "rankings.jsonl").read_text() == (finished / "rankings.jsonl").read_text()
 
 
@@ -497,16 +495,17 @@ def test_what_the_rankings_say_is_learned(run: Path) -> None:
             for r in some_rankings(stage.tokenizer, count, seed)
         ]
 
-    model = stage.train(open_stage("reward", stage.config), longest_first(0, 160))
+    with open_stage("reward", stage.config, preset="smoke", parent=stage.parent) as folder:
+        model = stage.train(folder, longest_first(0, 160))
     figures = evaluate_reward(model, longest_first(1, 40))
     assert figures["heldout_accuracy"] > 0.85
-    metrics = [json.loads(line) for line in (run / ".reward.partial" / "metrics.jsonl").read_text().splitlines()]
+    metrics = read_metrics(folder.final)
     assert metrics[-1]["loss"] < 0.5 < metrics[0]["loss"]
 
 
 @pytest.mark.parametrize("use", ["replace", "mix"])
 def test_peoples_rankings(run: Path, use: str) -> None:
-    corpus = load_corpus(str(read_stage(run / "sft").corpus["spec"]))
+    corpus = run_corpus(run, read_stage(run / "sft"))
     pairs = dialogue_pairs(corpus.train)[:40]
     path = run / "people.jsonl"
     rows = [

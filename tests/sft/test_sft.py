@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from data.console import UserError
 from data.dialogue import Pair
-from data.run.stage import check_descends, open_stage, read_stage
+from data.run.folder import StageFolder, open_stage
+from data.run.record import check_descends, read_stage
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import load_model, save_model
 from pretrain.fast.gpt import decoder
@@ -41,15 +42,13 @@ TEXT = "Good morrow, cousin. What news abroad? None, sir; the road is empty and 
 @pytest.fixture
 def run(smoke_base: Path, tmp_path: Path) -> Path:
     """A run of one's own with a finished pretrain stage."""
-    shutil.copytree(smoke_base / "pretrain", tmp_path / "run" / "pretrain")
-    return tmp_path / "run"
+    return Path(shutil.copytree(smoke_base, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
 def finished(smoke_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose sft stage was made once; read only."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    shutil.copytree(smoke_base / "pretrain", run / "pretrain")
+    run = Path(shutil.copytree(smoke_base, tmp_path_factory.mktemp("finished") / "run"))
     fine_tune(config(run), "smoke")
     return run
 
@@ -63,9 +62,16 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def unfinished(options: FineTuneConfig) -> StageFolder:
+    """The folder of a stage that was opened and not finished."""
+    with pytest.raises(KeyboardInterrupt), open_stage("sft", options, preset="smoke") as stage:
+        raise KeyboardInterrupt
+    return stage
+
+
 def opened_trainer(options: FineTuneConfig):
     fine_tuning = FineTuning(options)
-    return fine_tuning, fine_tuning.trainer(open_stage("sft", options))
+    return fine_tuning, fine_tuning.trainer(unfinished(options))
 
 
 # What is learned
@@ -443,7 +449,7 @@ def test_killed_in_the_last_measurement_it_only_measures_again(
 
 
 def test_the_latest_whole_state_is_found(tmp_path: Path) -> None:
-    folder = open_stage("sft", FineTuneConfig(run=tmp_path))
+    folder = unfinished(FineTuneConfig(run=tmp_path))
     assert last_checkpoint(folder) is None
     for step, state in ((50, "{}"), (100, "{}"), (150, '{"epo')):
         (folder.resume_path / f"checkpoint-{step}").mkdir(parents=True)
@@ -525,7 +531,7 @@ def test_a_rung_of_the_ladder_is_no_base(tmp_path: Path) -> None:
     pretrain(replace(PRETRAIN_PRESETS["bigram"][1], **settings), "bigram")
     with pytest.raises(UserError, match="the ladder's bigram, which is no GPT, and can only"):
         FineTuning(config(tmp_path / "run"))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["pretrain"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"pretrain", "corpus.txt"}
 
 
 def test_a_parent_of_another_stage(finished: Path, tmp_path: Path) -> None:

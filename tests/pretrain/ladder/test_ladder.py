@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.console import UserError
-from data.run.stage import StageRecord, sha256_of
+from data.run.record import StageRecord, sha256_of
 from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.checkpoint import load_any_model, load_model, read_gpt_config, save_model
 from pretrain.config import PretrainConfig
@@ -203,7 +203,14 @@ def test_a_text_ends_where_the_model_ends_it(tmp_path: Path) -> None:
 def test_the_lecture_is_met_at_its_own_step() -> None:
     metrics = [{"step": step, "nats_per_char": 9 - step / 1000} for step in (0, 2400, 2700, 3000)]
     record = StageRecord(
-        stage="pretrain", preset="bigram", config={}, parent=None, corpus={}, seed=1, results={"parameters": 4489}
+        stage="pretrain",
+        preset="bigram",
+        command="",
+        config={},
+        parent=None,
+        corpus={},
+        seed=1,
+        results={"parameters": 4489},
     )
     result = compare("bigram", record, metrics)
     assert (result.compared_step, result.compared_loss, result.last_loss) == (2700, 6.3, 6.0)
@@ -227,7 +234,7 @@ def test_a_refusal_is_one_line(ladder: Path, corpus: Path, refused: Run) -> None
         ({"steps": 0}, "steps must be at least 1"),
         ({"lecture_steps": -1}, "steps must be at least 1"),
         ({"corpus": "no/such/text.txt"}, "no/such/text.txt"),
-        ({"corpus": "README.md"}, "the corpus is not the one"),
+        ({"corpus": "README.md"}, r"trained with other settings \(corpus\)"),
     ],
 )
 def test_a_ladder_that_cannot_go_on_is_refused_before_it_begins(

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.console import UserError
 from data.dialogue import heldout_pairs
-from data.run.stage import parent_corpus, read_stage
+from data.run.folder import run_corpus
+from data.run.record import read_stage
 from reward.gold.judge import GoldJudge
 from rlhf.algorithms.__main__ import AlgorithmsOptions, compare_algorithms
 from rlhf.algorithms.budget import sampled_tokens
@@ -132,7 +133,7 @@ def test_the_comparison_holds_everybody(run: Path) -> None:
     assert list(rows) == ["SFT", "PPO", "RLOO", "GRPO", *(f"best of {n}" for n in best if n > 1)]
     record = read_stage(run / "algorithms", "algorithms")
     assert record.results == rows
-    corpus = parent_corpus(record)
+    corpus = run_corpus(run, record)
     pairs, gold = heldout_pairs(corpus.validation).test, GoldJudge(corpus.train)
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
     scores = {name: [gold(each["prompt"], each[name]) for each in result["samples"]] for name in rows}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data.console import UserError
 from data.dialogue import dialogue_pairs, encode_prompt
-from data.run.stage import read_stage
+from data.run.record import read_stage
 from data.tokenizers import bpe_tokenizer, character_tokenizer
 from pretrain.checkpoint import load_model
 from rlhf.algorithms import group
@@ -227,7 +227,7 @@ def test_the_budget_needs_ppo_or_a_number(room: Any) -> None:
         ({"num_generations": 1}, "num_generations is 1"),
         ({"num_generations": 3}, "num_generations 3 does not divide batch_size 16"),
         ({"num_mini_batches": 3}, "num_mini_batches 3 does not divide batch_size 16"),
-        ({"micro_batch_size": 3}, "micro_batch_size 3 does not divide"),
+        ({"micro_batch_size": 3}, "not divisible by micro_batch_size 3"),
         ({"micro_batch_size": 0}, "micro_batch_size is 0"),
         ({"num_iterations": 0}, "num_iterations is 0"),
         ({"kl_coef": 0.0}, "kl_coef is 0.0"),

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from data.console import UserError
-from data.corpus import load_corpus
 from data.dialogue import heldout_pairs
-from data.run.stage import parent_of, read_stage
+from data.run.record import parent_of, read_stage
 from reward.gold.judge import GoldJudge
 from rlhf.compare.__main__ import CompareOptions, compare
 from rlhf.compare.report import verdict, write_report
@@ -79,8 +78,7 @@ def test_figures_of_every_stage_and_control(result: dict[str, Any]) -> None:
 
 
 def test_rates_follow_from_the_samples(maker: Any, result: dict[str, Any]) -> None:
-    corpus = load_corpus(maker.corpus["spec"])
-    pairs, gold = heldout_pairs(corpus.validation).test[:PROMPTS], GoldJudge(corpus.train)
+    pairs, gold = heldout_pairs(maker.corpus.validation).test[:PROMPTS], GoldJudge(maker.corpus.train)
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in pairs]
     assert [sample["original"] for sample in result["samples"]] == [pair.completion for pair in pairs]
     scores = {name: [gold(sample["prompt"], sample[name]) for sample in result["samples"]] for name in result["stages"]}
@@ -96,7 +94,7 @@ def test_pretrained_replies_end_at_the_first_blank_line(result: dict[str, Any]) 
 
 def test_folder_keeps_the_contract(maker: Any, result: dict[str, Any]) -> None:
     record = read_stage(maker.run / "compare", "compare")
-    assert record.parent == parent_of(read_stage(maker.run / "rlhf"), maker.run)
+    assert record.parent == parent_of(read_stage(maker.run / "rlhf"))
     assert record.results["win_rates"] == result["win_rates"]
     assert record.weights_sha256 == ""
     assert (maker.run / "compare/samples.md").read_text("utf-8").count("## ") == 10
@@ -116,11 +114,10 @@ def test_same_seed_same_result(copied: Any, result: dict[str, Any]) -> None:
 
 
 def test_dev_split_and_ppo_on_the_gold(copied: Any) -> None:
-    corpus = load_corpus(copied.corpus["spec"])
-    shutil.copytree(copied.run / "rlhf", copied.run / "rlhf-gold")
+    copied.language_model("rlhf-gold", "sft", seed=8)
     compare(CompareOptions(run=copied.run, prompts=4, split="dev", overwrite=True))
     result = json.loads((copied.run / "compare/compare.json").read_text("utf-8"))
-    dev = heldout_pairs(corpus.validation).dev[:4]
+    dev = heldout_pairs(copied.corpus.validation).dev[:4]
     assert [sample["prompt"] for sample in result["samples"]] == [pair.prompt for pair in dev]
     assert result["controls"]["rlhf_gold"]["kl_to_sft"] > 0.5
     assert {"rlhf_gold_vs_sft", "rlhf_gold_vs_rlhf"} <= set(result["win_rates"])
@@ -128,7 +125,7 @@ def test_dev_split_and_ppo_on_the_gold(copied: Any) -> None:
     copied.language_model("sft", "pretrain", seed=5)
     copied.reward_model()
     copied.language_model("rlhf", "sft", seed=6)
-    with pytest.raises(UserError, match="rlhf-gold was made from another sft"):
+    with pytest.raises(UserError, match=r"rlhf-gold was made from another sft.*python -m rlhf"):
         compare(CompareOptions(run=copied.run, overwrite=True))
 
 

@@ -1,0 +1,40 @@
+"""What the commands share: settings, and batches that are split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from data.console import UserError
+from data.run.options import BatchOptions, StageOptions, settings
+
+
+@dataclass(kw_only=True)
+class Study(StageOptions):
+    data: Path = Path("a/b")
+    workers: int = 2
+
+    how: ClassVar[tuple[str, ...]] = (*StageOptions.how, "workers")
+
+
+def test_settings_are_without_where_and_how_a_stage_runs() -> None:
+    assert settings(Study(run=Path("x"), resume=True, device="cpu", workers=7)) == {"seed": 1, "data": "a/b"}
+
+
+def test_a_batch_is_split_over_processes_and_forward_passes() -> None:
+    def split(batch: int, micro: int | None, processes: int) -> tuple[int, int]:
+        return BatchOptions(batch_size=batch, micro_batch_size=micro).micro_batches(processes)
+
+    assert split(32, None, 1) == (32, 1)
+    assert split(32, 8, 1) == (8, 4)
+    assert split(32, 8, 2) == (8, 2)
+    assert split(32, 24, 2) == (16, 1), "a process's share is the most that fits"
+    for batch, micro, processes, words in (
+        (32, 5, 1, "batch of 32 is not divisible by micro_batch_size 5"),
+        (32, 8, 3, "batch of 32 is not divisible by 3 processes"),
+        (0, None, 1, "not divisible"),
+        (32, 0, 1, "at least 1"),
+    ):
+        with pytest.raises(UserError, match=words):
+            split(batch, micro, processes)
