@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 
 from data.console import UserError
-from data.run.stage import StageOptions, settings
+from data.run.options import StageOptions, settings
 from pretrain import machine
 from pretrain.machine import (
     OwnPrecision,
