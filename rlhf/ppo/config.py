@@ -62,9 +62,9 @@ class PPOConfig:
     it. None: the whole minibatch."""
 
     prompt_length: int | None = None
-    """Tokens of the prompt at most; a longer one loses its beginning. None: prompts stay whole."""
+    """Largest number of tokens in a prompt; a longer one loses its beginning. None: prompts stay whole."""
     response_length: int = 53
-    """Tokens of the response at most."""
+    """Largest number of tokens in a response."""
     temperature: float = 0.7
     """Divides the logits, in the rollout and in every log-probability alike. Nothing is ever cut from the
     distribution (no top-k, no top-p): what is sampled is what is scored."""
@@ -73,9 +73,9 @@ class PPOConfig:
     and every response has `response_length` tokens."""
 
     learning_rate: float = 3e-6
-    """Of the policy, at the first update."""
+    """Initial learning rate of the policy."""
     value_learning_rate: float | None = None
-    """Of the value model, at the first update. None: the policy's."""
+    """Initial learning rate of the value model. None: the policy's."""
     lr_floor: float = 0.0
     """Share of both learning rates that the linear decay ends at; 0 decays to nothing."""
     adam_beta1: float = 0.9
@@ -98,7 +98,7 @@ class PPOConfig:
     gae_lambda: float = 0.95
     """GAE's lambda: 1 trusts the returns, 0 the value model."""
     cliprange: float = 0.2
-    """Bound on the change of each token's probability ratio that still pays."""
+    """PPO clip range ε for the per-token probability ratio."""
     cliprange_value: float = 0.2
     """Bound on the change of each value within a rollout, in units of score."""
     vf_coef: float = 0.1
@@ -119,12 +119,12 @@ class PPOConfig:
     """What happens to the score of a response without a stop token: `missing_eos_penalty` is subtracted from
     it, or minus that penalty replaces it."""
     missing_eos_penalty: float = 0.0
-    """In units of score; 0 with "subtract" turns the rule off."""
+    """Penalty in units of score; 0 with "subtract" turns the rule off."""
     score_clip: float | None = None
     """Scores are clipped to ± this before the rule above. None: not clipped."""
 
     seed: int = 1
-    """Of the order of prompts, of sampling and of minibatches."""
+    """Seed for prompt order, sampling and minibatch shuffling."""
     bf16: bool | None = None
     """Autocast to bfloat16. None: on a GPU that has it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -76,7 +76,7 @@ class Learner:
         first_ratio_error = 0.0
         limits = self._loss_limits(rollout)
         for epoch in range(config.num_ppo_epochs):
-            # Minibatches are random subsets, drawn anew each epoch; length orders rows only within one.
+            # Minibatches are random subsets, drawn again each epoch; length orders rows only within one.
             order = torch.randperm(len(rollout.prompts), generator=self.shuffler).tolist()
             for start in range(0, len(order), config.mini_batch_size):
                 stats = self._backward(rollout, order[start : start + config.mini_batch_size])
@@ -88,12 +88,12 @@ class Learner:
                     return self._update_metrics(totals, steps, first_ratio_error)
                 stats |= self._optimizer_step(stats, limits)
                 steps += 1
-                for name, figure in stats.items():
-                    totals[name] += figure
+                for name, value in stats.items():
+                    totals[name] += value
         return self._update_metrics(totals, steps, first_ratio_error)
 
     def _backward(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
-        """Gradients of one minibatch from zero, over all its micro-batches and processes; its figures.
+        """Gradients of one minibatch from zero, over all its micro-batches and processes; its statistics.
 
         rows: of the whole minibatch; every process takes its share of them, of about the same lengths.
         Every loss is divided by the response tokens of the whole minibatch, everywhere: 1 x 64 rows, 4 x 16
@@ -140,8 +140,8 @@ class Learner:
                 self.accelerator.backward(policy_loss * processes)
                 self.accelerator.backward(value_loss * config.vf_coef * processes)
             ratio_error = torch.maximum(ratio_error, policy_stats.pop("ratio_error"))
-            for name, figure in policy_stats.items():
-                sums[name] += figure / tokens
+            for name, total in policy_stats.items():
+                sums[name] += total / tokens
             sums["entropy"] += entropies.sum() / tokens
             sums["value_clipfrac"] += value_stats["clipfrac"] / tokens
             sums["policy_loss"] += policy_loss.detach()
@@ -161,10 +161,10 @@ class Learner:
         bound = self.config.max_grad_norm
         policy_norm = float(self.accelerator.clip_grad_norm_(self.policy.parameters(), bound))
         value_norm = float(self.accelerator.clip_grad_norm_(self.value.parameters(), bound))
-        figures = (stats["policy_loss"], stats["value_loss"], policy_norm, value_norm)
+        numbers = (stats["policy_loss"], stats["value_loss"], policy_norm, value_norm)
         # "not below" rather than "above": NaN is neither.
-        below = all(abs(loss) < limit for loss, limit in zip(figures, limits, strict=False))
-        if not (below and all(map(math.isfinite, figures))):
+        below = all(abs(loss) < limit for loss, limit in zip(numbers, limits, strict=False))
+        if not (below and all(map(math.isfinite, numbers))):
             self.policy_optimizer.zero_grad()
             self.value_optimizer.zero_grad()
             raise Diverged(

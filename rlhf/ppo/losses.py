@@ -49,7 +49,7 @@ def token_rewards(scores: Float[Tensor, "B"], kl_per_token: Cells, mask: Mask, k
     """The reward of every token, (B, R): -kl_coef · k1 each, and the score once, on the last token.
 
     scores: (B,), score of the whole sequence. kl_per_token: (B, R), k1 in nats. mask: (B, R), at least one
-    True a row. The last token is the stop token, or the one at the limit of length.
+    True per row. The last token is the stop token, or the one at the limit of length.
     """
     rewards = torch.where(mask, -kl_coef * kl_per_token, torch.zeros_like(kl_per_token))
     positions = torch.arange(mask.shape[1], device=mask.device)

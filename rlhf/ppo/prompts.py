@@ -1,4 +1,4 @@
-"""The prompts of PPO: read from what the user gives, tokenised once, and dealt out in a seeded order."""
+"""The prompts of PPO: read from what the user gives, tokenised once, and drawn in a seeded order."""
 
 import hashlib
 import json
@@ -48,13 +48,13 @@ class Prompt(Sequence[int]):
 
 
 class PromptOrder:
-    """Deals prompts forever: each epoch in an order of its own, which depends on the seed and nothing else."""
+    """Yields prompts without end: each epoch in its own order, which depends on the seed and nothing else."""
 
     def __init__(self, prompts: list[Prompt], seed: int) -> None:
         self.prompts = prompts
         self.seed = seed
         self.position = 0
-        """Prompts dealt so far: all there is to save."""
+        """Prompts taken so far: all there is to save."""
         self._epoch = -1
         self._order: list[int] = []
 
@@ -144,7 +144,7 @@ def _listed(source: Any) -> Iterable[Any]:
 
 
 def _encode(text: str, tokenizer: Any, where: str) -> list[int]:
-    """Token ids of a text, with the tokenizer's BOS if it has the habit and never with its EOS: a prompt goes on."""
+    """Token ids of a text, with BOS if the tokenizer adds one and never with its EOS: a prompt is to be continued."""
     if tokenizer is None:
         raise UserError(f"{where} is text and needs a tokenizer: pass one, or pass lists of token ids")
     ids = list(tokenizer.encode(text))

@@ -77,7 +77,7 @@ class PPOTrainer:
         policy's own body when the reward is a function. Its head starts at zero either way.
     peft_config: of the package peft, such as `LoraConfig(r=16)`: policy and value learn an adapter each, on weights
         that are frozen and shared with the reference and the reward model. None: all weights learn.
-    eval_hook: called with the trainer every `config.eval_every` updates; its figures join the metrics.
+    eval_hook: called with the trainer every `config.eval_every` updates; what it returns joins the metrics.
     callbacks: called with (trainer, metrics) after every update; see `Callback`.
     """
 
@@ -125,7 +125,7 @@ class PPOTrainer:
         encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
         self.prompt_order = PromptOrder(encoded, config.seed)
         length = max(map(len, encoded)) + config.response_length
-        # Copies are made before anything is trained or prepared; those beside an adapter share its frozen weights.
+        # Copies are made before anything is trained or prepared; those next to an adapter share its frozen weights.
         copied = copy.deepcopy if peft_config is None else share_weights
         if reference is None or reference is policy:
             reference_lm = copied(lm)
@@ -197,12 +197,12 @@ class PPOTrainer:
         return self.log_history
 
     def stop(self) -> None:
-        """Let `train` return when this update is done; one process is enough. `train` again goes on."""
+        """Let `train` return when this update is done; one process is enough. Call `train` again to continue."""
         self._stopping = True
 
     @with_cpu_kernels
     def step(self) -> Metrics:
-        """One update: sample, score, learn, log. Raises `Diverged` where a loss is no number or far too large."""
+        """One update: sample, score, learn, log. Raises `Diverged` where a loss is not finite or far too large."""
         config = self.config
         begin = time.perf_counter()
         self.learner.set_learning_rates(self.updates_done / config.num_updates)
@@ -212,7 +212,7 @@ class PPOTrainer:
         metrics |= self.learner.update(rollout)
         metrics["time/update"] = time.perf_counter() - started
         metrics["eps"] = config.batch_size / (time.perf_counter() - begin)
-        # The controller answers to this rollout's KL; its answer counts from the next rollout on.
+        # The new coefficient takes effect in the next rollout.
         self.kl_controller.update(metrics["objective/kl"], config.batch_size)
         self.updates_done += 1
         if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
@@ -220,8 +220,8 @@ class PPOTrainer:
         self.log_history.append(metrics)
         for callback in self.callbacks:
             callback(self, metrics)
-        # A callback's figures may be of NumPy or torch, which a saved state does not give back.
-        metrics.update({name: float(figure) for name, figure in metrics.items()})
+        # Numbers of callbacks may be of NumPy or torch, which a saved state does not give back.
+        metrics.update({name: float(value) for name, value in metrics.items()})
         self._stopping = any(gather_object([self._stopping]))  # all processes or none
         if config.report_to:
             if not self.accelerator.trackers:
@@ -355,7 +355,7 @@ class PPOTrainer:
     def _keep_samples(
         self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor, stopped: Tensor
     ) -> None:
-        """Good scores over gibberish are the classic failure: keep some responses beside their scores."""
+        """Good scores over gibberish are the classic failure: keep some responses with their scores."""
         decode = decoder(self.tokenizer) if self.tokenizer is not None else str
         self.samples = [
             {

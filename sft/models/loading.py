@@ -71,7 +71,7 @@ def _load(
     if any(hasattr(module, "base_layer") for module in model.modules()):
         raise UserError(
             f"the {role} holds an adapter: merge it first (AutoPeftModelForCausalLM.from_pretrained(…)"
-            ".merge_and_unload(), then save_pretrained), or load the model anew without it"
+            ".merge_and_unload(), then save_pretrained), or load the model again without it"
         )
     if torch.device(device).type == "cpu":
         # Attention written as matmul and softmax: its backward is faster than the fused kernel's.

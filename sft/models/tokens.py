@@ -1,4 +1,4 @@
-"""What PPO asks of a tokenizer, if there is one: to be found, to decode, and to say what ends a response."""
+"""What is asked of a tokenizer, if there is one: to be found, to decode, and to say what ends a response."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ ModelSource = str | Path | PreTrainedModel
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """The tokenizer beside a model, or None: in its folder or hub repository, for a model where it came from."""
+    """The tokenizer next to a model, or None: in its folder or hub repository, for a model where it came from."""
     name = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(source)
     if not name:
         return None
@@ -39,8 +39,8 @@ def same_tokens(ours: Any, theirs: Any) -> bool:
 def find_stop_ids(configured: Collection[int] | None, tokenizer: Any, lm: PreTrainedModel) -> frozenset[int]:
     """What ends a response: the configured ids (perhaps none), or the EOS of the tokenizer, or of the model.
 
-    Chat models have several: where the model's generation settings name others beside the tokenizer's EOS, these
-    count too. UserError where there is none.
+    Chat models have several: where the model's generation settings name others in addition to the tokenizer's EOS,
+    these count too. UserError where there is none.
     """
     if configured is not None:
         vocab_size = lm.config.get_text_config().vocab_size
@@ -59,7 +59,7 @@ def find_stop_ids(configured: Collection[int] | None, tokenizer: Any, lm: PreTra
     if not found:
         raise UserError(
             "no token ends a response: the tokenizer has no EOS; name one with stop_token_ids, or set it to () if "
-            "every response shall have the full length"
+            "every response should have full length"
         )
     return found
 
