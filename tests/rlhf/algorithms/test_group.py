@@ -17,10 +17,11 @@ from data.run.record import read_stage
 from data.tokenizers import bpe_tokenizer, character_tokenizer
 from pretrain.checkpoint import load_model
 from rlhf.algorithms import group
+from rlhf.algorithms.best_of_n import Candidates
 from rlhf.algorithms.budget import sampled_tokens, token_budget
 from rlhf.algorithms.config import AlignConfig
 from rlhf.algorithms.group_config import GRPO_PRESETS, RLOO_PRESETS, GroupConfig
-from rlhf.algorithms.group_trainer import Account, PromptTokenizer, build_trainer, prompt_dataset
+from rlhf.algorithms.group_trainer import Account, CountedReward, PromptTokenizer, build_trainer, prompt_dataset
 from rlhf.algorithms.task import Alignment
 from rlhf.judging.measures import response_logprobs
 from rlhf.ppo.prompts import Prompt, PromptOrder
@@ -81,8 +82,29 @@ def test_prompts_come_in_ppos_order_as_text_and_as_ids(room: Any, tmp_path: Path
     texts = [pair.prompt for pair in dialogue_pairs(run.corpus.train)]
     assert sorted(rows["prompt"]) == sorted(texts)
     prompts = [Prompt(encode_prompt(run.tokenizer, text, 24)) for text in texts]
-    assert rows["prompt_ids"][:] == PromptOrder(prompts, config.seed).take(len(prompts))
+    assert rows["prompt_ids"][:] == [list(prompt) for prompt in PromptOrder(prompts, config.seed).take(len(prompts))]
     assert any(len(run.tokenizer.encode(text)) > 24 for text in texts), "none is cut: the test shows nothing"
+
+
+def test_a_reward_function_reads_whole_prompts_though_the_policy_reads_their_end(room: Any, tmp_path: Path) -> None:
+    """Best-of-n, RLOO and GRPO, whose prompts reach the scorer in two ways."""
+    run, trainer = trainer_for(config_for(room.run, "rloo"), tmp_path)
+    seen: list[str] = []
+
+    def reward(prompts: list[str], responses: list[str]) -> list[float]:
+        seen.extend(prompts)
+        return [0.0] * len(prompts)
+
+    run.reward = reward
+    scorer = run.scorer(RULES, torch.device("cpu"))
+    Candidates(run.writer, scorer, temperature=1.0).draw()
+    assert seen == run.heldout
+    assert any(len(run.tokenizer.encode(text)) > 24 for text in seen), "none is cut: the test shows nothing"
+    seen.clear()
+    rows = trainer.train_dataset[:4]
+    counted = CountedReward(scorer, trainer.account)
+    counted(rows["prompt"], ["a"] * 4, [[5]] * 4, rows["prompt_ids"])
+    assert seen == rows["prompt"]
 
 
 def test_another_tokenizer_is_refused(room: Any, tmp_path: Path) -> None:
