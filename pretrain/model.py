@@ -15,9 +15,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.console import UserError
+
+Stream = Float[Tensor, "B T C"]
+PerHead = Float[Tensor, "B H T D"]
+Rotation = tuple[Float[Tensor, "T half"], Float[Tensor, "T half"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +81,13 @@ class GPTConfig:
 class Linear(nn.Linear):
     """A linear layer whose float32 weights are cast to the dtype of the activations."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 class LayerNorm(nn.LayerNorm):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
         return super().forward(x.float()).to(x.dtype)
 
 
@@ -94,7 +99,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
         scaled = x.float()
         scaled = scaled * torch.rsqrt(scaled.square().mean(-1, keepdim=True) + self.eps)
         return (scaled * self.weight).to(x.dtype)
@@ -107,15 +112,15 @@ class LockedDropout(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Stream) -> Stream:
         if not self.training or self.rate == 0:
             return x
         mask = x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(1 - self.rate)
         return x * (mask / (1 - self.rate))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (x_i, x_{i+D/2}) of (B, H, T, D) by the angles of `cos` and `sin` (T, D/2)."""
+def rotate(x: PerHead, cos: Float[Tensor, "T D//2"], sin: Float[Tensor, "T D//2"]) -> PerHead:
+    """Rotate the pairs (x_i, x_{i+D/2}) by the angles of `cos` and `sin`."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
@@ -137,7 +142,7 @@ class Attention(nn.Module):
             self.query_norm, self.key_norm = RMSNorm(head_width), RMSNorm(head_width)
         self.dropout = 0.0 if self.modern else config.dropout
 
-    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Stream, bias: Float[Tensor, "T T"], rotation: Rotation | None) -> Stream:
         q, k, v = self.project(x, rotation)
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu":
@@ -147,8 +152,8 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
-    def project(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of x (B, T, C), each (B, H, T, D); the first two normalised and rotated."""
+    def project(self, x: Stream, rotation: Rotation | None) -> tuple[PerHead, PerHead, PerHead]:
+        """Queries, keys and values of x; the first two normalised and rotated."""
         batch, length, width = x.shape
         split = (batch, length, self.heads, width // self.heads)
         q, k, v = (layer(x).view(split).transpose(1, 2) for layer in (self.query, self.key, self.value))
@@ -158,8 +163,8 @@ class Attention(nn.Module):
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         return q, k, v
 
-    def weights(self, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-        """What each query (B, H, T, D) attends to: shares (B, H, T, S) of the keys (B, H, S, D), rows of sum 1."""
+    def weights(self, q: PerHead, k: Float[Tensor, "B H S D"], bias: Float[Tensor, "T S"]) -> Float[Tensor, "B H T S"]:
+        """What each query attends to: shares of the keys, rows of sum 1."""
         scores = (q * self.scale) @ k.transpose(-1, -2) + bias.to(q.dtype)
         return scores.float().softmax(-1).to(q.dtype)
 
@@ -176,7 +181,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.feed_forward, config.width, bias=config.has_biases)
         self.activation = config.activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Stream) -> Stream:
         if self.modern:
             return self.down(F.silu(self.gate(x)) * self.up(x))
         hidden = self.up(x)
@@ -201,7 +206,7 @@ class Block(nn.Module):
         self.feed_forward_norm, self.feed_forward = build_norm(config), FeedForward(config)
         self.dropout = LockedDropout(config.dropout) if config.family == "modern" else nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Stream, bias: Float[Tensor, "T T"], rotation: Rotation | None) -> Stream:
         x = x + self.dropout(self.attention(self.attention_norm(x), bias, rotation))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -259,10 +264,10 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V) of ids (B, T), or with `targets` the mean cross-entropy in nats.
-
-        Targets are ids (B, T), or distributions (B, T, V).
+    def forward(
+        self, ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"] | Float[Tensor, "B T V"] | None = None
+    ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
+        """Logits of ids, or with `targets`, ids or distributions, the mean cross-entropy in nats.
 
         T may not exceed the context. Logits and loss are float32.
         """
@@ -285,6 +290,6 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1))
 
 
-def _causal_bias(length: int, device: torch.device) -> Tensor:
-    """(T, T): 0 where a query (row) may look, -1e9 where the key lies in its future."""
+def _causal_bias(length: int, device: torch.device) -> Float[Tensor, "T T"]:
+    """0 where a query (row) may look, -1e9 where the key lies in its future."""
     return torch.full((length, length), -1e9, device=device).triu(1)

@@ -13,7 +13,8 @@ from jaxtyping import install_import_hook
 from tests import shapes
 
 # Before the first import of ours: only what is imported after this has the shapes of its arguments and results checked.
-install_import_hook(["rlhf.ppo.losses", "rlhf.ppo.kl"], f"{shapes.__name__}.checked")
+MATHEMATICS = ["pretrain.model", "sft.models.batch", "rlhf.ppo.losses", "rlhf.ppo.kl"]
+install_import_hook(MATHEMATICS, f"{shapes.__name__}.checked")
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"

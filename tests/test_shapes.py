@@ -7,11 +7,15 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+from pretrain.model import GPT, GPTConfig, rotate
 from rlhf.ppo.kl import k1
 from rlhf.ppo.losses import gae, masked_sum, policy_loss
+from sft.models.batch import Padded, position_ids
 
 B, R = 2, 3
 CELLS, MASK = torch.zeros(B, R), torch.ones(B, R, dtype=torch.bool)
+IDS = torch.zeros(B, R, dtype=torch.long)
+MODEL = GPT(GPTConfig(vocab_size=5, context_length=4, width=4, layers=1, heads=2, feed_forward=4))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,11 @@ CELLS, MASK = torch.zeros(B, R), torch.ones(B, R, dtype=torch.bool)
         (gae, (CELLS.long(), CELLS, MASK, 1.0, 0.95)),
         (policy_loss, (CELLS, CELLS[0], CELLS, MASK, 0.2, 6)),  # what broadcasting would let pass
         (k1, (CELLS, CELLS[:, :1])),
+        (MODEL, (IDS[0],)),
+        (MODEL, (IDS, IDS[:, :-1])),
+        (rotate, (torch.zeros(B, 2, R, 4), CELLS[0], CELLS[0])),
+        (position_ids, (IDS[0],)),
+        (Padded, (IDS, MASK, MASK[:, :-1], MASK)),
     ],
 )
 def test_a_wrong_shape_is_caught(function: object, arguments: tuple[object, ...]) -> None:
@@ -33,6 +42,8 @@ def test_a_wrong_shape_is_caught(function: object, arguments: tuple[object, ...]
 
 def test_right_shapes_pass() -> None:
     assert masked_sum(CELLS, MASK) == 0
+    assert MODEL(IDS, IDS).shape == ()
+    assert Padded(IDS, MASK, MASK, MASK).ids.shape == (B, R)
     assert policy_loss(CELLS, CELLS, CELLS, MASK, 0.2, 6)[0] == 0
 
 

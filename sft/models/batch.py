@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from pretrain.fast.layout import Layout
 
 Ids = Sequence[int]
+Mask = Bool[Tensor, "B T"]
 FILLER = 0
 """The token id in places that no mask lets through. A tokenizer's PAD may lie outside the model's vocabulary."""
 
@@ -21,14 +23,14 @@ FILLER = 0
 class Padded:
     """Sequences prompt + response as tensors, padded to the longest of them and no further."""
 
-    ids: Tensor
-    """(B, T) int64, padded on the right: nothing real ever sees the padding."""
-    mask: Tensor
-    """(B, T) bool, True on prompt and response."""
-    predicts_response: Tensor
-    """(B, T) bool, True where the *next* token is one of the response: positions [prompt length - 1 : -1]."""
-    last: Tensor
-    """(B, T) bool, True on the last token of the response."""
+    ids: Int64[Tensor, "B T"]
+    """Padded on the right: nothing real ever sees the padding."""
+    mask: Mask
+    """True on prompt and response."""
+    predicts_response: Mask
+    """True where the *next* token is one of the response: positions [prompt length - 1 : -1]."""
+    last: Mask
+    """True on the last token of the response."""
 
 
 class Batch:
@@ -68,13 +70,13 @@ class Batch:
         return Layout(self.padded.mask, self.padded.last)
 
     @property
-    def targets(self) -> Tensor:
-        """The response tokens (N,), row by row."""
+    def targets(self) -> Int64[Tensor, "N"]:
+        """The response tokens, row by row."""
         return self.padded.ids[:, 1:][self.padded.predicts_response[:, :-1]]
 
 
-def position_ids(mask: Tensor) -> Tensor:
-    """Positions (B, T) from the attention mask (B, T): its exclusive cumulative sum, so that padding does not count.
+def position_ids(mask: Mask | Int[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
+    """Positions from the attention mask: its exclusive cumulative sum, so that padding does not count.
 
     With learned positions a model that starts counting at the padding is a different model.
     """
@@ -82,8 +84,8 @@ def position_ids(mask: Tensor) -> Tensor:
     return mask.cumsum(1) - mask
 
 
-def response_mask(responses: Sequence[Ids], device: torch.device) -> Tensor:
-    """(B, R) bool: True on the tokens of the response, the stop token included, nothing after it."""
+def response_mask(responses: Sequence[Ids], device: torch.device) -> Bool[Tensor, "B R"]:
+    """True on the tokens of the response, the stop token included, nothing after it."""
     lengths = torch.tensor([len(response) for response in responses])
     return (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)
 

@@ -170,7 +170,7 @@ def test_rotation_depends_on_the_distance_alone() -> None:
     model = tiny(width=16, heads=2)
 
     def at(x: torch.Tensor, position: int) -> torch.Tensor:
-        return rotate(x, model.cos[position][None, None], model.sin[position][None, None])
+        return rotate(x, model.cos[position][None], model.sin[position][None])
 
     near = (at(q, 3) * at(k, 1)).sum()
     far = (at(q, 20) * at(k, 18)).sum()
