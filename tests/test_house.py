@@ -71,3 +71,8 @@ def test_a_cycle_is_found() -> None:
     assert not cycle(graph)
     graph.add_import(importer="c", imported="b")
     assert cycle(graph) in (["b", "c", "b"], ["c", "b", "c"])
+
+
+def test_data_needs_no_torch(graph: grimp.ImportGraph) -> None:
+    """Every stage, the reports and the scripts read `data`, which starts at once."""
+    assert not {"torch", "accelerate"} & graph.find_upstream_modules("data", as_package=True)
