@@ -4,13 +4,16 @@ PRESET ?= laptop
 RUN ?= runs/demo
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-ppo clean
+.PHONY: demo test test-slow lint bench bench-ppo clean
 
 demo: .venv/installed
 	PYTHON=$(BIN)/python scripts/run_pipeline.sh $(PRESET) $(RUN)
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

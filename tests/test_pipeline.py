@@ -10,8 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from data.pastiche import pastiche
 from pretrain.presets import PRESETS
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "sft", "reward", "rlhf", "compare")
