@@ -145,8 +145,8 @@ class Body:
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """The residual stream (N, C) as it begins, in float32."""
-        x = F.embedding(ids, self.embedding.weight)
-        return x if self.positions is None else x + F.embedding(positions, self.positions.weight)
+        x = torch.embedding(self.embedding.weight, ids)
+        return x if self.positions is None else x + torch.embedding(self.positions.weight, positions)
 
     def _keys_and_values(self, layer: BodyLayer, x: Tensor, angles: Tensor | None) -> tuple[Tensor, Tensor]:
         projected = [part(x) for part in layer.keys_values]

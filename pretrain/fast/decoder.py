@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pretrain.fast.body import Body, BodyLayer, Linear, Norm
 from pretrain.fast.functions import GeluTanh
-from pretrain.fast.layout import Layout
+from pretrain.fast.layout import TOKEN_STEP, Layout
 from pretrain.sampling import select_rows
 
 
@@ -105,9 +105,10 @@ class DecoderLayer:
 class KVCache:
     """What sampling has in hand: prepared weights, and the keys and values of what has been read."""
 
-    def __init__(self, body: Body, dtype: torch.dtype, batch_size: int, length: int) -> None:
+    def __init__(self, body: Body, head: Linear, dtype: torch.dtype, batch_size: int, length: int) -> None:
         """dtype: of the activations, and of keys and values."""
         device = body.embedding.weight.device
+        self.head = FusedLinear([head], dtype)
         self.layers = [DecoderLayer(layer, body, dtype) for layer in body.layers]
         self.norm = norm_function(body.norm, dtype)
         self.position_table: Tensor | None = None
@@ -140,16 +141,21 @@ class KVDecoder:
     @torch.no_grad()
     def new_cache(self, batch_size: int, length: int) -> KVCache:
         """See `pretrain.sampling.CachedModel.new_cache`; prepares the weights as they are now."""
-        return KVCache(self.body, torch.float32 if self.device.type == "cpu" else self.dtype, batch_size, length)
+        dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+        return KVCache(self.body, self.head, dtype, batch_size, length)
 
-    @torch.no_grad()
     def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: KVCache) -> Tensor:
-        """See `pretrain.sampling.CachedModel.step`; ValueError for several tokens at once into a cache in use."""
-        if cache.filled == 0:
-            return self.head(self._read(ids, key_mask, cache)).float()
-        if ids.shape[1] != 1:
+        """See `pretrain.sampling.CachedModel.step`; ValueError for several tokens at once into a cache in use.
+
+        Call it where torch keeps no gradients: the cache is written in place.
+        """
+        if ids.shape[1] == 1:
+            hidden = self._next(ids.squeeze(1), positions.squeeze(1), key_mask, cache)
+        elif cache.filled == 0:
+            hidden = self._read(ids, key_mask, cache)
+        else:
             raise ValueError(f"{ids.shape[1]} tokens at once: only an empty cache takes more than one")
-        return self.head(self._next(ids[:, 0], positions[:, 0], key_mask, cache)).float()
+        return cache.head(hidden).float()
 
     def _read(self, ids: Tensor, key_mask: Tensor | None, cache: KVCache) -> Tensor:
         """The hidden states (B, C) after whole prompts (B, T)."""
@@ -157,7 +163,7 @@ class KVDecoder:
         mask = torch.ones_like(ids, dtype=torch.bool) if key_mask is None else key_mask
         last = torch.zeros_like(mask)
         last[:, -1] = True
-        layout = Layout(mask, last)
+        layout = Layout(mask, last, 1 if self.dtype == torch.float32 else TOKEN_STEP)
         real = int(mask.sum())
 
         def keep(layer: int, *states: Tensor) -> None:
@@ -168,15 +174,15 @@ class KVDecoder:
 
         hidden = self.body(ids, layout, self.dtype, keep)
         cache.filled = length
-        return hidden
+        return hidden.to(cache.states.dtype)
 
     def _next(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: KVCache) -> Tensor:
         """The hidden states (B, C) after one more token (B,) each."""
         heads, key_heads, head_width = self.body.heads, self.body.key_heads, self.body.head_width
-        rows, matched, dtype = len(ids), heads + key_heads, cache.states.dtype
+        rows, dtype = len(ids), cache.states.dtype
         cache.filled = end = cache.filled + 1
-        written = cache.states[..., end - 1, :].unbind(0)
-        seen = cache.states[..., :end, :].flatten(2, 3).unbind(0)
+        written = cache.states.select(4, end - 1).unbind(0)
+        seen = cache.states.narrow(4, 0, end).flatten(2, 3).flatten(0, 1).unbind(0)
         bias = cos = sin = None
         if key_mask is not None:
             bias = cache.states.new_zeros(key_mask.shape).masked_fill_(~key_mask, -1e9)[:, None, None]
@@ -184,19 +190,19 @@ class KVDecoder:
             cos, sin = torch.embedding(cache.position_table, positions)[:, None].chunk(2, dim=-1)
 
         x = self.body.embed(ids, positions).to(dtype)
-        for layer, slot, (keys, values) in zip(cache.layers, written, seen, strict=True):
+        for layer, slot, keys, values in zip(cache.layers, written, seen[::2], seen[1::2], strict=True):
             projected = layer.projections(layer.attention_norm(x)).view(rows, -1, head_width)  # (B, H + 2 K, D)
             if cos is None or sin is None:
-                query = projected[:, :heads]
-                slot.copy_(projected[:, heads:].view(rows, 2, key_heads, head_width).transpose(0, 1))
+                query, fresh = projected.split((heads, 2 * key_heads), 1)
+                slot.copy_(fresh.view(rows, 2, key_heads, head_width).transpose(0, 1))
             else:
-                rotated = projected[:, :matched]
+                rotated, value = projected.split((heads + key_heads, key_heads), 1)
                 if layer.gains is not None:
                     rotated = rms_norm(rotated, layer.gains, layer.eps)
                 rotated = (rotated * cos + rotated.roll(head_width // 2, -1) * sin).to(dtype)
-                query = rotated[:, :heads]
-                slot[0].copy_(rotated[:, heads:])
-                slot[1].copy_(projected[:, matched:])
+                query, key = rotated.split((heads, key_heads), 1)
+                slot[0].copy_(key)
+                slot[1].copy_(value)
             scores = torch.bmm(query.reshape(rows * key_heads, -1, head_width), keys.mT)
             if bias is not None:
                 scores.view(rows, key_heads, -1, end).add_(bias)

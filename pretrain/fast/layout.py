@@ -78,10 +78,10 @@ class Group:
 class Layout:
     """The rows of `mask` (B, T), shortest first, as N tokens, of which those `wanted` (B, T) are given out.
 
-    N is rounded up: the last tokens may belong to no row.
+    N is rounded up to a multiple of `token_step`: the last tokens may belong to no row.
     """
 
-    def __init__(self, mask: Tensor, wanted: Tensor) -> None:
+    def __init__(self, mask: Tensor, wanted: Tensor, token_step: int = TOKEN_STEP) -> None:
         order = mask.sum(1).argsort(stable=True)
         mask, wanted = mask[order], wanted[order]
         lengths, wanted_lengths = mask.sum(1), wanted.sum(1)
@@ -94,12 +94,12 @@ class Layout:
 
         self.count = len(chosen)
         """Tokens that are given out."""
-        extra = round_up(len(taken), TOKEN_STEP) - len(taken)
+        extra = round_up(len(taken), token_step) - len(taken)
         self.source = F.pad(source, (0, extra))
         """(N,) places in a flattened (B, T)."""
         self.positions = F.pad(positions, (0, extra))
         """(N,) places within the row."""
-        self.chosen = F.pad(chosen, (0, round_up(len(chosen), TOKEN_STEP) - len(chosen)))
+        self.chosen = F.pad(chosen, (0, round_up(len(chosen), token_step) - len(chosen)))
         """(Q,) the tokens that are given out, and some of no interest."""
         self.restore = self._restore(order, wanted_lengths, wanted_starts)
         """(count,) of those chosen, in the order of the rows as they were given. None: they are."""

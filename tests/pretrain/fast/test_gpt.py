@@ -66,6 +66,7 @@ def test_several_tokens_at_once_want_an_empty_cache() -> None:
     sampled = decoder(tiny("modern"))
     cache = sampled.new_cache(1, 8)
     ids = torch.ones(1, 2, dtype=torch.long)
-    sampled.step(ids, torch.arange(2)[None], None, cache)
+    with torch.no_grad():
+        sampled.step(ids, torch.arange(2)[None], None, cache)
     with pytest.raises(ValueError, match="2 tokens at once"):
         sampled.step(ids, torch.arange(2, 4)[None], None, cache)
