@@ -4,7 +4,7 @@ from pathlib import Path
 
 from data.console import UserError
 from data.run.record import StageRecord, check_descends, read_metrics, read_parent
-from rlhf.algorithms.group_config import BudgetOptions
+from rlhf.algorithms.config import BudgetOptions
 
 
 def sampled_tokens(folder: Path) -> int:

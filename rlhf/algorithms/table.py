@@ -13,11 +13,11 @@ from data.console import console
 from data.run.plots import Curve, smooth
 from data.run.record import read_metrics
 from data.run.writing import table as table_of
+from rlhf.algorithms import ALGORITHMS
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Figures by the name of their source, SFT first; see `rlhf.algorithms`."""
 
-COLOURS = {"SFT": "#444444", "PPO": "#1f6fb4", "RLOO": "#2e8b57", "GRPO": "#c9572b", "best of n": "#8a5fa8"}
 SMOOTHED = 5
 """Rollouts whose mean is a point of the learning path."""
 SHOWN = 10
@@ -36,7 +36,7 @@ def columns(row: Mapping[str, Any]) -> dict[str, str]:
         "distinct-2": f"{row['distinct_2']:.3f}",
         "tokens to learn": f"{row['learning_tokens']:,}",
         "seconds to learn": f"{row['learning_seconds']:,.0f}",
-        "tokens a reply": f"{row['reply_tokens']:,.0f}",
+        "tokens per reply": f"{row['reply_tokens']:,.0f}",
         "seconds for 100 replies": f"{100 * row['reply_seconds']:.2f}",
     }
 
@@ -73,8 +73,13 @@ def sample_section(number: int, sample: Mapping[str, str]) -> tuple[str, list[tu
 
 
 def learning_path(folder: Path) -> dict[str, Curve]:
-    """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, gold) on held-out ones."""
-    lines = read_metrics(folder)
+    """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, gold) on held-out ones.
+
+    Nothing of one that logs no rollouts.
+    """
+    lines = [line for line in read_metrics(folder) if "episode" in line]
+    if not lines:
+        return {}
     kl = smooth([line["objective/kl"] for line in lines], SMOOTHED)
     judged = [i for i, line in enumerate(lines) if "eval/gold" in line]
     begin = lines[judged[0]]["eval/gold_before"]
@@ -82,6 +87,11 @@ def learning_path(folder: Path) -> dict[str, Curve]:
         "reward": (kl, smooth([line["objective/reward_scores"] for line in lines], SMOOTHED)),
         "gold": ([0.0, *(kl[i] for i in judged)], [begin, *(lines[i]["eval/gold"] for i in judged)]),
     }
+
+
+def colour_of(title: str) -> str:
+    """The colour of an algorithm; grey for SFT."""
+    return next((each.colour for each in ALGORITHMS.values() if each.title == title), "#444444")
 
 
 def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curve]]) -> None:
@@ -98,12 +108,13 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curv
         strict=True,
     ):
         for name, curves in paths.items():
-            axes.plot(*curves[measure], color=COLOURS[name], linewidth=1, alpha=0.45)
+            if measure in curves:
+                axes.plot(*curves[measure], color=colour_of(name), linewidth=1, alpha=0.45)
         _points(axes, rows, measure)
-        axes.set(xlabel="KL from the SFT model, nats a reply", ylabel=label)
+        axes.set(xlabel="KL from the SFT model, nats per reply", ylabel=label)
         axes.grid(alpha=0.25)
         axes.margins(x=0.06, y=0.08)
-    if paths:
+    if any(paths.values()):
         panels[0].plot([], [], color="grey", linewidth=1, alpha=0.6, label="while learning")
     panels[0].legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(path)
@@ -122,14 +133,14 @@ def _points(axes: Axes, rows: Rows, measure: str) -> None:
             yerr=error,
             fmt="o",
             markersize=7,
-            color=COLOURS[name],
+            color=colour_of(name),
             label=name,
             capsize=3,
         )
     if best:
         curve = [rows["SFT"], *best.values()]
         x, y = [row["kl_to_sft"] for row in curve], [row[measure] for row in curve]
-        axes.plot(x, y, "-s", color=COLOURS["best of n"], markersize=4, label="best of n (KL: upper bound)")
+        axes.plot(x, y, "-s", color=colour_of("best of n"), markersize=4, label="best of n (KL: upper bound)")
         for name, row in best.items():
             axes.annotate(
                 name.removeprefix("best of "),
@@ -137,5 +148,5 @@ def _points(axes: Axes, rows: Rows, measure: str) -> None:
                 xytext=(6, -3),
                 textcoords="offset points",
                 fontsize=8,
-                color=COLOURS["best of n"],
+                color=colour_of("best of n"),
             )

@@ -2,42 +2,54 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
-from data.corpus import Corpus
-from data.dialogue import dialogue_pairs, encode_prompt, heldout_pairs
+from data.dialogue import dialogue_pairs, encode_prompt
 from data.jsonl import read_jsonl
 from data.run.folder import run_corpus
 from data.run.record import check_descends, read_parent
 from data.tokenizers import Tokenizer
-from pretrain.checkpoint import build_model, gpt_config, load_model
-from pretrain.machine import full_precision_matmul
-from pretrain.model import GPT
+from pretrain.machine import choose_device
 from reward.gold.judge import GoldJudge
 from reward.labeller import load_score_function
-from rlhf.algorithms.config import AlignOptions
+from rlhf.algorithms.config import AlignOptions, BudgetOptions
+from rlhf.judging.judge import Judge, choose_pairs
 from rlhf.judging.measures import diversity
-from rlhf.judging.replies import Writer
-from rlhf.ppo.prompts import Prompt
+from rlhf.judging.replies import Replies, ReplySampler
+from rlhf.ppo.prompts import Prompt, PromptOrder
 from rlhf.ppo.rewards import PolicyTokens, RewardFunction, Scorer, ScoreRules, build_reward
-from sft.train import quiet_libraries
+from sft.models.loading import load_causal_lm
 
 EVAL_WORDS = 1000
 """distinct-2 falls as a text grows: it is measured on so many words each time."""
 SCORED_AT_ONCE = 64
 """Rows of one forward pass of the reward model."""
+NORMALISED_ON = 256
+"""Replies of the SFT model whose scores by a reward function become mean 0 and deviation 1."""
+NO_RULES = ScoreRules("subtract", 0.0, None)
+"""Scores are what the reward gives."""
 
 
-class Alignment:
-    """One run: the SFT model and what belongs to it, and the gold judge's view of replies to held-out prompts."""
+def rules_of(config: BudgetOptions) -> ScoreRules:
+    """What becomes of a score before it is maximised."""
+    return ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
+
+
+class AlignmentTask:
+    """One run: the SFT model and what belongs to it, the prompts, the reward, and the view of held-out prompts.
+
+    Records are read and the lengths of the SFT stage are taken at once; models when they are needed.
+    """
 
     def __init__(self, config: AlignOptions) -> None:
-        quiet_libraries()
+        if config.eval_prompts < 1:
+            raise UserError(f"eval_prompts is {config.eval_prompts}: it must be at least 1")
         self.config, run = config, config.run
+        self.device = choose_device(config.device)
         self.sft = read_parent(run, "sft")
         config.inherit(self.sft)
         self.tokenizer = Tokenizer.load(run / "sft")
@@ -46,56 +58,38 @@ class Alignment:
             self.reward_record = read_parent(run, "reward", tokenizer_sha256=self.sft.tokenizer_sha256)
             check_descends(self.reward_record, self.sft, run)
         self.corpus = run_corpus(run, self.sft)
-        self.gold = GoldJudge(self.corpus.train)
-        self.prompts = load_prompts(config, self.corpus)
-        heldout = [pair.prompt for pair in heldout_pairs(self.corpus.validation).dev[: config.eval_prompts]]
-        self.writer = Writer(
-            self.tokenizer,
-            self.encoded(heldout),
-            config.response_length,
-            load_model(run / "sft"),
-            config.seed,
-        )
-        self.heldout = heldout
-        self.before = self.writer.write(self.writer.sft, draw=0).texts
-        """The SFT model's replies to the held-out prompts."""
-        self._gold_before = self.mean_gold(self.before)
-        self.reward = self._reward()
+
+    # ---- prompts ----
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """What is trained on: the user's prompts, or every prompt of the training text."""
+        if self.config.prompts is not None:
+            return self.encoded([row["prompt"] for row in read_jsonl(self.config.prompts, {"prompt": str})])
+        prompts = [pair.prompt for pair in dialogue_pairs(self.corpus.train)]
+        if not prompts:
+            raise UserError(f"corpus '{self.corpus.name}' holds no dialogue: give --prompts FILE")
+        return self.encoded(prompts)
+
+    @cached_property
+    def heldout(self) -> list[str]:
+        """The prompts on which a policy is judged as it learns."""
+        return [pair.prompt for pair in choose_pairs(self.corpus, "dev", self.config.eval_prompts)]
 
     def encoded(self, prompts: Sequence[str]) -> list[Prompt]:
-        """The prompts as the policy reads them, the last `prompt_length` tokens; each keeps its whole text."""
+        """The prompts as a policy reads them, the last `prompt_length` tokens; each keeps its whole text."""
         length = self.config.prompt_length
         return [Prompt(encode_prompt(self.tokenizer, prompt, length), prompt) for prompt in prompts]
 
-    def scorer(self, rules: ScoreRules, device: torch.device) -> Scorer:
-        """The reward and the rules on its scores, as every algorithm but PPO (which has its own) calls them."""
-        config, ours = self.config, self.tokenizer
-        tokenizer = AutoTokenizer.from_pretrained(config.run / "sft")
-        length = config.prompt_length + config.response_length
-        tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), length)
-        reward, _ = build_reward(self.reward, tokens, SCORED_AT_ONCE, device)
-        return Scorer(reward, tokens.stop_ids, rules)
+    # ---- the reward ----
 
-    def judge(self, texts: list[str], stopped: Sequence[bool]) -> dict[str, float]:
-        """What the gold judge, which no algorithm sees, says of replies to the held-out prompts."""
-        return {
-            "eval/gold": self.mean_gold(texts),
-            "eval/gold_before": self._gold_before,
-            "eval/distinct_2": diversity(texts, EVAL_WORDS).distinct_2,
-            "eval/stopped": statistics.fmean(stopped),
-            "eval/unknown_words": statistics.fmean(self.gold.unknown_words(text) for text in texts),
-        }
+    @property
+    def settings(self) -> dict[str, str | None]:
+        """What the record of a stage says of the task beyond the settings."""
+        return {"reward_sha256": self.reward_record.weights_sha256 if self.reward_record else None}
 
-    def judge_policy(self, lm: PreTrainedModel) -> dict[str, float]:
-        """`judge` of the replies that a policy, as it is now, writes to the held-out prompts."""
-        with full_precision_matmul():
-            replies = self.writer.write(as_gpt(lm), draw=0)
-        return self.judge(replies.texts, replies.stopped)
-
-    def mean_gold(self, texts: list[str]) -> float:
-        return statistics.fmean(self.gold(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True))
-
-    def _reward(self) -> Path | RewardFunction:
+    @cached_property
+    def reward(self) -> Path | RewardFunction:
         """The run's reward model, or what --reward names, as a function of texts in the same units."""
         if self.config.reward == "model":
             return self.config.run / "reward"
@@ -103,29 +97,80 @@ class Alignment:
             return self._normalised(self.gold)
         return self._normalised(load_score_function(self.config.reward))
 
+    def scorer(self, rules: ScoreRules) -> Scorer:
+        """The reward and the rules on its scores, as every algorithm but PPO (whose trainer has its own) calls them."""
+        config, ours = self.config, self.tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(config.run / "sft")
+        length = config.prompt_length + config.response_length
+        tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), length)
+        reward, _ = build_reward(self.reward, tokens, SCORED_AT_ONCE, self.device)
+        return Scorer(reward, tokens.stop_ids, rules)
+
     def _normalised(self, score: Callable[[str, str], float]) -> RewardFunction:
-        """`score(prompt, response)` in the units of a reward model: 0 and 1 are mean and deviation of the SFT model."""
-        scores = [score(prompt, text) for prompt, text in zip(self.heldout, self.before, strict=True)]
+        """`score(prompt, response)` in the units of a reward model.
+
+        0 and 1 are mean and deviation on the SFT model's replies to prompts that are trained on.
+        """
+        prompts = PromptOrder(self.prompts, self.config.seed).take(NORMALISED_ON)
+        replies = self.replies_to(prompts).sample(self.sft_model, draw=1)
+        scores = [score(prompt.text or "", text) for prompt, text in zip(prompts, replies.texts, strict=True)]
         mean, deviation = statistics.fmean(scores), statistics.pstdev(scores)
         if not deviation > 0:
-            raise UserError(f"--reward {self.config.reward} gives every response {mean}: there is nothing to learn")
+            raise UserError(
+                f"--reward {self.config.reward} gives every response {mean}, so there is nothing to learn: "
+                "give a function whose scores differ"
+            )
 
         def reward(prompts: list[str], responses: list[str]) -> list[float]:
             return [(score(p, r) - mean) / deviation for p, r in zip(prompts, responses, strict=True)]
 
         return reward
 
+    # ---- models and judge ----
 
-def as_gpt(lm: PreTrainedModel) -> GPT:
-    """A copy of a policy as it is now, as the GPT that the other stages sample from."""
-    return build_model(lm.state_dict(), gpt_config(lm.config.to_dict())).to(lm.device).eval()
+    @cached_property
+    def sft_model(self) -> PreTrainedModel:
+        return load_causal_lm(self.config.run / "sft", self.device)
 
+    @cached_property
+    def gold(self) -> GoldJudge:
+        return GoldJudge(self.corpus.train)
 
-def load_prompts(config: AlignOptions, corpus: Corpus) -> list[str]:
-    """The user's prompts, or every prompt of the training text."""
-    if config.prompts is not None:
-        return [row["prompt"] for row in read_jsonl(config.prompts, {"prompt": str})]
-    prompts = [pair.prompt for pair in dialogue_pairs(corpus.train)]
-    if not prompts:
-        raise UserError(f"corpus '{corpus.name}' holds no dialogue: give --prompts FILE")
-    return prompts
+    def replies_to(self, prompts: Sequence[Prompt]) -> ReplySampler:
+        return ReplySampler(self.tokenizer, prompts, self.config.response_length, self.config.seed)
+
+    def judge(self, texts: Sequence[str], rules: ScoreRules = NO_RULES) -> Judge:
+        """Who judges replies to these prompts by everything, the reward included."""
+        return Judge(self.gold, self.scorer(rules), texts, self.encoded(texts), self.sft_model)
+
+    # ---- held-out prompts ----
+
+    @cached_property
+    def sampler(self) -> ReplySampler:
+        return self.replies_to(self.encoded(self.heldout))
+
+    @cached_property
+    def before(self) -> Replies:
+        """The SFT model's replies to the held-out prompts."""
+        return self.sampler.sample(self.sft_model, draw=0)
+
+    @cached_property
+    def _gold_before(self) -> float:
+        return self.mean_gold(self.before.texts)
+
+    def heldout_metrics(self, replies: Replies) -> dict[str, float]:
+        """What the gold judge, which no algorithm sees, says of replies to the held-out prompts."""
+        return {
+            "eval/gold": self.mean_gold(replies.texts),
+            "eval/gold_before": self._gold_before,
+            "eval/distinct_2": diversity(replies.texts, EVAL_WORDS).distinct_2,
+            "eval/stopped": statistics.fmean(replies.stopped),
+            "eval/unknown_words": statistics.fmean(self.gold.unknown_words(text) for text in replies.texts),
+        }
+
+    def evaluate(self, lm: PreTrainedModel) -> dict[str, float]:
+        """`heldout_metrics` of what a policy, as it is now, replies to the held-out prompts."""
+        return self.heldout_metrics(self.sampler.sample(lm, draw=0))
+
+    def mean_gold(self, texts: Sequence[str]) -> float:
+        return statistics.fmean(self.gold(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True))

@@ -1,176 +1,65 @@
-"""The comparison at the end: pretrained, SFT, aligned and the play's own reply on held-out prompts.
+"""The comparison at the end: pretrained, SFT, aligned and the text's own reply on held-out prompts.
 
 python -m rlhf.compare --run runs/mine
 
-Every stage writes one reply to every prompt; the gold judge, the reward model and plain counting judge them. The
-results are `compare.json`, `samples.md` and `report.html` in RUN/compare.
+Every source (`rlhf.judging.sources`) writes one reply to every prompt; the gold judge, the reward model and plain
+counting judge them. The results are `compare.json`, `samples.md` and `report.html` in RUN/compare.
 """
 
 import json
-import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
 from rich import box
 from rich.table import Table
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from data.console import UserError, console, run_command
+from data.console import console, run_command
 from data.corpus import Corpus
-from data.dialogue import Pair, encode_prompt, heldout_pairs
+from data.dialogue import Pair, encode_prompt
 from data.run.folder import open_stage, run_corpus
-from data.run.options import StageOptions
 from data.run.progress import progress_bar
 from data.run.record import StageRecord, check_descends, read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model
 from pretrain.machine import choose_device, process_state
-from reward.evaluate import evaluate_reward, reliability, score_rankings
-from reward.gold.judge import FREE_COPY, GoldJudge
+from reward.evaluate import evaluate_reward, reliability
+from reward.gold.judge import GoldJudge
 from reward.labeller import rank
 from reward.model import RewardModel
 from reward.rankings import Ranking
 from rlhf.compare.report import write_report
-from rlhf.judging.measures import diversity, mean_interval, win_rate, word_count
-from rlhf.judging.replies import Replies, Writer
-from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES
+from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, metrics_of
+from rlhf.judging.measures import win_rate
+from rlhf.judging.replies import Replies, ReplySampler
+from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
+from rlhf.ppo.prompts import Prompt
+from rlhf.ppo.rewards import ModelReward, Scorer, ScoreRules
+from sft.models.loading import load_causal_lm
 
 CANDIDATES = 4
-"""Replies a prompt for best-of-n and for the reward model's accuracy on the aligned policy's replies."""
+"""Replies per prompt for best-of-n and for the reward model's accuracy on a policy's replies."""
 CANDIDATE_PROMPTS = 256
 """Prompts of which so many candidates are sampled: these are controls, and most of the time."""
+POLICIES = {"sft": "sft_again", "rlhf": "rlhf"}
+"""Policies on whose replies the reward model is evaluated, and the source of the first of them. None of SFT's is a
+reply that best-of-4 is compared with."""
+SCORED_AT_ONCE = 32
+"""Rows of one forward pass of the reward model."""
 SHOWN = 10
 """Prompts in samples.md."""
-DIVERSITY_WORDS = 4000
-"""Words of every source that diversity is measured on, or as many as the shortest source has."""
 
 
 @dataclass(kw_only=True)
-class CompareOptions(StageOptions):
+class CompareOptions(HeldoutOptions):
     """Compare the stages of a run on held-out prompts."""
-
-    split: Literal["test", "dev"] = "test"
-    """test: read here alone. dev: for tuning."""
-    prompts: int | None = None
-    """Use only the first so many prompts of the split; by default all."""
-
-
-class Judge:
-    """Scores replies by the gold judge and by the reward model."""
-
-    def __init__(self, gold: GoldJudge, reward: RewardModel, pairs: Sequence[Pair], prompts: list[list[int]]) -> None:
-        self.gold, self.reward, self.pairs, self.prompts = gold, reward, pairs, prompts
-
-    def judge(self, replies: Replies) -> Replies:
-        """Fill in `gold`, `terms` and `reward`; the replies may be to the first prompts only."""
-        replies.terms = [
-            self.gold.terms(pair.prompt, text) for pair, text in zip(self.pairs, replies.texts, strict=False)
-        ]
-        replies.gold = [round(self.gold.score(terms), 6) for terms in replies.terms]
-        scores = self.reward.score(list(zip(self.prompts, replies.ids, strict=False)), batch_size=32)
-        replies.reward = [round(score, 5) for score in scores.tolist()]
-        return replies
-
-    def best_of(self, candidates: Sequence[Replies]) -> Replies:
-        """Of several replies to each prompt, the one that the reward model likes best.
-
-        Its KL is the bound log n − (n − 1)/n (Beirami et al., arXiv 2401.01879), near which it lies.
-        """
-        n = len(candidates)
-        best = [max(range(n), key=lambda k: candidates[k].reward[i]) for i in range(len(candidates[0].texts))]
-        chosen = Replies([], [], [], kl=math.log(n) - (n - 1) / n)
-        for i, k in enumerate(best):
-            for name in ("texts", "ids", "stopped", "gold", "terms", "reward"):
-                getattr(chosen, name).append(getattr(candidates[k], name)[i])
-        return chosen
-
-    def reward_model_figures(
-        self, candidates: Sequence[Replies], policy: str, temperature: float, seed: int
-    ) -> dict[str, Any]:
-        """How well the reward model orders several replies of one policy to each prompt, and its calibration.
-
-        Labels are made as in the reward stage: the gold judge's scores with noise of `temperature`.
-        """
-        rng, rankings = random.Random(seed), []
-        for i, pair in enumerate(self.pairs[: len(candidates[0].texts)]):
-            texts, scores = [each.texts[i] for each in candidates], [each.gold[i] for each in candidates]
-            rankings.append(
-                Ranking(
-                    prompt=pair.prompt,
-                    completions=texts,
-                    stopped=[each.stopped[i] for each in candidates],
-                    ranking=rank(scores, temperature, rng, texts),
-                    annotator="gold",
-                    policy=policy,
-                    seed=seed,
-                    prompt_ids=self.prompts[i],
-                    completion_ids=[each.ids[i] for each in candidates],
-                    scores=scores,
-                )
-            )
-        scores_by_ranking = score_rankings(self.reward, rankings).split(len(candidates))
-        bins = reliability(self.reward, rankings, scores_by_ranking)
-        return evaluate_reward(self.reward, rankings, temperature) | {"calibration": [asdict(each) for each in bins]}
-
-
-class RememberingRewardModel(RewardModel):
-    """A reward model that scores no reply twice: the same ones are judged, picked from and evaluated on."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
-
-    def score(
-        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 64, normalise: bool = True
-    ) -> Tensor:
-        """See `RewardModel.score`."""
-        if not normalise:
-            return super().score(sequences, batch_size, normalise)
-        keys = [(tuple(prompt), tuple(response)) for prompt, response in sequences]
-        new = [key for key in dict.fromkeys(keys) if key not in self.known]
-        if new:
-            self.known |= zip(new, super().score(new, batch_size).tolist(), strict=True)
-        return torch.tensor([self.known[key] for key in keys])
-
-
-def figures(replies: Replies, gold: GoldJudge, words: int) -> dict[str, Any]:
-    """Everything that is said of one source; diversity on its first `words` words.
-
-    copying: share of replies with more than FREE_COPY words in a row as they stand in the training text.
-    """
-    score, reward = mean_interval(replies.gold), mean_interval(replies.reward)
-    varied = diversity(replies.texts, words)
-    copies = [gold.longest_copy(text) for text in replies.texts]
-    counted = word_count(replies.texts)
-    return {
-        "n": len(replies.texts),
-        "gold": score.mean,
-        "gold_low": score.low,
-        "gold_high": score.high,
-        "terms": {name: fmean(terms[name] for terms in replies.terms) for name in replies.terms[0]},
-        "reward": reward.mean,
-        "reward_low": reward.low,
-        "reward_high": reward.high,
-        "kl_to_sft": replies.kl,
-        "tokens": fmean(len(ids) for ids in replies.ids),
-        "words": counted / len(replies.texts),
-        "stopped": fmean(replies.stopped),
-        "distinct_1": varied.distinct_1,
-        "distinct_2": varied.distinct_2,
-        "vocabulary": varied.vocabulary,
-        "unknown_words": sum(gold.unknown_words(text) for text in replies.texts) / max(1, counted),
-        "longest_copy_mean": fmean(copies),
-        "longest_copy_max": max(copies),
-        "copying": fmean(copy > FREE_COPY for copy in copies),
-    }
 
 
 def read_chain(run: Path) -> dict[str, StageRecord]:
@@ -182,80 +71,118 @@ def read_chain(run: Path) -> dict[str, StageRecord]:
     check_descends(records["sft"], records["pretrain"], run)
     check_descends(records["reward"], records["sft"], run)
     check_descends(rlhf, records["sft"], run)
-    if (run / "rlhf-gold").exists():
-        records["rlhf_gold"] = read_parent(run, "rlhf-gold", "python -m rlhf PRESET --reward gold")
-        check_descends(records["rlhf_gold"], records["sft"], run)
+    for key, source in SOURCES.items():
+        if source.folder and source.folder not in records and (run / source.folder).exists():
+            records[key] = read_parent(run, source.folder, source.command)
+            check_descends(records[key], records["sft"], run)
     return records
 
 
-def choose_pairs(corpus: Corpus, options: CompareOptions) -> list[Pair]:
-    """The held-out pairs that are compared on (UserError where there are none)."""
-    if options.prompts is not None and options.prompts < 1:
-        raise UserError(f"--prompts must be at least 1, not {options.prompts}")
-    pairs = getattr(heldout_pairs(corpus.validation), options.split)[: options.prompts]
-    if not pairs:
-        raise UserError(f"the validation split of '{corpus.name}' holds no dialogue to compare on: use a longer text")
-    return pairs
+class Gathering:
+    """Has every source reply to the prompts and be judged."""
 
+    def __init__(
+        self,
+        options: CompareOptions,
+        records: Mapping[str, StageRecord],
+        corpus: Corpus,
+        pairs: Sequence[Pair],
+        device: torch.device,
+    ) -> None:
+        run, lengths = options.run, records["sft"].config
+        self.pairs, self.seed = pairs, options.seed
+        tokenizer, texts = Tokenizer.load(run / "sft"), [pair.prompt for pair in pairs]
+        prompts = [Prompt(encode_prompt(tokenizer, text, lengths["prompt_length"]), text) for text in texts]
+        self.reward_model = RewardModel.load(run / "reward", device)
+        reward = ModelReward(self.reward_model.model, SCORED_AT_ONCE)
+        scorer = Scorer(reward, frozenset([tokenizer.eos_id]), ScoreRules("subtract", 0.0, None))
+        self.model: Callable[[str], PreTrainedModel] = cache(lambda folder: load_causal_lm(run / folder, device))
+        self.judge = Judge(GoldJudge(corpus.train), scorer, texts, prompts, self.model("sft"))
+        self.sampler = ReplySampler(tokenizer, prompts, lengths["response_length"], options.seed)
+        made = {record.stage for record in records.values()}
+        self.sources = {key: source for key, source in SOURCES.items() if not source.folder or source.folder in made}
+        self.temperature = float(records["reward"].config["label_temperature"])
 
-def gather(
-    options: CompareOptions, records: dict[str, StageRecord], corpus: Corpus, pairs: list[Pair], device: torch.device
-) -> dict[str, Any]:
-    """Have every source reply and be judged: the figures of `compare.json`."""
-    run, config = options.run, records["sft"].config
-    tokenizer = Tokenizer.load(run / "sft")
-    prompts = [encode_prompt(tokenizer, pair.prompt, config["prompt_length"]) for pair in pairs]
-    writer = Writer(tokenizer, prompts, config["response_length"], load_model(run / "sft", device), options.seed)
-    judge = Judge(GoldJudge(corpus.train), RememberingRewardModel.load(run / "reward", device), pairs, prompts)
-    aligned = load_model(run / "rlhf", device)
-    some = min(CANDIDATE_PROMPTS, len(pairs))
-    with progress_bar("compare", 6 + 2 * (CANDIDATES - 1) + ("rlhf_gold" in records)) as bar:
+    def results(self) -> dict[str, Any]:
+        """The metrics of `compare.json`."""
+        with progress_bar("compare", len(self.sources) + len(POLICIES) * (CANDIDATES - 1)) as bar:
 
-        def judged(replies: Replies) -> Replies:
-            bar.advance(1, f"gold {fmean(judge.judge(replies).gold):.3f}")
-            return replies
+            def judged(replies: Replies) -> Replies:
+                bar.advance(1, f"gold {fmean(self.judge.judge(replies).gold):.3f}")
+                return replies
 
-        sources = {
-            "pretrain": judged(writer.write_pretrained(load_model(run / "pretrain", device), 0)),
-            "sft": judged(writer.write(writer.sft, 1)),
-            "rlhf": judged(writer.write(aligned, 2)),
-            "original": judged(writer.read_original(pairs)),
-            "sft_again": judged(writer.write(writer.sft, 3)),
-            "sft_t07": judged(writer.write(writer.sft, 4, temperature=0.7)),
+            replies = {key: judged(self.reply(each)) for key, each in self.sources.items() if not each.best_of}
+            candidates = {}
+            for first in POLICIES.values():
+                more = [judged(each) for each in self.more(self.sources[first])]
+                candidates[first] = [replies[first].first(CANDIDATE_PROMPTS), *more]
+            best = {key: each.best_of for key, each in self.sources.items() if each.best_of}
+            replies |= {key: judged(self.judge.best_of(candidates[first])) for key, first in best.items()}
+        words = common_words([*replies.values()])
+        measured = {key: metrics_of(replies[key], self.judge.gold, words) for key in self.sources}
+        return {
+            "stages": {key: measured[key] for key in STAGES},
+            "controls": {key: measured[key] for key in measured if key not in STAGES},
+            "win_rates": {
+                key: _win_rate(replies[each.first].gold, replies[each.second].gold)
+                for key, each in COMPARISONS.items()
+                if each.first in replies and each.second in replies
+            },
+            "reward_model": {
+                policy: self.reward_model_metrics(candidates[first], policy) for policy, first in POLICIES.items()
+            },
+            "diversity_words": words,
+            "samples": [
+                {"prompt": pair.prompt}
+                | {key: replies[key].texts[i] for key in STAGES}
+                | {"gold": {key: replies[key].gold[i] for key in STAGES}}
+                | {"reward": {key: replies[key].reward[i] for key in STAGES}}
+                for i, pair in enumerate(self.pairs)
+            ],
         }
-        # None of the candidates is a reply that best-of-4 is compared with.
-        candidates = {}
-        for number, (name, model, one) in enumerate((("sft", writer.sft, "sft_again"), ("rlhf", aligned, "rlhf"))):
-            more = [judged(writer.write_more(model, 10 * (number + 1) + k, count=some)) for k in range(1, CANDIDATES)]
-            candidates[name] = [sources[one].first(some), *more]
-        sources["best_of_4"] = judge.best_of(candidates["sft"])
-        if "rlhf_gold" in records:
-            model = load_model(run / "rlhf-gold", device)
-            sources["rlhf_gold"] = judged(writer.write(model, 5))
-    words = min(DIVERSITY_WORDS, *(word_count(replies.texts) for replies in sources.values()))
-    measured = {name: figures(replies, judge.gold, words) for name, replies in sources.items()}
-    temperature = float(records["reward"].config["label_temperature"])
-    return {
-        "stages": {name: measured[name] for name in STAGES},
-        "controls": {name: measured[name] for name in measured if name not in STAGES},
-        "win_rates": {
-            name: _win_rate(sources[each.first].gold, sources[each.second].gold)
-            for name, each in COMPARISONS.items()
-            if each.first in sources and each.second in sources
-        },
-        "reward_model": {
-            name: judge.reward_model_figures(replies, name, temperature, options.seed)
-            for name, replies in candidates.items()
-        },
-        "diversity_words": words,
-        "samples": [
-            {"prompt": pair.prompt}
-            | {name: sources[name].texts[i] for name in STAGES}
-            | {"gold": {name: sources[name].gold[i] for name in STAGES}}
-            | {"reward": {name: sources[name].reward[i] for name in STAGES}}
-            for i, pair in enumerate(pairs)
-        ],
-    }
+
+    def reply(self, source: Source) -> Replies:
+        """A source's replies to all prompts, and their KL from the SFT model."""
+        if not source.folder:
+            return self.sampler.original(self.pairs)
+        lm = self.model(source.folder)
+        sample = self.sampler.sample if source.ends else self.sampler.sample_pretrained
+        replies = sample(lm, source.draw, source.temperature)
+        replies.kl = self.judge.kl(lm, replies, source.temperature, source.ends)
+        return replies
+
+    def more(self, source: Source) -> list[Replies]:
+        """Further replies of a source to the first prompts."""
+        lm, count = self.model(source.folder), min(CANDIDATE_PROMPTS, len(self.pairs))
+        draws = [10 * source.draw + k for k in range(1, CANDIDATES)]
+        return [self.sampler.sample(lm, draw, source.temperature, count) for draw in draws]
+
+    def reward_model_metrics(self, candidates: Sequence[Replies], policy: str) -> dict[str, Any]:
+        """How well the reward model orders several replies of one policy to each prompt, and its calibration.
+
+        Labels are made as in the reward stage: the gold judge's scores with noise of its `label_temperature`.
+        """
+        rng, rankings = random.Random(self.seed), []
+        for i, pair in enumerate(self.pairs[: len(candidates[0].texts)]):
+            texts, scores = [each.texts[i] for each in candidates], [each.gold[i] for each in candidates]
+            rankings.append(
+                Ranking(
+                    prompt=pair.prompt,
+                    completions=texts,
+                    stopped=[each.stopped[i] for each in candidates],
+                    ranking=rank(scores, self.temperature, rng, texts),
+                    annotator="gold",
+                    policy=policy,
+                    seed=self.seed,
+                    prompt_ids=list(self.judge.prompts[i]),
+                    completion_ids=[each.ids[i] for each in candidates],
+                    scores=scores,
+                )
+            )
+        rewards = torch.tensor([each.reward for each in candidates]).T
+        bins = reliability(self.reward_model, rankings, [*rewards])
+        metrics = evaluate_reward(self.reward_model, rankings, self.temperature, scores=rewards.reshape(-1))
+        return metrics | {"calibration": [asdict(each) for each in bins]}
 
 
 def compare(options: CompareOptions) -> Path:
@@ -264,7 +191,7 @@ def compare(options: CompareOptions) -> Path:
     records = read_chain(run)
     rlhf = records["rlhf"]
     corpus = run_corpus(run, rlhf)
-    pairs = choose_pairs(corpus, options)
+    pairs = choose_pairs(corpus, options.split, options.prompts)
     with open_stage("compare", options, preset=rlhf.preset, command="python -m rlhf.compare", parent=rlhf) as stage:
         stage.announce(f"{len(pairs)} held-out prompts ({options.split}) of {corpus.name}")
         stage.config |= {name: records["sft"].config[name] for name in ("prompt_length", "response_length")}
@@ -272,7 +199,7 @@ def compare(options: CompareOptions) -> Path:
             result = {
                 "settings": stage.config | {"prompts": len(pairs), "temperature": 1.0, "candidates": CANDIDATES},
                 "corpus": rlhf.corpus,
-                **gather(options, records, corpus, pairs, state.device),
+                **Gathering(options, records, corpus, pairs, state.device).results(),
                 "made": {name: _made(each) for name, each in records.items()},
                 "seconds": round(stage.seconds, 2),
             }

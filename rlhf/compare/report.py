@@ -146,7 +146,6 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
     )  # fmt: skip
     rows = result["stages"] | result["controls"]
     terms = result["stages"]["sft"]["terms"]
-    order = ["pretrain", "sft", "reward", "rlhf", "rlhf_gold"]
     page = environment.get_template("report.html.j2").render(
         result=result,
         sources=SOURCES,
@@ -164,7 +163,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
                for name in terms],
         curves=[(title, Markup(svg)) for title, svg in curves(run, result["reward_model"])],
         samples=result["samples"][:SAMPLES],
-        made=[(name, result["made"][name]) for name in order if name in result["made"]],
+        made=list(result["made"].items()),
         total_seconds=sum(record["wall_seconds"] for record in result["made"].values()) + result["seconds"],
     )  # fmt: skip
     path.write_text(page, "utf-8")

@@ -5,18 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from scipy.stats import norm
-from torch import Tensor
 
-from pretrain.model import GPT
 from reward.gold.judge import words_of
 
 TIE = 1e-9
 """Scores that differ by no more are equal."""
-
-LOGITS_AT_ONCE = 2**21
-"""Rows x positions x vocabulary of one forward pass: 8 MiB of logits; on a CPU larger passes leave the cache."""
 
 
 class WinRate(NamedTuple):
@@ -128,39 +122,3 @@ def cut_at_blank_line(text: str) -> tuple[str, bool]:
     """
     end = 0 if text.startswith("\n") else text.find("\n\n")
     return (text, False) if end < 0 else (text[:end], True)
-
-
-@torch.inference_mode()
-def response_logprobs(
-    model: GPT, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
-) -> list[float]:
-    """log π(response | prompt) in nats, summed over the response's tokens, for each row; 0 for an empty one.
-
-    `temperature` divides the logits: the distribution that was sampled from is the one that is measured.
-    Prompts must hold a token; prompt and response together must fit the context.
-    """
-    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)  # rows of like length: little padding
-    sums = [0.0] * len(lengths)
-    batch = max(1, LOGITS_AT_ONCE // (max(lengths, default=1) * model.config.vocab_size))
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        longest = lengths[rows[-1]]
-        # Padding on the right: no real token looks at it.
-        ids = torch.tensor(
-            [[*prompts[i], *responses[i], *[0] * (longest - lengths[i])] for i in rows], device=model.device
-        )
-        logits = model(ids[:, :-1]) / temperature
-        chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-        positions = torch.arange(1, longest, device=model.device)
-        begins = torch.tensor([len(prompts[i]) for i in rows], device=model.device)[:, None]
-        ends = torch.tensor([lengths[i] for i in rows], device=model.device)[:, None]
-        totals = _masked_sum(chosen, (positions >= begins) & (positions < ends))
-        for row, total in zip(rows, totals.tolist(), strict=True):
-            sums[row] = total
-    return sums
-
-
-def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum over the last dimension of values (B, T) where mask (B, T), in double precision (on the CPU)."""
-    return values.cpu().double().masked_fill(~mask.cpu(), 0.0).sum(-1)

@@ -1,18 +1,19 @@
-"""The replies that are compared: sampled from a model, or read from the text, all under the same length limit."""
+"""The replies that are judged: sampled from a model, or the text's own, all under the same length limit."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from data.dialogue import Pair, encode_completion
 from data.tokenizers import Tokenizer
-from pretrain.fast.gpt import decoder
-from pretrain.model import GPT
+from pretrain.machine import full_precision_matmul
 from pretrain.sampling import generate
-from rlhf.judging.measures import cut_at_blank_line, response_logprobs
+from rlhf.judging.measures import cut_at_blank_line
+from sft.models.sampling import sampler
 
 BATCH = 320
 """Rows sampled at once, at most."""
@@ -20,86 +21,61 @@ BATCH = 320
 
 @dataclass
 class Replies:
-    """One reply to every prompt."""
+    """One reply to every prompt; `rlhf.judging.judge.Judge` fills in what it is worth."""
 
     texts: list[str]
     ids: list[list[int]]
     """Tokens as the reward model reads them; `<|endoftext|>` is among them where the reply has ended."""
     stopped: list[bool]
     kl: float | None = None
-    """Nats a sequence from the SFT model; None where nothing was sampled from a model."""
+    """Nats per reply from the SFT model; None where nothing was sampled from a model."""
     gold: list[float] = field(default_factory=list)
     terms: list[dict[str, float]] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    """The rewards after the rules on them: what an algorithm maximises, and what the best of n is chosen by."""
 
     def first(self, count: int) -> "Replies":
         """The replies to the first `count` prompts, without a KL."""
-        return Replies(
-            texts=self.texts[:count],
-            ids=self.ids[:count],
-            stopped=self.stopped[:count],
-            gold=self.gold[:count],
-            terms=self.terms[:count],
-            reward=self.reward[:count],
-        )
+        return choose([self], [0] * min(count, len(self.texts)))
 
 
-class Writer:
-    """Has models write replies to the prompts, each source with random numbers of its own."""
+def choose(replies: Sequence[Replies], chosen: Sequence[int]) -> Replies:
+    """To prompt i the reply of `replies[chosen[i]]`, without a KL; of the judgements those that all of them have."""
+    picked: dict[str, Any] = {
+        name: [getattr(replies[k], name)[i] for i, k in enumerate(chosen)]
+        for name in ("texts", "ids", "stopped", "gold", "terms", "reward", "scores")
+        if all(getattr(each, name) for each in replies)
+    }
+    return Replies(**picked)
 
-    def __init__(
-        self, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], response_length: int, sft: GPT, seed: int
-    ) -> None:
-        self.tokenizer, self.prompts, self.response_length = tokenizer, prompts, response_length
-        self.sft, self.seed = sft, seed
 
-    def sample(self, model: GPT, draw: int, temperature: float = 1.0, count: int | None = None) -> list[list[int]]:
-        """One continuation of the first `count` prompts (of all by default), as token ids.
+class ReplySampler:
+    """Samples replies to the same prompts from any model, each time with random numbers of its own."""
 
-        `draw` numbers the random stream.
+    def __init__(self, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], response_length: int, seed: int) -> None:
+        self.tokenizer, self.prompts, self.response_length, self.seed = tokenizer, prompts, response_length, seed
+
+    def sample(self, lm: PreTrainedModel, draw: int, temperature: float = 1.0, count: int | None = None) -> Replies:
+        """Replies of a model as it is now, on its device, to the first `count` prompts (default: all).
+
+        `draw` numbers the random stream. The model's mode (training or evaluation) stays what it is.
         """
-        prompts = self.prompts[:count]
-        generator = torch.Generator(model.device).manual_seed(self.seed * 1_000_003 + draw)
-        drawn: list[list[int]] = []
-        rows = math.ceil(len(prompts) / math.ceil(len(prompts) / BATCH))  # batches of like size
-        for start in range(0, len(prompts), rows):
-            drawn += generate(
-                decoder(model),
-                prompts[start : start + rows],
-                max_new_tokens=self.response_length,
-                temperature=temperature,
-                stop_ids=[self.tokenizer.eos_id],
-                generator=generator,
-            )
-        return drawn
+        ids = self._draw(lm, draw, temperature, count)
+        eos = self.tokenizer.eos_id
+        return Replies([self.tokenizer.decode(reply) for reply in ids], ids, [reply[-1] == eos for reply in ids])
 
-    def write(self, model: GPT, draw: int, temperature: float = 1.0) -> Replies:
-        """Replies of a model that ends them with `<|endoftext|>`, and their KL from the SFT model."""
-        replies = self.write_more(model, draw, temperature)
-        same = model is self.sft and temperature == 1
-        replies.kl = 0.0 if same else self.kl(model, replies.ids, temperature)
-        return replies
-
-    def write_more(self, model: GPT, draw: int, temperature: float = 1.0, count: int | None = None) -> Replies:
-        """Replies to the first `count` prompts, without their KL."""
-        ids = self.sample(model, draw, temperature, count)
-        return Replies([self.tokenizer.decode(reply) for reply in ids], ids, [self._ended(reply) for reply in ids])
-
-    def write_pretrained(self, model: GPT, draw: int) -> Replies:
-        """Replies of a model that knows no `<|endoftext|>`: cut at the first blank line, which is its stopping.
-
-        The KL is that of the tokens before the blank line, since the two models end a reply by different tokens.
-        """
-        drawn = self.sample(model, draw)
+    def sample_pretrained(self, lm: PreTrainedModel, draw: int, temperature: float = 1.0) -> Replies:
+        """Replies of a model that knows no `<|endoftext|>`: they end at the first blank line, the text's own end."""
+        drawn = self._draw(lm, draw, temperature)
         cuts = [cut_at_blank_line(self.tokenizer.decode(ids)) for ids in drawn]
-        before, ended = list(drawn), list(drawn)
-        for i, (text, stop) in enumerate(cuts):
-            if stop:
-                before[i] = self._tokens_within(drawn[i], len(text))
-                ended[i] = [*before[i], self.tokenizer.eos_id]
-        return Replies([text for text, _ in cuts], ended, [stop for _, stop in cuts], self.kl(model, before))
+        ended = [
+            [*self._tokens_within(ids, len(text)), self.tokenizer.eos_id] if stop else ids
+            for ids, (text, stop) in zip(drawn, cuts, strict=True)
+        ]
+        return Replies([text for text, _ in cuts], ended, [stop for _, stop in cuts])
 
-    def read_original(self, pairs: Sequence[Pair]) -> Replies:
+    def original(self, pairs: Sequence[Pair]) -> Replies:
         """The text's own replies, cut like SFT's examples: at the last end of a sentence that fits."""
         ids, stopped = [], []
         for pair in pairs:
@@ -108,14 +84,26 @@ class Writer:
             ids.append(fitting.ids if fitting else self.tokenizer.encode(pair.completion)[: self.response_length])
         return Replies([self.tokenizer.decode(reply) for reply in ids], ids, stopped)
 
-    def kl(self, model: GPT, ids: Sequence[Sequence[int]], temperature: float = 1.0) -> float:
-        """KL(model ‖ SFT) in nats a sequence: the mean of log π(y) − log π_SFT(y) over the model's own y."""
-        own = response_logprobs(model, self.prompts, ids, temperature)
-        reference = response_logprobs(self.sft, self.prompts, ids)
-        return fmean(a - b for a, b in zip(own, reference, strict=True))
-
-    def _ended(self, ids: list[int]) -> bool:
-        return ids[-1] == self.tokenizer.eos_id
+    def _draw(self, lm: PreTrainedModel, draw: int, temperature: float, count: int | None = None) -> list[list[int]]:
+        """One continuation, as token ids, of each of the first `count` prompts."""
+        prompts = self.prompts[:count]
+        was_training = lm.training
+        model = sampler(lm.eval())
+        generator = torch.Generator(lm.device).manual_seed(self.seed * 1_000_003 + draw)
+        drawn: list[list[int]] = []
+        rows = math.ceil(len(prompts) / math.ceil(len(prompts) / BATCH))  # batches of similar size
+        with full_precision_matmul():
+            for start in range(0, len(prompts), rows):
+                drawn += generate(
+                    model,
+                    prompts[start : start + rows],
+                    max_new_tokens=self.response_length,
+                    temperature=temperature,
+                    stop_ids=[self.tokenizer.eos_id],
+                    generator=generator,
+                )
+        lm.train(was_training)
+        return drawn
 
     def _tokens_within(self, ids: list[int], characters: int) -> list[int]:
         count = next(n for n in range(len(ids), -1, -1) if len(self.tokenizer.decode(ids[:n])) <= characters)

@@ -24,10 +24,14 @@ class Source:
     draw: int = 0
     """Number of its random stream: what is sampled with another one is independent."""
     temperature: float = 1.0
+    ends: bool = True
+    """Whether its model ends replies by `<|endoftext|>`; else they end at the first blank line."""
     best_of: str = ""
     """Key of the source of several of whose replies the reward model chooses one; nothing else is sampled."""
     control: bool = False
     """Shown below the stages; skipped where its folder does not exist."""
+    command: str | None = None
+    """What makes the folder, where it is not `python -m FOLDER PRESET`."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,21 @@ class Comparison:
 
 
 SOURCES = {
-    "pretrain": Source("pretrained", "pretrain", "pretrain", draw=0),
+    "pretrain": Source("pretrained", "pretrain", "pretrain", draw=0, ends=False),
     "sft": Source("SFT", "sft", "sft", draw=1),
     "rlhf": Source("aligned", "rlhf", "rlhf", draw=2),
     "original": Source("the original", "original"),
     "sft_again": Source("SFT, another seed", "sft", "sft", draw=3, control=True),
     "sft_t07": Source("SFT at temperature .7", "sft", "sft", draw=4, temperature=0.7, control=True),
     "best_of_4": Source("best of 4 from SFT", "sft", "sft", best_of="sft_again", control=True),
-    "rlhf_gold": Source("PPO on the gold judge itself", "control", "rlhf-gold", draw=5, control=True),
+    "rlhf_gold": Source(
+        "PPO on the gold judge itself",
+        "control",
+        "rlhf-gold",
+        draw=5,
+        control=True,
+        command="python -m rlhf PRESET --reward gold",
+    ),
 }
 """Everybody in `python -m rlhf.compare`, by the key in compare.json, in the order of its tables."""
 

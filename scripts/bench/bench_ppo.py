@@ -40,14 +40,10 @@ from transformers import (
 )
 
 from data.console import UserError, run_command
-from data.dialogue import encode_prompt
-from data.run.folder import run_corpus
 from data.run.plots import plot_curves
-from data.run.record import read_parent
-from data.tokenizers import Tokenizer as OurTokenizer
 from pretrain.machine import compute_dtype
 from rlhf.algorithms.config import PRESETS
-from rlhf.algorithms.task import load_prompts
+from rlhf.algorithms.task import AlignmentTask
 
 TRL = "1.12.0"
 VOCABULARY, PAD, EOS = 512, 512, 513
@@ -134,14 +130,9 @@ def fixed_work(folder: Path, updates: int, threads: int, prompts: int = 1024, **
 
 def task_work(run: Path, updates: int, threads: int) -> Work:
     """What `python -m rlhf laptop --run RUN` learns from: its models, its prompts, its settings."""
-    sft = read_parent(run, "sft")
-    read_parent(run, "reward", tokenizer_sha256=sft.tokenizer_sha256)
     config = copy.deepcopy(PRESETS["laptop"][1])
-    config.inherit(sft)
-    tokenizer = OurTokenizer.load(run / "sft")
-    prompts = [
-        encode_prompt(tokenizer, prompt, config.prompt_length) for prompt in load_prompts(config, run_corpus(run, sft))
-    ]
+    config.run = run
+    prompts = [list(prompt) for prompt in AlignmentTask(config).prompts]
     settings = asdict(config.ppo(Path())) | {"cpu": True, "save_every": 0}
     for name in ("output_dir", "total_episodes"):
         del settings[name]

@@ -6,8 +6,10 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -19,12 +21,15 @@ from data.dialogue import heldout_pairs
 from data.run.folder import run_corpus
 from data.run.record import read_stage
 from reward.gold.judge import GoldJudge
+from rlhf.__main__ import main as rlhf_command
+from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.__main__ import AlgorithmsOptions, compare_algorithms
 from rlhf.algorithms.budget import sampled_tokens
-from rlhf.algorithms.config import PRESETS
+from rlhf.algorithms.config import PRESETS, GroupConfig, like_ppo
 from rlhf.algorithms.ppo import align
 from rlhf.compare.report import RLHF_CURVES
 from rlhf.judging.measures import win_rate
+from rlhf.judging.replies import ReplySampler
 
 STAGES = ("rlhf", "rlhf-rloo", "rlhf-grpo", "rlhf-best-of-n")
 
@@ -159,6 +164,62 @@ def test_the_comparison_holds_everybody(run: Path) -> None:
     assert (run / "algorithms" / "samples.md").read_text("utf-8").count("**RLOO**") == 10
 
 
+def test_the_comparison_borrows_a_judge_without_work_of_its_own(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The held-out prompts that training looks at are neither sampled for it nor judged."""
+    for stage in ("rlhf-rloo", "rlhf-grpo", "rlhf-best-of-n"):
+        shutil.rmtree(copied.run / stage)
+    sampled: list[int] = []
+    judged: list[str] = []
+    draw, terms = ReplySampler._draw, GoldJudge.terms
+
+    def counted_draw(self: ReplySampler, *arguments: Any) -> Any:
+        sampled.append(len(self.prompts))
+        return draw(self, *arguments)
+
+    def counted_terms(self: GoldJudge, prompt: str, text: str) -> Any:
+        judged.append(prompt)
+        return terms(self, prompt, text)
+
+    monkeypatch.setattr(ReplySampler, "_draw", counted_draw)
+    monkeypatch.setattr(GoldJudge, "terms", counted_terms)
+    compare_algorithms(AlgorithmsOptions(run=copied.run, prompts=4, overwrite=True))
+    assert sampled == [4, 4], "SFT's replies and PPO's"
+    assert len(judged) == 8
+
+
+def test_what_was_trained_on_the_gold_judge_is_compared_among_itself(copied: Any) -> None:
+    """Every stage has the name of its folder, and the comparison knows it."""
+    smoke = {name: resolve_name(algorithm.presets)["smoke"][1] for name, algorithm in ALGORITHMS.items()}
+    gold = {"run": copied.run, "reward": "gold", "eval_prompts": 4}
+    for name, more in (("ppo", {"total_episodes": 16}), ("rloo", {"token_budget": 200})):
+        folder = resolve_name(ALGORITHMS[name].run)(dataclasses.replace(smoke[name], **gold, **more), "smoke")
+        record = read_stage(folder)
+        assert folder.name == record.stage == f"{ALGORITHMS[name].folder}-gold"
+        assert record.command.endswith("--reward gold")
+    compare_algorithms(AlgorithmsOptions(run=copied.run, prompts=4, gold=True))
+    result = json.loads((copied.run / "algorithms-gold" / "algorithms.json").read_text("utf-8"))
+    assert list(result["algorithms"]) == ["SFT", "PPO", "RLOO"]
+    assert list(result["made"]) == ["rlhf-gold", "rlhf-rloo-gold"]
+    assert (copied.run / "algorithms").exists()
+
+
+def test_a_row_is_all_that_an_algorithm_needs(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, the comparison, its table and its plot read the one table of algorithms."""
+    row = dataclasses.replace(ALGORITHMS["rloo"], title="Another", folder="rlhf-another")
+    monkeypatch.setitem(ALGORITHMS, "another", row)
+    monkeypatch.setattr(
+        sys, "argv", ["rlhf", "smoke", "--algorithm", "another", "--run", str(copied.run), "--token-budget", "200"]
+    )
+    monkeypatch.setattr(
+        "rlhf.algorithms.config.RLOO_PRESETS", {"smoke": like_ppo("smoke", GroupConfig, algorithm="another")}
+    )
+    rlhf_command()
+    assert read_stage(copied.run / "rlhf-another").command == "python -m rlhf smoke --algorithm another"
+    compare_algorithms(AlgorithmsOptions(run=copied.run, prompts=4, overwrite=True))
+    result = json.loads((copied.run / "algorithms" / "algorithms.json").read_text("utf-8"))
+    assert "Another" in result["algorithms"]
+
+
 def test_it_compares_what_there_is(copied: Any) -> None:
     for stage in ("rlhf", "rlhf-grpo", "rlhf-best-of-n", "algorithms"):
         shutil.rmtree(copied.run / stage)
@@ -188,7 +249,7 @@ def test_what_does_not_compare_is_refused(copied: Any) -> None:
 
 
 def test_unknown_algorithms_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    said = refused("rlhf", "smoke", "--algorithm", "dpo", "--run", tmp_path)
-    assert "--algorithm dpo does not exist: choose one of ppo, rloo, grpo, best-of-n" in said
+    said = refused("rlhf", "smoke", "--algorithm", "nothing", "--run", tmp_path)
+    assert f"--algorithm nothing does not exist: choose one of {', '.join(ALGORITHMS)}" in said
     assert "--run" in refused("rlhf", "smoke", "--algorithm=rloo", "--run", tmp_path)
     assert not list(tmp_path.iterdir())

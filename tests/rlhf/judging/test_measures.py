@@ -1,20 +1,16 @@
 """Every measure against values worked by hand."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
-import torch
 from scipy.stats import binomtest
 
-from pretrain.model import GPT, GPTConfig
 from rlhf.judging.measures import (
     cut_at_blank_line,
     distinct,
     diversity,
     first_words,
     mean_interval,
-    response_logprobs,
     wilson_interval,
     win_rate,
     word_count,
@@ -93,44 +89,3 @@ def test_mean_interval() -> None:
 )
 def test_cut_at_blank_line(text: str, cut: tuple[str, bool]) -> None:
     assert cut_at_blank_line(text) == cut
-
-
-class _Coin:
-    """A model that says token 0 with probability `p` and token 1 otherwise, whatever it has read."""
-
-    device = torch.device("cpu")
-    config = SimpleNamespace(vocab_size=2)
-
-    def __init__(self, p: float) -> None:
-        self.logits = torch.tensor([p, 1 - p]).log() + 5.0  # a shift that the softmax must take out
-
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.logits.expand(*ids.shape, 2)
-
-
-def test_kl_by_hand_on_a_tiny_distribution() -> None:
-    prompts, replies = [[0], [0, 1, 1], [1]], [[0, 1, 0], [1], []]
-    own = response_logprobs(_Coin(0.75), prompts, replies)  # type: ignore[arg-type]
-    reference = response_logprobs(_Coin(0.5), prompts, replies)  # type: ignore[arg-type]
-    differences = [a - b for a, b in zip(own, reference, strict=True)]
-    assert differences == pytest.approx([2 * math.log(1.5) + math.log(0.5), math.log(0.5), 0.0], abs=1e-5)
-    # At temperature .5 probabilities are squared: 9/16 and 1/16, so .9 and .1.
-    sharp = response_logprobs(_Coin(0.75), prompts, replies, temperature=0.5)  # type: ignore[arg-type]
-    assert sharp == pytest.approx([2 * math.log(0.9) + math.log(0.1), math.log(0.1), 0.0], abs=1e-5)
-
-
-@pytest.mark.parametrize("family", ["modern", "gpt2"])
-def test_response_logprobs_are_those_of_each_row_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    config = GPTConfig(family=family, vocab_size=31, context_length=24, width=32, layers=2, heads=2, feed_forward=64)  # type: ignore[arg-type]
-    model = GPT(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    prompts, replies = [[1, 2, 3], [4], [5, 6]], [[7, 8], [9, 10, 11, 12, 13], [14]]
-    expected = []
-    for prompt, reply in zip(prompts, replies, strict=True):
-        logits = model(torch.tensor([prompt + reply])).log_softmax(-1)[0]
-        expected.append(sum(logits[len(prompt) - 1 + t, token].item() for t, token in enumerate(reply)))
-    assert response_logprobs(model, prompts, replies) == pytest.approx(expected, abs=1e-4)
-    monkeypatch.setattr("rlhf.judging.measures.LOGITS_AT_ONCE", 1)  # one row a forward pass
-    assert response_logprobs(model, prompts, replies) == pytest.approx(expected, abs=1e-4)

@@ -59,11 +59,34 @@ def test_the_ends_of_the_ranges_are_settings_too() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"), [({"batch_size": -4}, "batch_size is -4"), ({"report_to": ("pencil",)}, "'pencil'")]
 )
-def test_a_command_with_such_settings_leaves_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    """Or the mended command would be told that there is an unfinished run."""
+def test_a_command_with_such_settings_leaves_nothing(
+    tmp_path: Path, run_maker: type[Any], changes: dict[str, Any], message: str
+) -> None:
+    """Or the corrected command would be told that there is an unfinished run."""
+    maker = run_maker(tmp_path)
+    maker.language_model("pretrain", None, seed=1)
+    maker.language_model("sft", "pretrain", seed=2)
     with pytest.raises(UserError, match=message):
-        align(replace(PRESETS["smoke"][1], run=tmp_path / "run", **changes), "smoke")
-    assert not (tmp_path / "run").exists()
+        align(replace(PRESETS["smoke"][1], run=maker.run, reward="gold", **changes), "smoke")
+    assert sorted(path.name for path in maker.run.iterdir() if path.is_dir()) == ["pretrain", "sft"]
+
+
+def test_what_is_checked_are_the_lengths_of_the_sft_stage(
+    tmp_path: Path, run_maker: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = run_maker(tmp_path)
+    maker.language_model("pretrain", None, seed=1)
+    maker.language_model("sft", "pretrain", seed=2)
+    seen: list[PPOConfig] = []
+    check = PPOConfig.check
+
+    def seen_check(self: PPOConfig, processes: int) -> None:
+        seen.append(self)
+        check(self, processes)
+
+    monkeypatch.setattr(PPOConfig, "check", seen_check)
+    align(replace(PRESETS["smoke"][1], run=maker.run, reward="gold", total_episodes=16, eval_prompts=4), "smoke")
+    assert {(each.prompt_length, each.response_length) for each in seen} == {(24, 32)}
 
 
 def test_cpu_is_a_word_for_a_device() -> None:

@@ -15,17 +15,15 @@ from data.console import UserError
 from data.dialogue import dialogue_pairs, encode_prompt
 from data.run.record import read_stage
 from data.tokenizers import bpe_tokenizer, character_tokenizer
-from pretrain.checkpoint import load_model
-from rlhf.algorithms import group
-from rlhf.algorithms.best_of_n import Candidates
+from rlhf.algorithms import group_relative
 from rlhf.algorithms.budget import sampled_tokens, token_budget
-from rlhf.algorithms.config import AlignConfig
-from rlhf.algorithms.group_config import GRPO_PRESETS, RLOO_PRESETS, GroupConfig
-from rlhf.algorithms.group_trainer import Account, CountedReward, PromptTokenizer, build_trainer, prompt_dataset
-from rlhf.algorithms.task import Alignment
-from rlhf.judging.measures import response_logprobs
+from rlhf.algorithms.config import GRPO_PRESETS, PRESETS, RLOO_PRESETS, AlignConfig, GroupConfig
+from rlhf.algorithms.task import AlignmentTask
+from rlhf.algorithms.trl_trainers import BudgetedReward, PromptTokenizer, TokenBudget, build_trainer, prompt_dataset
 from rlhf.ppo.prompts import Prompt, PromptOrder
 from rlhf.ppo.rewards import Scorer, ScoreRules
+from sft.models.forward import sequence_logprobs
+from sft.models.loading import load_causal_lm
 
 RULES = ScoreRules("subtract", 1.0, None)
 ALPHABET = "aeb :\n'<|>endoftext.É港"
@@ -47,10 +45,10 @@ def config_for(run: Path, algorithm: str, **changes: Any) -> GroupConfig:
     return dataclasses.replace(preset, run=run, **settings)
 
 
-def trainer_for(config: GroupConfig, folder: Path) -> tuple[Alignment, Any]:
-    run, device = Alignment(config), torch.device("cpu")
-    account = Account(config, config.token_budget or 0, device)
-    return run, build_trainer(run, run.scorer(RULES, device), account, folder)
+def trainer_for(config: GroupConfig, folder: Path) -> tuple[AlignmentTask, Any]:
+    task = AlignmentTask(config)
+    budget = TokenBudget(config, config.token_budget or 0, task.device)
+    return task, build_trainer(task, task.scorer(RULES), budget, folder)
 
 
 # ---- tokens ----
@@ -88,27 +86,26 @@ def test_prompts_come_in_ppos_order_as_text_and_as_ids(room: Any, tmp_path: Path
 
 def test_a_reward_function_reads_whole_prompts_though_the_policy_reads_their_end(room: Any, tmp_path: Path) -> None:
     """Best-of-n, RLOO and GRPO, whose prompts reach the scorer in two ways."""
-    run, trainer = trainer_for(config_for(room.run, "rloo"), tmp_path)
+    task, trainer = trainer_for(config_for(room.run, "rloo"), tmp_path)
     seen: list[str] = []
 
     def reward(prompts: list[str], responses: list[str]) -> list[float]:
         seen.extend(prompts)
         return [0.0] * len(prompts)
 
-    run.reward = reward
-    scorer = run.scorer(RULES, torch.device("cpu"))
-    Candidates(run.writer, scorer, temperature=1.0).draw()
-    assert seen == run.heldout
-    assert any(len(run.tokenizer.encode(text)) > 24 for text in seen), "none is cut: the test shows nothing"
+    task.reward = reward
+    task.judge(task.heldout, RULES).score(task.sampler.sample(task.sft_model, draw=0))
+    assert seen == task.heldout
+    assert any(len(task.tokenizer.encode(text)) > 24 for text in seen), "none is cut: the test shows nothing"
     seen.clear()
     rows = trainer.train_dataset[:4]
-    counted = CountedReward(scorer, trainer.account)
+    counted = BudgetedReward(task.scorer(RULES), trainer.budget)
     counted(rows["prompt"], ["a"] * 4, [[5]] * 4, rows["prompt_ids"])
     assert seen == rows["prompt"]
 
 
 def test_another_tokenizer_is_refused(room: Any, tmp_path: Path) -> None:
-    run = Alignment(config_for(room.run, "rloo"))
+    run = AlignmentTask(config_for(room.run, "rloo"))
     other = bpe_tokenizer(TEXT, 300)
     other.save(tmp_path / "other")
     with pytest.raises(UserError, match="other tokens than ours"):
@@ -123,7 +120,7 @@ def test_another_tokenizer_is_refused(room: Any, tmp_path: Path) -> None:
 def test_kl_and_log_probabilities_are_those_of_the_responses(
     room: Any, tmp_path: Path, algorithm: str, mini_batches: int
 ) -> None:
-    """Row by row, without padding, by our own model: learned positions must not count TRL's padding."""
+    """Row by row, without padding, by another path: learned positions must not count TRL's padding."""
     config = config_for(room.run, algorithm, num_mini_batches=mini_batches, temperature=0.8)
     run, trainer = trainer_for(config, tmp_path)
     with torch.no_grad():  # a policy that has moved
@@ -145,16 +142,39 @@ def test_kl_and_log_probabilities_are_those_of_the_responses(
     assert len({len(prompt) for prompt in prompts}) > 1, "no prompt is padded: the test shows nothing"
     trainer.model.save_pretrained(tmp_path / "moved")
     run.tokenizer.save(tmp_path / "moved", 64)
-    own = torch.tensor(response_logprobs(load_model(tmp_path / "moved"), prompts, responses, 0.8))
-    reference = torch.tensor(response_logprobs(run.writer.sft, prompts, responses, 0.8))
+    moved = load_causal_lm(tmp_path / "moved")
+    own, reference = (sequence_logprobs(lm, prompts, responses, 0.8).float() for lm in (moved, run.sft_model))
     if algorithm == "rloo":
         assert torch.allclose(batch["old_logps"], own, atol=2e-3)
     else:
         sums = (batch["ref_per_token_logps"] * batch["completion_mask"]).sum(1)
         assert torch.allclose(sums, reference, atol=2e-3)
-    assert trainer.account.figures["objective/kl"] == pytest.approx((own - reference).mean().item(), abs=2e-3)
-    assert trainer.account.figures["objective/kl"] > 0.05
-    assert trainer.account.tokens == sum(map(len, responses))
+    assert trainer.budget.rollout["objective/kl"] == pytest.approx((own - reference).mean().item(), abs=2e-3)
+    assert trainer.budget.rollout["objective/kl"] > 0.05
+    assert trainer.budget.tokens == sum(map(len, responses))
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_a_reward_function_reads_whole_prompts_without_autocast(
+    room: Any, tmp_path: Path, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the labeller does, however few tokens of a prompt the policy sees."""
+    read: list[tuple[str, bool]] = []
+
+    def taste(prompt: str, response: str) -> float:
+        read.append((prompt, torch.is_autocast_enabled("cpu")))
+        return float(len(response))
+
+    monkeypatch.setattr("rlhf.algorithms.task.load_score_function", lambda name: taste)
+    task, trainer = trainer_for(config_for(room.run, algorithm, reward="own:taste", bf16=True), tmp_path)
+    assert not any(autocast for _, autocast in read)
+    read.clear()
+    rows = [{name: trainer.train_dataset[name][i // 4] for name in ("prompt", "prompt_ids")} for i in range(16)]
+    trainer.model.train()
+    trainer._generate_and_score_completions(rows)
+    assert [prompt for prompt, _ in read] == [row["prompt"] for row in rows]
+    assert any(len(task.tokenizer.encode(row["prompt"])) > len(row["prompt_ids"]) for row in rows), "none was cut"
+    assert not any(autocast for _, autocast in read)
 
 
 def test_scores_follow_ppos_rules() -> None:
@@ -185,23 +205,23 @@ def test_stopped_and_resumed_is_never_stopped(
     if room.shape.family == "gpt2":
         pytest.skip("one family is enough")
     config = config_for(room.run, algorithm, save_every=2, eval_every=2, num_iterations=2, learning_rate=1e-3)
-    whole = group.align_in_groups(dataclasses.replace(config, overwrite=True), "smoke")
+    whole = group_relative.run_group_relative(dataclasses.replace(config, overwrite=True), "smoke")
     expected = (whole / "model.safetensors").read_bytes()
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").open()]
     assert len(lines) >= 4
 
-    logged = group.Watch.on_log
+    logged = group_relative.Watch.on_log
 
     def killed(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logged(self, args, state, control, **kwargs)
         if state.global_step == 3 * config.steps_per_rollout:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(group.Watch, "on_log", killed)
+    monkeypatch.setattr(group_relative.Watch, "on_log", killed)
     with pytest.raises(KeyboardInterrupt):
-        group.align_in_groups(dataclasses.replace(config, overwrite=True), "smoke")
+        group_relative.run_group_relative(dataclasses.replace(config, overwrite=True), "smoke")
     monkeypatch.undo()
-    folder = group.align_in_groups(dataclasses.replace(config, overwrite=False, resume=True), "smoke")
+    folder = group_relative.run_group_relative(dataclasses.replace(config, overwrite=False, resume=True), "smoke")
     assert (folder / "model.safetensors").read_bytes() == expected
     again = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     timeless = [{k: v for k, v in line.items() if "time" not in k and k != "seconds"} for line in lines]
@@ -209,16 +229,16 @@ def test_stopped_and_resumed_is_never_stopped(
 
 
 def test_learning_rate_falls_with_the_budget() -> None:
-    account = Account(dataclasses.replace(RLOO_PRESETS["smoke"][1], lr_floor=0.1), 1000, torch.device("cpu"))
-    assert account.rate(0) == 1.0
-    assert account.rate(500) == pytest.approx(0.55)
-    assert account.rate(1000) == account.rate(5000) == pytest.approx(0.1)
+    budget = TokenBudget(dataclasses.replace(RLOO_PRESETS["smoke"][1], lr_floor=0.1), 1000, torch.device("cpu"))
+    assert budget.rate(0) == 1.0
+    assert budget.rate(500) == pytest.approx(0.55)
+    assert budget.rate(1000) == budget.rate(5000) == pytest.approx(0.1)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(room: Any) -> None:
     config = config_for(room.run, "grpo", learning_rate=1e30, overwrite=True, num_mini_batches=4)
     with pytest.raises(UserError, match="the loss is no longer a number at step 4: lower --learning-rate"):
-        group.align_in_groups(config, "smoke")
+        group_relative.run_group_relative(config, "smoke")
 
 
 # ---- budget and settings ----
@@ -261,7 +281,7 @@ def test_the_budget_needs_ppo_or_a_number(room: Any) -> None:
 )
 def test_settings_that_make_no_sense(room: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        group.align_in_groups(config_for(room.run, "rloo", **changes), "smoke")
+        group_relative.run_group_relative(config_for(room.run, "rloo", **changes), "smoke")
     assert not (room.run / ".rlhf-rloo-gold.partial").exists()
 
 
@@ -271,8 +291,6 @@ def test_processes_that_cannot_share(room: Any) -> None:
 
 
 def test_presets_have_ppos_settings_where_nothing_else_is_said() -> None:
-    from rlhf.algorithms.config import PRESETS
-
     for name, (_, ppo) in PRESETS.items():
         assert isinstance(ppo, AlignConfig)
         for presets, algorithm in ((RLOO_PRESETS, "rloo"), (GRPO_PRESETS, "grpo")):

@@ -14,8 +14,8 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from data.console import UserError
 from pretrain.machine import compute_dtype
-from rlhf.algorithms.group_config import GroupConfig
-from rlhf.algorithms.task import Alignment
+from rlhf.algorithms.config import GroupConfig
+from rlhf.algorithms.task import AlignmentTask
 from rlhf.ppo.prompts import Prompt, PromptOrder
 from rlhf.ppo.rewards import Scorer
 from sft.models.batch import position_ids
@@ -29,52 +29,52 @@ class PromptTokenizer(PreTrainedTokenizerFast):
         return super().__call__(*args, truncation=True, split_special_tokens=True, **kwargs)
 
 
-class Account:
-    """What was sampled so far, of how much, and what the last rollout was like."""
+class TokenBudget:
+    """Tokens sampled so far, of how many, and the metrics of the last rollout."""
 
-    def __init__(self, config: GroupConfig, budget: int, device: torch.device) -> None:
-        self.config, self.budget, self.device = config, budget, device
+    def __init__(self, config: GroupConfig, total: int, device: torch.device) -> None:
+        self.config, self.total, self.device = config, total, device
         self.bf16 = compute_dtype("auto", device) == torch.bfloat16 if config.bf16 is None else config.bf16
         self.tokens = self.tokens_before = 0
         """Response tokens sampled, over all processes: now, and before the last rollout."""
-        self.figures: dict[str, float] = {}
+        self.rollout: dict[str, float] = {}
         self.samples: list[dict[str, Any]] = []
 
     @property
     def spent(self) -> bool:
-        return self.tokens >= self.budget
+        return self.tokens >= self.total
 
     def rate(self, tokens: int) -> float:
         """Learning rate after so many tokens, as a share of the first: a line that ends at `lr_floor`."""
-        return 1.0 - (1.0 - self.config.lr_floor) * min(1.0, tokens / self.budget)
+        return 1.0 - (1.0 - self.config.lr_floor) * min(1.0, tokens / self.total)
 
     def metrics(self, logs: dict[str, float]) -> dict[str, float]:
-        """The last rollout by the names of PPO's log; `logs` are TRL's figures of the steps on it."""
-        figures, coef = dict(self.figures), self.config.kl_coef
-        penalty = -coef * figures["objective/kl"]
-        return figures | {
+        """The last rollout by the names of PPO's log; `logs` are TRL's metrics of the steps on it."""
+        rollout, coef = self.rollout, self.config.kl_coef
+        penalty = -coef * rollout["objective/kl"]
+        return rollout | {
             "objective/non_score_reward": penalty,
-            "objective/rlhf_reward": figures["objective/scores"] + penalty,
+            "objective/rlhf_reward": rollout["objective/scores"] + penalty,
             "objective/kl_coef": coef,
-            "objective/entropy": logs["entropy"] * figures["objective/response_length"],
+            "objective/entropy": logs["entropy"] * rollout["objective/response_length"],
             "policy/clipfrac_avg": logs["clip_ratio/region_mean"],
             "loss/policy_avg": logs["loss"],
             "grad_norm/policy": logs["grad_norm"],
             "group/same_reward": logs["frac_reward_zero_std"],
             "lr": self.config.learning_rate * self.rate(self.tokens_before),
             "time/update": logs["step_time"] * self.config.steps_per_rollout
-            - figures["time/rollout"]
-            - figures["time/scoring"],
+            - rollout["time/rollout"]
+            - rollout["time/scoring"],
         }
 
 
-class CountedReward:
-    """The reward as TRL calls it, on the sampled ids; it keeps the account."""
+class BudgetedReward:
+    """The reward as TRL calls it, on the sampled ids and the whole prompts; it counts what was sampled."""
 
     __name__ = "score"
 
-    def __init__(self, scorer: Scorer, account: Account) -> None:
-        self.scorer, self.account = scorer, account
+    def __init__(self, scorer: Scorer, budget: TokenBudget) -> None:
+        self.scorer, self.budget = scorer, budget
 
     def __call__(
         self,
@@ -85,34 +85,33 @@ class CountedReward:
         **unused: Any,
     ) -> list[float]:
         """Scores of this process's responses; `prompt_ids` is a column of the data set."""
-        account = self.account
-        with torch.autocast(account.device.type, torch.bfloat16, enabled=account.bf16):
-            scored = self.scorer(
-                [Prompt(ids, text) for ids, text in zip(prompt_ids, prompts, strict=True)], completion_ids
-            )
+        budget = self.budget
+        whole = [Prompt(ids, text) for ids, text in zip(prompt_ids, prompts, strict=True)]
+        with torch.autocast(budget.device.type, torch.bfloat16, enabled=budget.bf16):
+            scored = self.scorer(whole, completion_ids)
         lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=scored.raw.device)
         columns = torch.stack([torch.ones_like(lengths), lengths, scored.raw, scored.scores, scored.stopped.float()])
         count, tokens, *sums = reduce(columns.cpu().double().sum(1).float().to(columns.device), "sum").tolist()
-        account.tokens_before, account.tokens = account.tokens, account.tokens + round(tokens)
+        budget.tokens_before, budget.tokens = budget.tokens, budget.tokens + round(tokens)
         names = ("objective/reward_scores", "objective/scores", "objective/stopped")
-        account.figures = {name: total / count for name, total in zip(names, sums, strict=True)}
-        account.figures["objective/response_length"] = tokens / count
-        account.samples = [
+        budget.rollout = {name: total / count for name, total in zip(names, sums, strict=True)}
+        budget.rollout["objective/response_length"] = tokens / count
+        budget.samples = [
             {
                 "prompt": prompts[i],
                 "response": completions[i],
                 "score": scored.raw[i].item(),
                 "stopped": bool(scored.stopped[i]),
             }
-            for i in range(0, len(prompts), account.config.num_generations)[: account.config.log_samples]
+            for i in range(0, len(prompts), budget.config.num_generations)[: budget.config.log_samples]
         ]
         return scored.scores.tolist()
 
 
-class Watched:
-    """What either trainer does beside TRL's work: the KL to the SFT model as PPO logs it, and seconds."""
+class LoggingMixin:
+    """What either trainer does next to TRL's work: the KL to the SFT model as PPO logs it, and seconds."""
 
-    account: Account
+    budget: TokenBudget
     model: Any
     accelerator: Any
     args: Any
@@ -127,7 +126,7 @@ class Watched:
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
         batch = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        self.account.figures |= {
+        self.budget.rollout |= {
             "objective/kl": self._sequence_kl(batch),
             "time/rollout": self._rollout_seconds,
             "time/scoring": time.perf_counter() - started - self._rollout_seconds,
@@ -137,10 +136,10 @@ class Watched:
     def _sequence_kl(self, batch: dict[str, Any]) -> float:
         """KL of the sampling policy to the SFT model: k1 summed over a response, mean over all."""
         if "ref_per_token_logps" not in batch:  # RLOO keeps none, and logs k1 already, as a mean over tokens
-            return float(self._metrics["train"]["kl"][-1]) * self.account.figures["objective/response_length"]
+            return float(self._metrics["train"]["kl"][-1]) * self.budget.rollout["objective/response_length"]
         mask = batch["completion_mask"]
         logps = batch.get("old_per_token_logps")
-        if logps is None:  # one step a rollout: TRL has no need of them
+        if logps is None:  # one step per rollout: TRL has no need of them
             ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
             attention_mask = torch.cat([batch["prompt_mask"], mask], dim=1)
             with torch.no_grad():
@@ -157,46 +156,45 @@ class Watched:
         """None: what a user trains is nobody else's business."""
 
 
-class WatchedRLOO(Watched, RLOOTrainer):
+class LoggedRLOO(LoggingMixin, RLOOTrainer):
     """TRL's RLOO."""
 
 
-class WatchedGRPO(Watched, GRPOTrainer):
+class LoggedGRPO(LoggingMixin, GRPOTrainer):
     """TRL's GRPO."""
 
 
-def build_trainer(run: Alignment, scorer: Scorer, account: Account, output_dir: Path) -> Any:
+def build_trainer(task: AlignmentTask, scorer: Scorer, budget: TokenBudget, output_dir: Path) -> Any:
     """TRL's trainer of `config.algorithm` on the run's SFT model; it keeps its checkpoints in `output_dir`."""
-    config = account.config
+    config = budget.config
     # Without dropout: TRL trains in training mode.
-    model = load_causal_lm(config.run / "sft", account.device, dropout=0.0)
+    model = load_causal_lm(config.run / "sft", budget.device, dropout=0.0)
     optimizer = torch.optim.Adam(
         model.parameters(), config.learning_rate, (config.adam_beta1, config.adam_beta2), config.adam_eps
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: account.rate(account.tokens))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: budget.rate(budget.tokens))
     tokenizer: Any = PromptTokenizer.from_pretrained(
         config.run / "sft", model_max_length=config.prompt_length, truncation_side="left"
     )
-    trainer_class: Any = WatchedRLOO if config.algorithm == "rloo" else WatchedGRPO
+    trainer_class: Any = LoggedRLOO if config.algorithm == "rloo" else LoggedGRPO
     arguments: Any = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
     trainer = trainer_class(
         model=model,
-        reward_funcs=CountedReward(scorer, account),
-        args=arguments(**trainer_arguments(account, output_dir)),
-        train_dataset=prompt_dataset(run, tokenizer),
+        reward_funcs=BudgetedReward(scorer, budget),
+        args=arguments(**trainer_arguments(budget, output_dir)),
+        train_dataset=prompt_dataset(task, tokenizer),
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),
     )
-    trainer.account = account
+    trainer.budget = budget
     for each in (trainer.model, trainer.ref_model):
         count_real_positions(each)
     return trainer
 
 
-def prompt_dataset(run: Alignment, tokenizer: PromptTokenizer) -> Dataset:
+def prompt_dataset(task: AlignmentTask, tokenizer: PromptTokenizer) -> Dataset:
     """The prompts in PPO's order, as text and as PPO's ids. UserError if TRL would make other ids of a text."""
-    encoded = run.encoded(run.prompts)
-    ordered = PromptOrder(encoded, run.config.seed).take(len(encoded))
+    ordered = PromptOrder(task.prompts, task.config.seed).take(len(task.prompts))
     texts = [prompt.text for prompt in ordered]
     for ours, theirs in zip(ordered, tokenizer(text=texts)["input_ids"], strict=True):
         if list(ours) != theirs:
@@ -223,13 +221,13 @@ def count_real_positions(model: nn.Module) -> None:
     model.register_forward_pre_hook(positions, with_kwargs=True)
 
 
-def trainer_arguments(account: Account, output_dir: Path) -> dict[str, Any]:
+def trainer_arguments(budget: TokenBudget, output_dir: Path) -> dict[str, Any]:
     """Our settings by TRL's names, the same for both trainers."""
-    config, device = account.config, account.device.type
+    config, device = budget.config, budget.device.type
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rows, accumulation = config.micro_batches(processes)
     # The budget ends a run; this bound on the steps is never reached, since a response has a token at least.
-    rollouts = math.ceil(account.budget / config.batch_size)
+    rollouts = math.ceil(budget.total / config.batch_size)
     return {
         "output_dir": str(output_dir),
         "max_steps": rollouts * config.steps_per_rollout,
@@ -247,7 +245,7 @@ def trainer_arguments(account: Account, output_dir: Path) -> dict[str, Any]:
         "epsilon": config.cliprange,
         "max_grad_norm": config.max_grad_norm,
         "gradient_checkpointing": False,
-        "bf16": account.bf16,
+        "bf16": budget.bf16,
         "use_cpu": device == "cpu",
         "seed": config.seed,
         "logging_steps": config.steps_per_rollout,
