@@ -82,9 +82,10 @@ def evaluate_reward(
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
 
 
-def score_rankings(model: RewardModel, rankings: Sequence[Ranking]) -> torch.Tensor:
-    """Normalised scores of all completions of all rankings, in order, (completions,)."""
-    return model.score([(r.prompt_ids, ids) for r in rankings for ids in r.completion_ids])
+def score_rankings(model: RewardModel, rankings: Sequence[Ranking], normalise: bool = True) -> torch.Tensor:
+    """Scores of all completions of all rankings, in order, (completions,)."""
+    sequences = [(r.prompt_ids, ids) for r in rankings for ids in r.completion_ids]
+    return model.score(sequences, normalise=normalise) if sequences else torch.empty(0)
 
 
 def longer_wins(rankings: Sequence[Ranking]) -> bool:

@@ -54,10 +54,17 @@ class Rankings:
     """What the stage learns from and is judged on."""
 
     training: list[Ranking]
-    heldout: list[Ranking]
-    """Held-out prompts, of the validation text (dev) or the user's file, or a tenth of those of the user's rankings."""
     samples: list[Ranking]
-    """SFT samples on held-out prompts: the scale of the scores."""
+    """SFT samples on held-out prompts, of the validation text (dev) or the user's file: the scale of the scores."""
+    own_heldout: list[Ranking]
+    """Of the user's own rankings, a tenth of the prompts."""
+    replaced: bool
+    """Whether the user's own rankings take the place of the scored ones."""
+
+    @property
+    def heldout(self) -> list[Ranking]:
+        """What the model is judged on."""
+        return self.own_heldout if self.replaced else self.samples + self.own_heldout
 
 
 class RewardStage:
@@ -135,10 +142,7 @@ class RewardStage:
         else:
             dev = read_collected(kept / "dev.jsonl")
             training = read_collected(kept / "training.jsonl")
-        if self.replaced:
-            found = Rankings(self.own_training, self.own_heldout, dev)
-        else:
-            found = Rankings(training + self.own_training, dev + self.own_heldout if self.own_heldout else dev, dev)
+        found = Rankings(training + self.own_training, dev, self.own_heldout, self.replaced)
         if self.state.is_main_process:
             write_rankings(folder.path / "rankings.jsonl", found.training)
             write_pairs(folder.path / "pairs.jsonl", found.training)
@@ -184,11 +188,10 @@ class RewardStage:
     def evaluate(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
         """Set the scale of the scores, judge the model on the held-out rankings, write plots and samples."""
         config = self.config
-        raw = model.score([(r.prompt_ids, ids) for r in rankings.samples for ids in r.completion_ids])
-        model.set_normalisation(raw.mean().item(), raw.std().item())
-        scores = (raw - model.mean) / model.std
-        if rankings.heldout is not rankings.samples:
-            scores = score_rankings(model, rankings.heldout)
+        of_samples = score_rankings(model, rankings.samples, normalise=False)
+        model.set_normalisation(of_samples.mean().item(), of_samples.std().item())
+        of_own = score_rankings(model, rankings.own_heldout)
+        scores = of_own if rankings.replaced else torch.cat([model.scores.normalised(of_samples), of_own])
         figures = evaluate_reward(
             model, rankings.heldout, config.label_temperature, longer_wins(rankings.training), scores
         )
