@@ -14,13 +14,13 @@ from sft.models.forward import Scores, score_sequences
 from sft.models.loading import load_classifier
 
 
-def new_reward_model(folder: Path, seed: int) -> PreTrainedModel:
-    """A reward model that starts from the language model in `folder`, with a new head.
+def new_reward_model(folder: Path, seed: int, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """A reward model on `device` that starts from the language model in `folder`, with a new head.
 
     The head's weights have standard deviation 1/√(width + 1) (Stiennon et al., arXiv 2009.01325), so that
     scores start at the scale of 1.
     """
-    model = load_classifier(folder, new_head=True, num_labels=1)
+    model = load_classifier(folder, device, new_head=True, num_labels=1)
     head: Any = model.score
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -25,8 +25,6 @@ from data.run.progress import progress_bar
 from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model
-from pretrain.fast.gpt import decoder
 from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
 from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
 from reward.config import RewardModelConfig
@@ -43,7 +41,8 @@ from reward.rankings import (
     write_rankings,
 )
 from reward.trainer import RankingCollator, RankingTrainer, Reporter, last_checkpoint, ranking_dataset
-from sft.models.loading import quiet
+from sft.models.loading import load_causal_lm, quiet
+from sft.models.sampling import sampler
 
 SHOWN = 6
 """Prompts in samples.md."""
@@ -76,16 +75,15 @@ class RewardStage:
         self.device = self.state.device
         self.parent = read_parent(config.run, "sft")
         self.parent_folder = config.run / "sft"
-        self.policy = load_model(self.parent_folder, self.device)
+        self.dtype = compute_dtype(config.precision, self.device)
+        policy: Any = load_causal_lm(self.parent_folder, self.device, role="sft model")
+        # On a CPU bfloat16 samples no faster, and its kernels for every size of a shrinking batch take gigabytes.
+        self.policy = sampler(policy if self.device.type == "cpu" else policy.to(self.dtype))
         self.config = config.resolved(self.parent, self.policy.context_length)
         self.micro, self.accumulation = self.config.micro_batches(self.state.num_processes)
         self.tokenizer = Tokenizer.load(self.parent_folder)
         self.corpus: Corpus = run_corpus(config.run, self.parent)
         self.heldout: HeldOut = heldout_pairs(self.corpus.validation)
-        self.dtype = compute_dtype(self.config.precision, self.device)
-        if self.device.type == "cuda":
-            # On a CPU bfloat16 samples no faster, and its kernels for every size of a shrinking batch take gigabytes.
-            self.policy.compute_dtype = self.dtype
         self.gold = GoldJudge(self.corpus.train)
         score = self.gold if config.score == "gold" else load_score_function(config.score)
         self.labeller = Labeller(
@@ -158,7 +156,7 @@ class RewardStage:
         begun = last_checkpoint(folder.resume_path / "trainer") if folder.resuming else None
         done = int(begun.name.rpartition("-")[2]) if begun else 0
         folder.truncate_metrics(after=done)
-        model = new_reward_model(self.parent_folder, config.seed)
+        model: Any = new_reward_model(self.parent_folder, config.seed, self.device)
         if config.mean_loss_coef:
             model.mean_score = copy.deepcopy(model.score).requires_grad_(True)
         with quiet(), warnings.catch_warnings(), progress_bar("reward", steps, done) as bar:
@@ -282,7 +280,7 @@ class RewardStage:
         )
         name = f"sft {self.parent.weights_sha256[:12]}"
         return collect_rankings(
-            decoder(self.policy), self.tokenizer, pairs, sampling, self.labeller, name, include_play=include_play
+            self.policy, self.tokenizer, pairs, sampling, self.labeller, name, include_play=include_play
         )
 
     def _score_of_play(self, prompt: str, reply: str) -> float:

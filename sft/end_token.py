@@ -19,6 +19,13 @@ PULL = 1e-4
 """Least weight of the squared distance from where the row starts."""
 
 
+def start_end_row(model: Any, newline_id: int, eos_id: int) -> None:
+    """Set the end token's rows of both embeddings to those of the newline, which ended a speech until now."""
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[eos_id] = layer.weight[newline_id]  # one tensor where they are tied
+
+
 def fit_end_row(model: Any, examples: Sequence[Example], eos_id: int) -> None:
     """Fit the end token's row of the output embedding to the ends of completions, all else frozen.
 

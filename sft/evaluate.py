@@ -1,44 +1,28 @@
 """What fine-tuning changed, measured on held-out pairs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from transformers import PreTrainedModel
 
 from data.tokenizers import Tokenizer
 from pretrain.sampling import CachedModel, generate
-from sft.pairs import IGNORED, Example
-
-Predict = Callable[[Tensor], Tensor]
-"""Token ids (B, T), padded on the right, to logits (B, T, V) of a causal model."""
+from sft.models.forward import sequence_logprobs
+from sft.pairs import Example
 
 
-@torch.inference_mode()
-def completion_nats(
-    predict: Predict, examples: Sequence[Example], device: torch.device | str = "cpu", batch_size: int = 32
-) -> float:
+def completion_nats(lm: PreTrainedModel, examples: Sequence[Example], batch_size: int = 32) -> float:
     """Mean −log p of a completion's token given all before it, `<|endoftext|>` included, in nats.
 
-    The mean is over all tokens of all completions; its exponential is the perplexity.
+    The mean is over all tokens of all completions; its exponential is the perplexity. The model's mode (training or
+    evaluation) stays what it is.
     """
-    total, count = 0.0, 0
-    by_length = sorted(examples, key=lambda example: len(example.ids))
-    for first in range(0, len(by_length), batch_size):
-        batch = by_length[first : first + batch_size]
-        longest = max(len(example.ids) for example in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        labels = torch.full((len(batch), longest), IGNORED)
-        for row, example in enumerate(batch):
-            ids[row, : len(example.ids)] = torch.tensor(example.ids)
-            labels[row, : len(example.ids)] = torch.tensor(example.labels)
-        # A causal model never looks at the padding on the right, so it needs no attention mask.
-        logits, expected = predict(ids.to(device))[:, :-1].float(), labels[:, 1:].to(device)
-        losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=IGNORED, reduction="sum")
-        total += losses.item()
-        count += int((expected != IGNORED).sum())
-    return total / count
+    training = lm.training
+    prompts, completions = [example.prompt for example in examples], [example.completion for example in examples]
+    nats = -sequence_logprobs(lm, prompts, completions, batch_size=batch_size).sum().item()
+    lm.train(training)
+    return nats / sum(map(len, completions))
 
 
 class Replies(NamedTuple):

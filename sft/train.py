@@ -17,7 +17,6 @@ import transformers
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from datasets import Dataset
-from torch import Tensor
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -29,13 +28,13 @@ from data.run.progress import Bar, progress_bar
 from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
-from pretrain.checkpoint import load_model, read_gpt_config
-from pretrain.fast.gpt import decoder
+from pretrain.checkpoint import read_gpt_config
 from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
 from sft.config import FineTuneConfig
-from sft.end_token import fit_end_row
+from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
 from sft.models.loading import load_causal_lm
+from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
 
 SHOWN = 6
@@ -57,6 +56,7 @@ class FineTuning:
         self.train = encode_pairs(sources.train, self.tokenizer, config, config.max_pairs)
         self.dev = encode_pairs(sources.dev, self.tokenizer, config)
         self.asked = list({pair.prompt: pair for pair in sources.dev}.values())[: config.samples]
+        self.prompts = [encode_prompt(self.tokenizer, pair.prompt, config.prompt_length) for pair in self.asked]
         if not self.train.examples or not self.dev.examples:
             raise UserError(
                 f"no pair is left to {'train on' if self.dev.examples else 'evaluate on'} with min_words "
@@ -66,7 +66,7 @@ class FineTuning:
         self.steps = math.ceil(len(self.examples) * config.epochs / config.batch_size)
         quiet_libraries()
         set_seed(config.seed)
-        self.model = load_base(self.base, self.tokenizer, config.dropout)
+        self.model = load_causal_lm(self.base, self.state.device, config.dropout, role="base")
 
     def describe(self) -> str:
         config, parameters = self.config, sum(parameter.numel() for parameter in self.model.parameters())
@@ -79,17 +79,12 @@ class FineTuning:
 
     def nats(self) -> float:
         """Held-out nats per completion token of the model as it is now."""
-        training = self.model.training
-        self.model.eval()
-        nats = completion_nats(self._predict, self.dev.examples, self.model.device)
-        self.model.train(training)
-        return nats
+        return completion_nats(self.model, self.dev.examples)
 
-    def replies(self, checkpoint: Path) -> Replies:
-        """Replies of a checkpoint to the held-out prompts that are asked."""
-        prompts = [encode_prompt(self.tokenizer, pair.prompt, self.config.prompt_length) for pair in self.asked]
-        sampled = decoder(load_model(checkpoint, self.state.device))
-        return sample_replies(sampled, self.tokenizer, prompts, self.config.response_length, self.config.seed)
+    def replies(self) -> Replies:
+        """Replies of the model as it is now to the held-out prompts that are asked."""
+        config = self.config
+        return sample_replies(sampler(self.model), self.tokenizer, self.prompts, config.response_length, config.seed)
 
     def trainer(self, folder: StageFolder) -> SFTTrainer:
         """trl's trainer on the examples, after counting that it took every one of them whole."""
@@ -104,9 +99,6 @@ class FineTuning:
         trainer.remove_callback(PrinterCallback)
         check_nothing_lost(examples, trainer.train_dataset)
         return trainer
-
-    def _predict(self, ids: Tensor) -> Tensor:
-        return self.model(input_ids=ids, use_cache=False).logits
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
@@ -179,7 +171,10 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
         stage.announce(run.describe())
         main = run.state.is_main_process
         if main:
-            nats_before, before = run.nats(), run.replies(run.base)
+            before = run.replies()
+        start_end_row(run.model, run.tokenizer.encode("\n")[0], run.tokenizer.eos_id)
+        if main:
+            nats_before = run.nats()
         fit_end_row(run.model, run.examples, run.tokenizer.eos_id)
         trainer = run.trainer(stage)
         checkpoint = last_checkpoint(stage)
@@ -199,7 +194,7 @@ def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Re
     run.model.config.use_cache = True  # trl turns it off for training
     run.model.save_pretrained(stage.path)
     run.tokenizer.save(stage.path, run.parent.config["context_length"])
-    nats_after, after = run.nats(), run.replies(stage.path)
+    nats_after, after = run.nats(), run.replies()
     stage.results = {
         "perplexity_before": round(math.exp(nats_before), 4),
         "perplexity_after": round(math.exp(nats_after), 4),
@@ -235,16 +230,6 @@ def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Re
         ),
         note="The base's reply ends at its first blank line.",
     )
-
-
-def load_base(folder: Path, tokenizer: Tokenizer, dropout: float) -> Any:
-    """The pretrained model in float32, the row of its end token that of the newline, which ended a speech until now."""
-    model: Any = load_causal_lm(folder, dropout=dropout, role="base")
-    newline = tokenizer.encode("\n")[0]
-    with torch.no_grad():
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            layer.weight[tokenizer.eos_id] = layer.weight[newline]  # one tensor where they are tied
-    return model
 
 
 def as_dataset(examples: list[Example]) -> Dataset:

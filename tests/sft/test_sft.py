@@ -25,16 +25,17 @@ from data.run.folder import StageFolder, open_stage
 from data.run.record import check_descends, read_stage
 from data.tokenizers import Tokenizer, bpe_tokenizer
 from pretrain.checkpoint import load_model, save_model
-from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
 from pretrain.presets import PRESETS as PRETRAIN_PRESETS
 from pretrain.train import pretrain
 from sft import train as sft_train
 from sft.config import PRESETS, FineTuneConfig
-from sft.end_token import fit_end_row
+from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import completion_nats, sample_replies
+from sft.models.loading import load_causal_lm
+from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, training_order
-from sft.train import FineTuning, as_dataset, check_nothing_lost, fine_tune, last_checkpoint, load_base
+from sft.train import FineTuning, as_dataset, check_nothing_lost, fine_tune, last_checkpoint
 
 TEXT = "Good morrow, cousin. What news abroad? None, sir; the road is empty and the inn is shut.\n\n" * 30
 
@@ -176,8 +177,9 @@ def test_the_end_token_starts_as_the_newline(tmp_path: Path, family: str, tied: 
     save_model(GPT(shape), tokenizer, tmp_path)
     tokenizer.save(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(tmp_path)
-    model = load_base(tmp_path, tokenizer, dropout=0.1)
+    model: Any = load_causal_lm(tmp_path, dropout=0.1)
     newline, end = tokenizer.encode("\n")[0], tokenizer.eos_id
+    start_end_row(model, newline, end)
     both: Any = (
         (model.get_input_embeddings(), base.get_input_embeddings()),
         (model.get_output_embeddings(), base.get_output_embeddings()),
@@ -209,7 +211,9 @@ def test_fitting_the_end_tokens_row_finds_where_replies_end(tmp_path: Path, fami
     )
     save_model(GPT(shape), tokenizer, tmp_path)
     tokenizer.save(tmp_path)
-    model, end = load_base(tmp_path, tokenizer, dropout=0.0), tokenizer.eos_id
+    model: Any = load_causal_lm(tmp_path)
+    end = tokenizer.eos_id
+    start_end_row(model, tokenizer.encode("\n")[0], end)
     texts = ["Good morrow.", "What news abroad, my lord? I hear of none.", "No.", "The road is empty, and so am I."]
     prompt = tokenizer.encode("ANNE:\n")
     examples = [Example(prompt, [*tokenizer.encode(text), end]) for text in texts]
@@ -242,6 +246,7 @@ def test_fitting_the_end_tokens_row_finds_where_replies_end(tmp_path: Path, fami
 
 
 def test_held_out_nats_do_not_depend_on_the_batch_and_equal_a_loop(finished: Path) -> None:
+    """The loop is over our GPT, read from the same folder."""
     model, tokenizer = load_model(finished / "sft"), Tokenizer.load(finished / "sft")
     texts = ["Good morrow.", "What news abroad, my lord? I hear of none.", "No.", "The road is empty, and so am I."]
     examples = [
@@ -254,8 +259,10 @@ def test_held_out_nats_do_not_depend_on_the_batch_and_equal_a_loop(finished: Pat
             first = len(example.prompt)
             total -= sum(log_p[first + i - 1, token].item() for i, token in enumerate(example.completion))
     expected = total / sum(len(example.completion) for example in examples)
+    lm = load_causal_lm(finished / "sft").train()
     for batch_size in (1, 3, 4):
-        assert completion_nats(model, examples, batch_size=batch_size) == pytest.approx(expected, abs=1e-5)
+        assert completion_nats(lm, examples, batch_size=batch_size) == pytest.approx(expected, abs=1e-5)
+    assert lm.training
 
 
 # The whole stage
@@ -286,12 +293,15 @@ def test_the_stage_reports_what_it_did(finished: Path) -> None:
 
 
 def test_the_saved_model_is_the_one_that_was_measured(finished: Path) -> None:
-    """Our GPT read back from the folder has the loss that transformers' model had in memory."""
+    """Read back from the folder it has the loss that it had in memory, and writes the same replies."""
     record = read_stage(finished / "sft")
     fine_tuning = FineTuning(config(finished))
-    nats = completion_nats(load_model(finished / "sft"), fine_tuning.dev.examples)
-    assert nats == pytest.approx(record.results["nats_after"], abs=2e-5)
-    assert fine_tuning.replies(finished / "sft").stop_share == pytest.approx(record.results["stop_share"], abs=1e-4)
+    assert fine_tuning.replies().stop_share == pytest.approx(record.results["stop_share_before"], abs=1e-4)
+    fine_tuning.model = load_causal_lm(finished / "sft")
+    assert fine_tuning.nats() == pytest.approx(record.results["nats_after"], abs=2e-5)
+    replies = fine_tuning.replies()
+    assert replies.stop_share == pytest.approx(record.results["stop_share"], abs=1e-4)
+    assert all(text.strip("\n") in (finished / "sft" / "samples.md").read_text() for text in replies.texts[:6])
 
 
 def test_plain_transformers_loads_it_elsewhere(finished: Path, tmp_path: Path) -> None:
@@ -373,8 +383,8 @@ def test_it_learns_to_stop(run: Path) -> None:
     assert (results["pairs_train"], results["pairs_dev"]) == (108, 12)
     assert results["stop_share"] >= 0.9
     assert results["perplexity_after"] < 2
-    model, tokenizer = load_model(run / "sft"), Tokenizer.load(run / "sft")
-    replies = sample_replies(decoder(model), tokenizer, [tokenizer.encode("A:\nIs it so?\n\nB:\n")] * 20, 16, seed=1)
+    model, tokenizer = sampler(load_causal_lm(run / "sft")), Tokenizer.load(run / "sft")
+    replies = sample_replies(model, tokenizer, [tokenizer.encode("A:\nIs it so?\n\nB:\n")] * 20, 16, seed=1)
     assert replies.texts.count("Ay.") >= 16
 
 
