@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import RewardConfig
 
 from data.console import UserError
@@ -25,7 +24,7 @@ from data.run.progress import progress_bar
 from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
-from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
+from pretrain.machine import choose_device, compute_dtype, process_state
 from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
 from reward.config import RewardModelConfig
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
@@ -40,9 +39,10 @@ from reward.rankings import (
     write_pairs,
     write_rankings,
 )
-from reward.trainer import RankingCollator, RankingTrainer, Reporter, last_checkpoint, ranking_dataset
+from reward.trainer import RankingCollator, RankingTrainer, RewardCallback, ranking_dataset
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
+from sft.trl import last_checkpoint, run_trainer, trainer_arguments
 
 SHOWN = 6
 """Prompts in samples.md."""
@@ -127,7 +127,7 @@ class RewardStage:
         """Sample and rank, or read what an earlier process collected."""
         config = self.config
         kept = folder.resume_path / "collected"
-        if not (folder.resuming and (kept / "training.jsonl").exists()):
+        if not (kept / ("dev.jsonl" if self.replaced else "training.jsonl")).exists():
             dev = self.sample(self.dev, config.seed + 1)
             wanted = [] if self.replaced else self.training
             training = self.sample(wanted, config.seed + 2, include_play=config.include_play)
@@ -139,7 +139,7 @@ class RewardStage:
                 folder.save_seconds()
         else:
             dev = read_collected(kept / "dev.jsonl")
-            training = read_collected(kept / "training.jsonl")
+            training = [] if self.replaced else read_collected(kept / "training.jsonl")
         found = Rankings(training + self.own_training, dev, self.own_heldout, self.replaced)
         if self.state.is_main_process:
             write_rankings(folder.path / "rankings.jsonl", found.training)
@@ -153,8 +153,7 @@ class RewardStage:
         config = self.config
         dataset = ranking_dataset(rankings, self.policy.context_length)
         steps = config.epochs * math.ceil(len(dataset) / config.batch_size)
-        begun = last_checkpoint(folder.resume_path / "trainer") if folder.resuming else None
-        done = int(begun.name.rpartition("-")[2]) if begun else 0
+        checkpoint, done = last_checkpoint(folder)
         folder.truncate_metrics(after=done)
         model: Any = new_reward_model(self.parent_folder, config.seed, self.device)
         if config.mean_loss_coef:
@@ -167,17 +166,13 @@ class RewardStage:
                 train_dataset=dataset,
                 processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
                 collator=RankingCollator(self.tokenizer.pad_id, width_step=32),
-                callbacks=[Reporter(folder, bar)],
                 rankings_per_forward=config.rankings_per_forward,
                 mean_loss_coef=config.mean_loss_coef,
             )
-            for printer in (PrinterCallback, ProgressCallback):
-                trainer.remove_callback(printer)
             taken: Any = trainer.train_dataset
             if len(taken) != len(dataset):
                 raise RuntimeError(f"the trainer kept {len(taken)} of {len(dataset)} rankings")
-            with cpu_kernels(self.device):
-                trainer.train(resume_from_checkpoint=str(begun) if begun else None)
+            run_trainer(trainer, RewardCallback(folder, bar), checkpoint, self.device)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if config.mean_loss_coef:
             del trained.mean_score  # its work is done
@@ -239,32 +234,15 @@ class RewardStage:
         )
 
     def _arguments(self, folder: StageFolder, steps: int) -> RewardConfig:
-        config, on_cpu = self.config, self.device.type == "cpu"
+        config = self.config
         return RewardConfig(
-            output_dir=str(folder.resume_path / "trainer"),
+            **trainer_arguments(config, folder, (self.micro, self.accumulation), self.device, self.dtype),
             num_train_epochs=config.epochs,
-            per_device_train_batch_size=self.micro,
-            gradient_accumulation_steps=self.accumulation,
-            learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             adam_beta2=0.95,
-            lr_scheduler_type="linear",
             warmup_steps=max(1, round(config.warmup_fraction * steps)),
-            max_grad_norm=config.max_grad_norm,
             max_length=None,  # its filter drops what is too long without a word; ranking_dataset refuses it
-            bf16=self.dtype == torch.bfloat16,
-            gradient_checkpointing=False,
-            # A batch is several forward passes, and the heads are used outside them: no search for what is unused.
-            ddp_find_unused_parameters=False,
-            ddp_broadcast_buffers=False,
-            use_cpu=on_cpu,
-            dataloader_pin_memory=not on_cpu,
-            logging_steps=config.log_every,
-            save_steps=config.save_every,
-            save_total_limit=1,
-            seed=config.seed,
-            report_to="none",
-            disable_tqdm=True,
+            ddp_broadcast_buffers=False,  # a batch is several forward passes
         )
 
     def sample(self, pairs: Sequence[Pair], seed: int, include_play: bool = False) -> list[Ranking]:

@@ -11,20 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import RewardTrainer
 
 from data.console import UserError
-from data.run.folder import StageFolder
-from data.run.progress import Bar
 from reward.rankings import Ranking
+from sft.trl import StageCallback
 
 
 @dataclass
@@ -236,38 +233,11 @@ class RankingTrainer(RewardTrainer):
         """None: what a user trains is nobody else's business."""
 
 
-class Reporter(TrainerCallback):
-    """Moves our progress bar and writes the trainer's figures to the stage's metrics."""
+class RewardCallback(StageCallback):
+    """Loss, accuracy and margin of the pairs."""
 
-    def __init__(self, folder: StageFolder, bar: Bar) -> None:
-        self.folder, self.bar = folder, bar
+    def metrics(self, logs: dict[str, float]) -> dict[str, float]:
+        return {"loss": logs["pair_loss"]} | {name: logs[name] for name in ("accuracy", "margin", "mean_reward")}
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.bar.advance()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs:  # the last one sums up
-            return
-        self.folder.log(
-            step=state.global_step,
-            loss=round(logs["pair_loss"], 5),
-            accuracy=round(logs["accuracy"], 5),
-            margin=round(logs["margin"], 5),
-            mean_reward=round(logs["mean_reward"], 5),
-            gradient_norm=round(logs["grad_norm"], 5),
-            learning_rate=logs["learning_rate"],
-        )
-        self.bar.advance(0, f"loss {logs['pair_loss']:.4f} · pairs right {logs['accuracy']:.3f}")
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole `checkpoint-N` of the trainer in `folder`."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    def shown(self, logs: dict[str, float]) -> str:
+        return f"loss {logs['pair_loss']:.4f} · pairs right {logs['accuracy']:.3f}"

@@ -3,21 +3,14 @@
 The first step of InstructGPT (Ouyang et al., arXiv 2203.02155): the loss is on the completions alone.
 """
 
-import json
-import logging
 import math
-import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import transformers
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
@@ -29,13 +22,14 @@ from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import read_gpt_config
-from pretrain.machine import choose_device, compute_dtype, cpu_kernels, process_state
+from pretrain.machine import choose_device, compute_dtype, process_state
 from sft.config import FineTuneConfig
 from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
-from sft.models.loading import load_causal_lm
+from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
+from sft.trl import StageCallback, last_checkpoint, run_trainer, trainer_arguments
 
 SHOWN = 6
 """Replies in samples.md."""
@@ -64,7 +58,6 @@ class FineTuning:
             )
         self.examples = self.train.examples
         self.steps = math.ceil(len(self.examples) * config.epochs / config.batch_size)
-        quiet_libraries()
         set_seed(config.seed)
         self.model = load_causal_lm(self.base, self.state.device, config.dropout, role="base")
 
@@ -96,94 +89,60 @@ class FineTuning:
             train_dataset=as_dataset(examples),
             processing_class=AutoTokenizer.from_pretrained(self.base),
         )
-        trainer.remove_callback(PrinterCallback)
         check_nothing_lost(examples, trainer.train_dataset)
         return trainer
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
+        dtype = compute_dtype("auto", device) if device.type == "cuda" else torch.float32
         return SFTConfig(
-            output_dir=str(folder.resume_path),
+            **trainer_arguments(config, folder, (self.micro, self.accumulation), device, dtype),
             # The examples come in order and with their labels: no shuffling, no truncation, no second EOS.
             num_train_epochs=1,
             train_sampling_strategy="sequential",
             max_length=None,
-            per_device_train_batch_size=self.micro,
-            gradient_accumulation_steps=self.accumulation,
-            learning_rate=config.learning_rate,
             warmup_steps=round(config.warmup_fraction * self.steps),
-            lr_scheduler_type="linear",
             optim="adamw_torch",
-            adam_beta1=0.9,
             adam_beta2=config.adam_beta2,
             weight_decay=0.0,
-            max_grad_norm=config.max_grad_norm,
-            gradient_checkpointing=False,
-            bf16=device.type == "cuda"
-            and compute_dtype("auto", device) == torch.bfloat16,  # trl's default is True, on processors without it too
-            use_cpu=device.type == "cpu",
-            seed=config.seed,
-            logging_steps=config.log_every,
-            logging_nan_inf_filter=False,
-            save_strategy="steps",
-            save_steps=config.save_every,
-            save_total_limit=1,
-            eval_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=device.type == "cuda",
-            ddp_find_unused_parameters=False,
         )
 
 
-class Watch(TrainerCallback):
-    """Moves the bar, measures the held-out loss and writes metrics.jsonl."""
+class Watch(StageCallback):
+    """Measures the held-out loss too."""
 
-    def __init__(self, run: FineTuning, folder: StageFolder, bar: Bar) -> None:
-        self.run, self.folder, self.bar = run, folder, bar
+    def __init__(self, run: FineTuning, stage: StageFolder, bar: Bar) -> None:
+        super().__init__(stage, bar)
+        self.run = run
+
+    def metrics(self, logs: dict[str, float]) -> dict[str, float]:
+        return {"train_nats": logs["loss"], "train_accuracy": logs["mean_token_accuracy"]}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.advance()
+        super().on_step_end(args, state, control, **kwargs)
         every, ended = self.run.config.eval_every, state.global_step == self.run.steps
         if self.run.state.is_main_process and (ended or state.global_step % every == 0):
             nats = self.run.nats()
-            self.folder.log(step=state.global_step, dev_nats=round(nats, 5))
+            self.stage.log(step=state.global_step, dev_nats=round(nats, 5))
             self.bar.advance(0, f"held-out perplexity {math.exp(nats):.2f}")
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs is None or "loss" not in logs:
-            return  # the summary at the end
-        if not math.isfinite(logs["loss"]):
-            raise UserError(f"the loss is no longer a number at step {state.global_step}: lower --learning-rate")
-        self.folder.log(
-            step=state.global_step,
-            train_nats=round(logs["loss"], 5),
-            train_accuracy=round(logs["mean_token_accuracy"], 5),
-            gradient_norm=round(logs["grad_norm"], 5),
-            learning_rate=logs["learning_rate"],
-        )
 
 
 def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     """Fine-tune RUN/pretrain on prompt–completion pairs and leave the model in RUN/sft; returns that folder."""
     run = FineTuning(config)
-    with open_stage("sft", config, preset=preset, parent=run.parent) as stage:
+    main = run.state.is_main_process
+    with quiet(), open_stage("sft", config, preset=preset, parent=run.parent) as stage:
         stage.announce(run.describe())
-        main = run.state.is_main_process
         if main:
             before = run.replies()
         start_end_row(run.model, run.tokenizer.encode("\n")[0], run.tokenizer.eos_id)
         if main:
             nats_before = run.nats()
         fit_end_row(run.model, run.examples, run.tokenizer.eos_id)
-        trainer = run.trainer(stage)
-        checkpoint = last_checkpoint(stage)
-        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        checkpoint, done = last_checkpoint(stage)
         stage.truncate_metrics(after=done)
         with progress_bar("sft", run.steps, done) as bar:
-            trainer.add_callback(Watch(run, stage, bar))
-            with cpu_kernels(run.state.device):
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            run_trainer(run.trainer(stage), Watch(run, stage, bar), checkpoint, run.state.device)
         if main:
             conclude(run, stage, nats_before, before)
     return stage.final
@@ -250,30 +209,6 @@ def check_nothing_lost(examples: list[Example], taken: Any) -> None:
             f"trl's SFTTrainer kept {len(taken)} of {len(examples)} examples and {learned} of {tokens} completion "
             "tokens: this version of trl changes the data; install the versions of constraints.txt"
         )
-
-
-def last_checkpoint(folder: StageFolder) -> Path | None:
-    """The latest whole state in `resume/`; what a kill left half-written is removed."""
-    whole = []
-    for path in folder.resume_path.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text("utf-8"))  # the last file that is written
-            whole.append(path)
-        except (OSError, ValueError):
-            if PartialState().is_main_process:
-                shutil.rmtree(path)
-    PartialState().wait_for_everyone()
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def quiet_libraries() -> None:
-    """Our bar and our lines say what happens; transformers, datasets and trl speak up for errors only."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(trl|transformers|accelerate|torch)\b")
 
 
 def write_plot(path: Path, metrics: list[dict[str, Any]], nats_before: float) -> None:

@@ -21,7 +21,7 @@ from rlhf.algorithms.learning import SAMPLED_UPDATES, conclude, progress
 from rlhf.algorithms.task import AlignmentTask, rules_of
 from rlhf.algorithms.trl_trainers import TokenBudget, build_trainer
 from sft.models.loading import quiet
-from sft.train import last_checkpoint
+from sft.trl import last_checkpoint
 
 
 class Watch(TrainerCallback):
@@ -72,8 +72,8 @@ def run_group_relative(config: GroupConfig, preset: str) -> Path:
             f"responses, {config.num_generations} per prompt · reward {config.reward} · kl_coef {config.kl_coef} · "
             f"prompt {config.prompt_length} + response {config.response_length} tokens (from sft) on {task.device}",
         )
-        checkpoint = last_checkpoint(stage)
-        done = int(checkpoint.name.rpartition("-")[2]) // config.steps_per_rollout if checkpoint else 0
+        checkpoint, steps = last_checkpoint(stage)
+        done = steps // config.steps_per_rollout
         stage.truncate_metrics(after=done, key="update")
         budget.tokens = stage.read_metrics()[-1]["sampled_tokens"] if done else 0
         trainer = build_trainer(task, scorer, budget, stage.resume_path)

@@ -35,7 +35,6 @@ from reward.trainer import (
     RankingCollator,
     RankingRow,
     RankingTrainer,
-    last_checkpoint,
     ranking_dataset,
     segment_attention_bias,
 )
@@ -448,12 +447,16 @@ def test_a_killed_stage_continues_to_the_same_weights(
         train_reward(config(run), "smoke")
     monkeypatch.undo()
     assert not (run / "reward").exists()
-    begun = last_checkpoint(run / ".reward.partial" / "resume" / "trainer")
-    assert begun is not None
-    assert begun.name == "checkpoint-2"
+    partial = run / ".reward.partial"
+    assert [path.name for path in (partial / "resume").glob("checkpoint-*")] == ["checkpoint-2"]
+    # A kill may leave a state half-written: it is passed over.
+    shutil.copytree(partial / "resume" / "checkpoint-2", partial / "resume" / "checkpoint-4")
+    (partial / "resume" / "checkpoint-4" / "trainer_state.json").write_text('{"epo', "utf-8")
+    (partial / "seconds").write_text("1000", "utf-8")
     monkeypatch.setattr("reward.train.collect_rankings", None)  # what was collected is not collected again
     folder = train_reward(config(run, resume=True), "smoke")
     assert weights_of(folder) == weights_of(finished)
+    assert 1000 < read_stage(folder).wall_seconds < 2000  # the time of both processes
     assert metrics_of(folder) == metrics_of(finished)
     assert (folder / "rankings.jsonl").read_text() == (finished / "rankings.jsonl").read_text()
 

@@ -35,7 +35,8 @@ from sft.evaluate import completion_nats, sample_replies
 from sft.models.loading import load_causal_lm
 from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, training_order
-from sft.train import FineTuning, as_dataset, check_nothing_lost, fine_tune, last_checkpoint
+from sft.train import FineTuning, as_dataset, check_nothing_lost, fine_tune
+from sft.trl import last_checkpoint
 
 TEXT = "Good morrow, cousin. What news abroad? None, sir; the road is empty and the inn is shut.\n\n" * 30
 
@@ -460,11 +461,11 @@ def test_killed_in_the_last_measurement_it_only_measures_again(
 
 def test_the_latest_whole_state_is_found(tmp_path: Path) -> None:
     folder = unfinished(FineTuneConfig(run=tmp_path))
-    assert last_checkpoint(folder) is None
+    assert last_checkpoint(folder) == (None, 0)
     for step, state in ((50, "{}"), (100, "{}"), (150, '{"epo')):
         (folder.resume_path / f"checkpoint-{step}").mkdir(parents=True)
         (folder.resume_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_checkpoint(folder) == folder.resume_path / "checkpoint-100"
+    assert last_checkpoint(folder) == (folder.resume_path / "checkpoint-100", 100)
     assert not (folder.resume_path / "checkpoint-150").exists()
 
 
