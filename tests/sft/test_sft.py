@@ -433,7 +433,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_killed_in_the_last_measurement_it_only_measures_again(
     finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
