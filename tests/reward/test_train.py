@@ -536,7 +536,7 @@ def test_peoples_rankings(run: Path, use: str) -> None:
 
 
 def test_prompts_of_ones_own_are_ranked(run: Path) -> None:
-    corpus = load_corpus(str(read_stage(run / "sft").corpus["spec"]))
+    corpus = run_corpus(run, read_stage(run / "sft"))
     test_prompt = heldout_pairs(corpus.validation).test[0].prompt
     mine = [f"GUEST {number}:\nWhat news?\n\nHOST:\n" for number in range(30)]
     path = run / "prompts.jsonl"
