@@ -152,7 +152,7 @@ def versions() -> dict[str, str]:
 def device_name(chosen: str) -> str:
     """The name of the device that a stage computed on which was started with `--device chosen`."""
     torch = sys.modules.get("torch")
-    if torch is not None and chosen in ("auto", "cuda") and torch.cuda.is_available():
+    if torch is not None and chosen in ("auto", "cuda") and torch.cuda.is_initialized():  # what runs on a GPU has
         return str(torch.cuda.get_device_name())
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None

@@ -1,6 +1,7 @@
 """What may be set for the whole process, and that it is put back."""
 
 import ctypes
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,11 +26,25 @@ from pretrain.machine import (
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+SETTINGS = re.compile(
+    r"set_float32_matmul_precision|set_num_threads|mallopt|matplotlib\.use|(cuda|mps)\.is_available|is_bf16_supported"
+)
 
 
 def there_is(monkeypatch: pytest.MonkeyPatch, *devices: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in devices)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in devices)
+
+
+def test_no_other_file_of_the_product_touches_the_process() -> None:
+    found = {
+        f"{path.relative_to(REPOSITORY)}: {line.strip()}"
+        for package in ("data", "pretrain", "sft", "reward", "rlhf")
+        for path in (REPOSITORY / package).rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if SETTINGS.search(line) and path != REPOSITORY / "pretrain/machine.py"
+    }
+    assert found == set()
 
 
 def test_auto_is_cuda_or_the_cpu_and_mps_comes_by_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
