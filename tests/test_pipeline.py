@@ -159,7 +159,10 @@ def test_two_steps_of_every_stage_at_preset_gpu(tmp_path: Path, command: Callabl
     assert results["best_step"] == 2
     assert records["pretrain"]["config"]["context_length"] == PRESETS["gpu"][1].context_length == 256
     assert records["reward"]["config"]["precision"] == records["pretrain"]["config"]["precision"] == "bf16"
-    steps = {stage: [json.loads(line) for line in (run / stage / "metrics.jsonl").open()] for stage in STAGES[:4]}
+    steps = {
+        stage: [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for stage in STAGES[:4]
+    }
     assert max(line["step"] for line in steps["sft"]) == 2
     assert max(line["step"] for line in steps["reward"]) == 2
     assert [line["update"] for line in steps["rlhf"]] == [1, 2]

@@ -112,7 +112,7 @@ def test_every_chapter_asks_runs_and_points_at_the_code() -> None:
         assert re.match(r"# \d+\. [^\n]+\n\n\*[^*]+\?\*\n", page), f"{path.name}: no question"
         assert runner["read_blocks"](page), path.name
         assert "## Try it\n" in page, path.name
-        assert re.search(r"In the project[^#]*\.py#L\d+\)", page), path.name
+        assert re.search(r"In the project[^#]*\.py\)", page), path.name
 
 
 def test_every_figure_is_shown_small_and_made_by_the_command() -> None:

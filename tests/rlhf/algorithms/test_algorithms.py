@@ -66,7 +66,7 @@ def copied(run: Path, maker: Any, tmp_path: Path) -> Any:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])

@@ -82,7 +82,7 @@ def test_the_best_is_chosen_by_score_after_the_rules() -> None:
 
 def test_n_doubles_while_the_budget_lasts(run: Path) -> None:
     folder = choose_best(config_for(run), "smoke")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [line["n"] for line in lines] == [2**i for i in range(len(lines))]
     assert len(lines) > 1
     assert 1500 / 2 < lines[-1]["sampled_tokens"] <= 1500
@@ -91,7 +91,7 @@ def test_n_doubles_while_the_budget_lasts(run: Path) -> None:
     assert scores == sorted(scores)
     assert scores[-1] > scores[0]
     again = choose_best(config_for(run, token_budget=1, overwrite=True), "smoke")
-    assert [json.loads(line)["n"] for line in (again / "metrics.jsonl").open()] == [1]
+    assert [json.loads(line)["n"] for line in (again / "metrics.jsonl").read_text("utf-8").splitlines()] == [1]
 
 
 def test_rewards_are_the_reward_models(run: Path) -> None:

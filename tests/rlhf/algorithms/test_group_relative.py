@@ -207,7 +207,7 @@ def test_stopped_and_resumed_is_never_stopped(
     config = config_for(room.run, algorithm, save_every=2, eval_every=2, num_iterations=2, learning_rate=1e-3)
     whole = group_relative.run_group_relative(dataclasses.replace(config, overwrite=True), "smoke")
     expected = (whole / "model.safetensors").read_bytes()
-    lines = [json.loads(line) for line in (whole / "metrics.jsonl").open()]
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) >= 4
 
     logged = group_relative.Watch.on_log
@@ -223,7 +223,7 @@ def test_stopped_and_resumed_is_never_stopped(
     monkeypatch.undo()
     folder = group_relative.run_group_relative(dataclasses.replace(config, overwrite=False, resume=True), "smoke")
     assert (folder / "model.safetensors").read_bytes() == expected
-    again = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    again = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     timeless = [{k: v for k, v in line.items() if "time" not in k and k != "seconds"} for line in lines]
     assert [{k: v for k, v in line.items() if "time" not in k and k != "seconds"} for line in again] == timeless
 
