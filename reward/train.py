@@ -234,9 +234,11 @@ class RewardStage:
         )
 
     def _arguments(self, folder: StageFolder, steps: int) -> RewardConfig:
-        config = self.config
+        config, batches = self.config, (self.micro, self.accumulation)
         return RewardConfig(
-            **trainer_arguments(config, folder, (self.micro, self.accumulation), self.device, self.dtype),
+            **trainer_arguments(config, folder.resume_path, batches, self.device, self.dtype == torch.bfloat16),
+            logging_steps=config.log_every,
+            save_steps=config.save_every,
             num_train_epochs=config.epochs,
             weight_decay=config.weight_decay,
             adam_beta2=0.95,

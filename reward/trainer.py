@@ -21,7 +21,7 @@ from trl import RewardTrainer
 
 from data.console import UserError
 from reward.rankings import Ranking
-from sft.trl import StageCallback
+from sft.trl import SilentTrainer, StageCallback
 
 
 @dataclass
@@ -148,7 +148,7 @@ def segment_attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-class RankingTrainer(RewardTrainer):
+class RankingTrainer(SilentTrainer, RewardTrainer):
     """RewardTrainer whose batches come from `RankingCollator`.
 
     rankings_per_forward: rankings that run through the model together; grouped by length, little is padding.
@@ -225,12 +225,6 @@ class RankingTrainer(RewardTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = [field.name for field in fields(RankingRow)]
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: the stage's record and samples say what the model is."""
-
-    def _send_telemetry(self) -> None:
-        """None: what a user trains is nobody else's business."""
 
 
 class RewardCallback(StageCallback):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All stages in sequence: scripts/run_pipeline.sh PRESET RUN [CORPUS]
-# A finished stage is kept and an unfinished one continued, so the same command goes on where it stopped.
+# A finished stage is kept and an unfinished one continued: if interrupted, run the same command again.
+# RUN and CORPUS are paths from the current folder, whichever that is.
 # SEED is every stage's seed (default 1). PYTHON chooses the interpreter; LAUNCH="accelerate launch" starts every stage on all devices.
 set -euo pipefail
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then
@@ -9,7 +10,9 @@ if [ $# -lt 2 ] || [ $# -gt 3 ]; then
 fi
 preset=$1 run=$2 corpus=${3:-auto}
 launch=${LAUNCH:-${PYTHON:-python}}
-cd "$(dirname "$0")/.."
+# Python is told where the project is, and not to look for it in the current folder, which is the user's.
+PYTHONPATH=$(cd "$(dirname "$0")/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH PYTHONSAFEPATH=1
 timings=()
 
 stage() { # NAME MODULE ARGUMENTS…

@@ -29,10 +29,14 @@ from sft.evaluate import Replies, completion_nats, sample_replies
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
-from sft.trl import StageCallback, last_checkpoint, run_trainer, trainer_arguments
+from sft.trl import SilentTrainer, StageCallback, last_checkpoint, run_trainer, trainer_arguments
 
 SHOWN = 6
 """Replies in samples.md."""
+
+
+class CompletionTrainer(SilentTrainer, SFTTrainer):
+    """trl's SFTTrainer."""
 
 
 class FineTuning:
@@ -83,7 +87,7 @@ class FineTuning:
         """trl's trainer on the examples, after counting that it took every one of them whole."""
         order = training_order([len(example.ids) for example in self.examples], self.config)
         examples = [self.examples[index] for index in order]
-        trainer = SFTTrainer(
+        trainer = CompletionTrainer(
             model=self.model,
             args=self._arguments(folder),
             train_dataset=as_dataset(examples),
@@ -94,9 +98,12 @@ class FineTuning:
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
-        dtype = compute_dtype("auto", device) if device.type == "cuda" else torch.float32
+        bf16 = device.type == "cuda" and compute_dtype("auto", device) == torch.bfloat16
+        batches = (self.micro, self.accumulation)
         return SFTConfig(
-            **trainer_arguments(config, folder, (self.micro, self.accumulation), device, dtype),
+            **trainer_arguments(config, folder.resume_path, batches, device, bf16),
+            logging_steps=config.log_every,
+            save_steps=config.save_every,
             # The examples come in order and with their labels: no shuffling, no truncation, no second EOS.
             num_train_epochs=1,
             train_sampling_strategy="sequential",

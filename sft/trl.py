@@ -20,31 +20,27 @@ class TrainerSettings(Protocol):
 
     learning_rate: float
     max_grad_norm: float
-    log_every: int
-    save_every: int
     seed: int
 
 
 def trainer_arguments(
-    config: TrainerSettings, stage: StageFolder, batches: tuple[int, int], device: torch.device, dtype: torch.dtype
+    config: TrainerSettings, output_dir: Path, batches: tuple[int, int], device: torch.device, bf16: bool
 ) -> dict[str, Any]:
     """Arguments of any of trl's trainers; `batches`: rows per forward pass, forward passes per step, of a process."""
     return {
-        "output_dir": str(stage.resume_path),
+        "output_dir": str(output_dir),
         "per_device_train_batch_size": batches[0],
         "gradient_accumulation_steps": batches[1],
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "linear",
         "max_grad_norm": config.max_grad_norm,
         "gradient_checkpointing": False,
-        "bf16": dtype == torch.bfloat16,  # trl's default is True, on processors without it too
+        "bf16": bf16,  # trl's default is True, on processors without it too
         "use_cpu": device.type == "cpu",
         "dataloader_pin_memory": device.type == "cuda",
         "ddp_find_unused_parameters": False,
         "seed": config.seed,
-        "logging_steps": config.log_every,
-        "logging_nan_inf_filter": False,
-        "save_steps": config.save_every,
+        "logging_nan_inf_filter": False,  # StageCallback has to see them
         "save_total_limit": 1,
         "report_to": "none",
         "disable_tqdm": True,
@@ -68,15 +64,30 @@ class StageCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.advance()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs is None or "loss" not in logs:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        if "loss" not in logs:
             return  # the summary at the end
-        if not math.isfinite(logs["loss"]):
+        if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
             raise UserError(f"the loss is no longer a number at step {state.global_step}: lower --learning-rate")
+        self.write(state.global_step, logs, kwargs["model"])
+
+    def write(self, step: int, logs: dict[str, float], model: Any) -> None:
+        """Write the line of a step."""
         metrics = self.metrics(logs) | {"gradient_norm": logs["grad_norm"]}
         rounded = {name: round(value, 5) for name, value in metrics.items()}
-        self.stage.log(step=state.global_step, **rounded, learning_rate=logs["learning_rate"])
+        self.stage.log(step=step, **rounded, learning_rate=logs["learning_rate"])
         self.bar.advance(0, self.shown(logs))
+
+
+class SilentTrainer(Trainer):
+    """Mixed into a trainer of trl: it writes no model card and tells nobody what is trained."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the stage's record and samples say what the model is."""
+
+    def _send_telemetry(self) -> None:
+        """None: what a user trains is nobody else's business."""
 
 
 def run_trainer(trainer: Trainer, callback: TrainerCallback, checkpoint: Path | None, device: torch.device) -> None:

@@ -48,7 +48,7 @@ assert not ours, ours
 
 def pipeline(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [str(ROOT / "scripts" / "run_pipeline.sh"), "smoke", str(run), *arguments],
+        [str(ROOT / "scripts" / "run_pipeline.sh"), "smoke", run.name, *arguments],  # seen from the folder it is in
         env=os.environ | {"PYTHON": sys.executable},
         cwd=run.parent,
         capture_output=True,

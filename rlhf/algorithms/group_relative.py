@@ -5,13 +5,11 @@ same prompt. GRPO (Shao et al., arXiv 2402.03300): its distance from the group's
 samples, takes the steps and keeps the training state (`rlhf/algorithms/trl_trainers.py`); here is the stage around it.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
-from data.console import UserError
 from data.run.folder import StageFolder, open_stage
 from data.run.progress import Bar, progress_bar
 from pretrain.machine import process_state
@@ -21,31 +19,27 @@ from rlhf.algorithms.learning import SAMPLED_UPDATES, conclude, progress
 from rlhf.algorithms.task import AlignmentTask, rules_of
 from rlhf.algorithms.trl_trainers import TokenBudget, build_trainer
 from sft.models.loading import quiet
-from sft.trl import last_checkpoint
+from sft.trl import StageCallback, last_checkpoint
 
 
-class Watch(TrainerCallback):
+class Watch(StageCallback):
     """Writes a line for every rollout, has the gold judge look on, and stops when the budget is spent."""
 
     def __init__(self, task: AlignmentTask, budget: TokenBudget, stage: StageFolder, bar: Bar) -> None:
-        self.task, self.budget, self.stage, self.bar = task, budget, stage, bar
+        super().__init__(stage, bar)
+        self.task, self.budget = task, budget
         self.sample_every = max(1, budget.total // SAMPLED_UPDATES)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.budget.config.steps_per_rollout == 0 and self.budget.spent:
             control.should_training_stop = True
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        logs: dict[str, float] = kwargs["logs"]
-        if "loss" not in logs:
-            return  # the summary at the end
-        if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
-            raise UserError(f"the loss is no longer a number at step {state.global_step}: lower --learning-rate")
+    def write(self, step: int, logs: dict[str, float], model: Any) -> None:
         budget, config = self.budget, self.budget.config
-        update = state.global_step // config.steps_per_rollout
+        update = step // config.steps_per_rollout
         metrics = budget.metrics(logs) | {"optimizer_steps": float(config.steps_per_rollout)}
         if update % config.eval_every == 0 or budget.spent:
-            metrics |= self.task.evaluate(kwargs["model"])
+            metrics |= self.task.evaluate(model)
         shown = budget.tokens // self.sample_every > budget.tokens_before // self.sample_every
         self.stage.log(
             update=update,

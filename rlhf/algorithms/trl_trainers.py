@@ -20,6 +20,7 @@ from rlhf.ppo.prompts import Prompt, PromptOrder
 from rlhf.ppo.rewards import Scorer
 from sft.models.batch import position_ids
 from sft.models.loading import load_causal_lm
+from sft.trl import SilentTrainer, trainer_arguments
 
 
 class PromptTokenizer(PreTrainedTokenizerFast):
@@ -108,7 +109,7 @@ class BudgetedReward:
         return scored.scores.tolist()
 
 
-class LoggingMixin:
+class LoggingMixin(SilentTrainer):
     """What either trainer does next to TRL's work: the KL to the SFT model as PPO logs it, and seconds."""
 
     budget: TokenBudget
@@ -149,12 +150,6 @@ class LoggingMixin:
         kl = ((logps - batch["ref_per_token_logps"]) * mask).sum(1).mean()
         return float(reduce(kl, "mean"))
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: the stage's record and samples say what the model is."""
-
-    def _send_telemetry(self) -> None:
-        """None: what a user trains is nobody else's business."""
-
 
 class LoggedRLOO(LoggingMixin, RLOOTrainer):
     """TRL's RLOO."""
@@ -181,7 +176,7 @@ def build_trainer(task: AlignmentTask, scorer: Scorer, budget: TokenBudget, outp
     trainer = trainer_class(
         model=model,
         reward_funcs=BudgetedReward(scorer, budget),
-        args=arguments(**trainer_arguments(budget, output_dir)),
+        args=arguments(**group_arguments(budget, output_dir)),
         train_dataset=prompt_dataset(task, tokenizer),
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),
@@ -221,18 +216,15 @@ def count_real_positions(model: nn.Module) -> None:
     model.register_forward_pre_hook(positions, with_kwargs=True)
 
 
-def trainer_arguments(budget: TokenBudget, output_dir: Path) -> dict[str, Any]:
+def group_arguments(budget: TokenBudget, output_dir: Path) -> dict[str, Any]:
     """Our settings by TRL's names, the same for both trainers."""
-    config, device = budget.config, budget.device.type
+    config = budget.config
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    rows, accumulation = config.micro_batches(processes)
+    batches = config.micro_batches(processes)
     # The budget ends a run; this bound on the steps is never reached, since a response has a token at least.
     rollouts = math.ceil(budget.total / config.batch_size)
-    return {
-        "output_dir": str(output_dir),
+    return trainer_arguments(config, output_dir, batches, budget.device, budget.bf16) | {
         "max_steps": rollouts * config.steps_per_rollout,
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": accumulation,
         "generation_batch_size": config.batch_size,
         "num_generations": config.num_generations,
         "num_iterations": config.num_iterations,
@@ -243,18 +235,7 @@ def trainer_arguments(budget: TokenBudget, output_dir: Path) -> dict[str, Any]:
         "shuffle_dataset": False,
         "beta": config.kl_coef,
         "epsilon": config.cliprange,
-        "max_grad_norm": config.max_grad_norm,
-        "gradient_checkpointing": False,
-        "bf16": budget.bf16,
-        "use_cpu": device == "cpu",
-        "seed": config.seed,
         "logging_steps": config.steps_per_rollout,
-        "logging_nan_inf_filter": False,
         "save_strategy": "steps" if config.save_every else "no",
         "save_steps": max(1, config.save_every) * config.steps_per_rollout,
-        "save_total_limit": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": device == "cuda",
-        "ddp_find_unused_parameters": False,
     }

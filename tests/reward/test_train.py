@@ -461,6 +461,11 @@ def test_a_killed_stage_continues_to_the_same_weights(
     assert (folder / "rankings.jsonl").read_text() == (finished / "rankings.jsonl").read_text()
 
 
+def test_a_loss_that_explodes_stops_with_one_line(run: Path) -> None:
+    with pytest.raises(UserError, match="the loss is no longer a number at step"):
+        train_reward(config(run, learning_rate=1e30), "smoke")
+
+
 def test_accumulated_batches_and_epochs(run: Path) -> None:
     folder = train_reward(config(run, batch_size=4, micro_batch_size=2, epochs=2, include_play=True), "smoke")
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]

@@ -389,6 +389,19 @@ def test_it_learns_to_stop(run: Path) -> None:
     assert replies.texts.count("Ay.") >= 16
 
 
+def test_the_text_is_the_one_in_the_run_and_not_made_again(
+    smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run has been moved, and nothing is left where it was made."""
+    run = Path(shutil.copytree(smoke_base, tmp_path / "moved"))
+    monkeypatch.setattr("data.corpus.load_corpus", None)
+    monkeypatch.setattr("data.pastiche.pastiche", None)
+    assert FineTuning(config(run)).corpus.text == (run / "corpus.txt").read_text("utf-8")
+    (run / "corpus.txt").unlink()
+    with pytest.raises(UserError, match=r"corpus\.txt: No such file.*put back the text"):
+        fine_tune(config(run), "smoke")
+
+
 # Stopping and resuming
 
 

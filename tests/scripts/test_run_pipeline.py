@@ -1,0 +1,36 @@
+"""The script of all stages, with a program that only writes down how it was called in the place of Python."""
+
+import os
+import subprocess
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_pipeline.sh"
+
+
+def called(folder: Path, *arguments: str) -> list[str]:
+    python = folder / "python"
+    python.write_text('#!/bin/sh\necho "$PWD|$PYTHONPATH|$PYTHONSAFEPATH|$*" >> calls\n')
+    python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SEED", "LAUNCH")}
+    subprocess.run([SCRIPT, *arguments], cwd=folder, env=environment | {"PYTHON": str(python)}, check=True)
+    return (folder / "calls").read_text().splitlines()
+
+
+def test_run_and_corpus_are_where_the_user_says_seen_from_where_the_user_stands(tmp_path: Path) -> None:
+    begun = f"{tmp_path}|{SCRIPT.parents[1]}|1|-m"
+    assert called(tmp_path, "smoke", "mine", "my.txt") == [
+        f"{begun} pretrain smoke --corpus my.txt --run mine",
+        *(f"{begun} {stage} smoke --run mine" for stage in ("sft", "reward", "rlhf")),
+        f"{begun} rlhf.compare --run mine",
+    ]
+
+
+def test_what_is_finished_is_kept_and_what_is_begun_is_resumed(tmp_path: Path) -> None:
+    for file in ("mine/pretrain/stage.json", "mine/.sft.partial/settings.json"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    calls = [call.split("|-m ")[-1].split("|")[-1] for call in called(tmp_path, "smoke", "mine")]
+    assert [call.removeprefix("-m ") for call in calls][:2] == [
+        "sft smoke --run mine --resume",
+        "reward smoke --run mine",
+    ]
