@@ -109,6 +109,8 @@ class KVCache:
         """dtype: of the activations, and of keys and values."""
         device = body.embedding.weight.device
         self.head = FusedLinear([head], dtype)
+        self.embedding = body.embedding.weight
+        self.positions = None if body.positions is None else body.positions.weight
         self.layers = [DecoderLayer(layer, body, dtype) for layer in body.layers]
         self.norm = norm_function(body.norm, dtype)
         self.position_table: Tensor | None = None
@@ -150,7 +152,7 @@ class KVDecoder:
         Call it where torch keeps no gradients: the cache is written in place.
         """
         if ids.shape[1] == 1:
-            hidden = self._next(ids.squeeze(1), positions.squeeze(1), key_mask, cache)
+            hidden = self._next(ids, positions, key_mask, cache)
         elif cache.filled == 0:
             hidden = self._read(ids, key_mask, cache)
         else:
@@ -177,32 +179,35 @@ class KVDecoder:
         return hidden.to(cache.states.dtype)
 
     def _next(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: KVCache) -> Tensor:
-        """The hidden states (B, C) after one more token (B,) each."""
+        """The hidden states (B, C) after one more token (B, 1) each."""
         heads, key_heads, head_width = self.body.heads, self.body.key_heads, self.body.head_width
-        rows, dtype = len(ids), cache.states.dtype
+        rows, matched, dtype = ids.shape[0], heads + key_heads, cache.states.dtype
         cache.filled = end = cache.filled + 1
-        written = cache.states.select(4, end - 1).unbind(0)
-        seen = cache.states.narrow(4, 0, end).flatten(2, 3).flatten(0, 1).unbind(0)
+        written = cache.states.select(4, end - 1).transpose(1, 2).unbind(0)  # (B, 2, K, D)
+        seen = cache.states.narrow(4, 0, end).view(2 * len(written), rows * key_heads, end, head_width).unbind(0)
         bias = cos = sin = None
         if key_mask is not None:
             bias = cache.states.new_zeros(key_mask.shape).masked_fill_(~key_mask, -1e9)[:, None, None]
         if cache.position_table is not None:
-            cos, sin = torch.embedding(cache.position_table, positions)[:, None].chunk(2, dim=-1)
+            cos, sin = torch.embedding(cache.position_table, positions).chunk(2, dim=-1)
 
-        x = self.body.embed(ids, positions).to(dtype)
+        x = torch.embedding(cache.embedding, ids)
+        if cache.positions is not None:
+            x = x + torch.embedding(cache.positions, positions)
+        x = x.to(dtype).view(rows, -1)
         for layer, slot, keys, values in zip(cache.layers, written, seen[::2], seen[1::2], strict=True):
-            projected = layer.projections(layer.attention_norm(x)).view(rows, -1, head_width)  # (B, H + 2 K, D)
+            projected = layer.projections(layer.attention_norm(x))  # (B, (H + 2 K) D)
             if cos is None or sin is None:
-                query, fresh = projected.split((heads, 2 * key_heads), 1)
-                slot.copy_(fresh.view(rows, 2, key_heads, head_width).transpose(0, 1))
+                query, fresh = projected.split_with_sizes((heads * head_width, 2 * key_heads * head_width), 1)
+                slot.copy_(fresh.view(rows, 2, key_heads, head_width))
             else:
-                rotated, value = projected.split((heads + key_heads, key_heads), 1)
+                rotated, value = projected.view(rows, -1, head_width).split_with_sizes((matched, key_heads), 1)
                 if layer.gains is not None:
                     rotated = rms_norm(rotated, layer.gains, layer.eps)
                 rotated = (rotated * cos + rotated.roll(head_width // 2, -1) * sin).to(dtype)
-                query, key = rotated.split((heads, key_heads), 1)
-                slot[0].copy_(key)
-                slot[1].copy_(value)
+                query, key = rotated.split_with_sizes((heads, key_heads), 1)
+                slot.select(1, 0).copy_(key)
+                slot.select(1, 1).copy_(value)
             scores = torch.bmm(query.reshape(rows * key_heads, -1, head_width), keys.mT)
             if bias is not None:
                 scores.view(rows, key_heads, -1, end).add_(bias)
