@@ -80,10 +80,7 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _fingerprint(model: PreTrainedModel) -> Tensor:
-    """Hidden states (1, 3, width) of a few tokens, dropout off."""
-    was_training = model.training
-    model.eval()
+    """Hidden states (1, 3, width) of a few tokens; the model is in evaluation mode."""
     ids = torch.arange(3, device=model.device)[None]
     states: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    model.train(was_training)
     return states

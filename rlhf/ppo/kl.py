@@ -6,8 +6,6 @@ but a good measure of small steps. They are for rewards and for logs. None is us
 samples the gradient of k1 is zero on average, and that of k3 is the gradient of KL(reference ‖ policy).
 """
 
-from typing import Protocol
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -39,39 +37,22 @@ def k3(logprobs: Nats, reference_logprobs: Nats) -> Nats:
     return torch.expm1(log_ratio) - log_ratio
 
 
-class KLController(Protocol):
-    """Holds the coefficient of the KL penalty, `coef` (score per nat), and its state for a checkpoint."""
+class KLController:
+    """The coefficient of the KL penalty, `coef` (score per nat), all there is to save of it.
 
-    coef: float
-
-    def update(self, kl: float, episodes: int) -> None:
-        """Take note of the mean KL of a rollout (nats per sequence) of `episodes` sequences."""
-
-
-class FixedKL:
-    """A coefficient that stays (Stiennon et al., arXiv 2009.01325)."""
-
-    def __init__(self, coef: float) -> None:
-        self.coef = coef
-
-    def update(self, kl: float, episodes: int) -> None:
-        """A fixed coefficient does not answer to the KL."""
-
-
-class AdaptiveKL:
-    """A coefficient that steers the KL to `target` nats per sequence (Ziegler et al., arXiv 1909.08593, 2.2).
-
-    Proportional control in log space: coef ← coef · (1 + clip(kl / target - 1, ±0.2) · episodes / horizon).
+    target: nats per sequence that the KL is steered to (Ziegler et al., arXiv 1909.08593, 2.2), by proportional
+    control in log space: coef ← coef · (1 + clip(kl / target - 1, ±0.2) · episodes / horizon). None: the coefficient
+    stays (Stiennon et al., arXiv 2009.01325).
     """
 
     MAX_ERROR = 0.2
 
-    def __init__(self, coef: float, target: float, horizon: float) -> None:
-        self.coef = coef
-        self.target = target
-        self.horizon = horizon
+    def __init__(self, coef: float, target: float | None = None, horizon: float = 10_000.0) -> None:
+        self.coef, self.target, self.horizon = coef, target, horizon
 
     def update(self, kl: float, episodes: int) -> None:
-        # Clipped, so that one wild rollout moves the coefficient no more than a steady error does.
-        error = min(max(kl / self.target - 1.0, -self.MAX_ERROR), self.MAX_ERROR)
-        self.coef *= 1.0 + error * episodes / self.horizon
+        """Take note of the mean KL of a rollout (nats per sequence) of `episodes` sequences."""
+        if self.target is not None:
+            # Clipped, so that one wild rollout moves the coefficient no more than a steady error does.
+            error = min(max(kl / self.target - 1.0, -self.MAX_ERROR), self.MAX_ERROR)
+            self.coef *= 1.0 + error * episodes / self.horizon

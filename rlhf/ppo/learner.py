@@ -13,9 +13,10 @@ from data.console import UserError
 from rlhf.ppo import losses
 from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.networks import PolicyModel, ValueModel
+from rlhf.ppo.networks import ValueModel
 from rlhf.ppo.rollout import Rollout, unflatten
 from sft.models.batch import Batch, micro_batches
+from sft.models.forward import LogProbs
 
 EXPLOSION = 1e3
 """A loss so many times larger than that of a policy that stays and of a value model that always says 0."""
@@ -26,7 +27,7 @@ class Diverged(UserError):
 
 
 class Learner:
-    """Holds the two networks' optimizers and the order of minibatches.
+    """Holds the optimizer of the two networks, a group each, and the order of minibatches.
 
     policy, value: bare modules; they are moved to the device and trained in place.
     shuffler: draws the minibatches, the same in every process.
@@ -36,37 +37,29 @@ class Learner:
         self,
         config: PPOConfig,
         accelerator: Accelerator,
-        policy: PolicyModel,
+        policy: LogProbs,
         value: ValueModel,
         shuffler: torch.Generator,
     ) -> None:
         self.config = config
         self.accelerator: Any = accelerator
         self.shuffler = shuffler
+        value_rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
+        self.rates = (config.learning_rate, value_rate)
+        groups = [{"params": list(trainable(model).values())} for model in (policy, value)]
         betas = (config.adam_beta1, config.adam_beta2)
-        self.rates = (
-            config.learning_rate,
-            config.learning_rate if config.value_learning_rate is None else config.value_learning_rate,
-        )
-        policy_optimizer, value_optimizer = (
-            torch.optim.Adam(trainable(model).values(), rate, betas, config.adam_eps, fused=True)
-            for model, rate in zip((policy, value), self.rates, strict=True)
-        )
+        optimizer = torch.optim.Adam(groups, config.learning_rate, betas, config.adam_eps, fused=True)
         # The wrapped models average their gradients over the processes.
         self.policy: Any
         self.value: Any
-        self.policy_optimizer: Any
-        self.value_optimizer: Any
-        self.policy, self.value, self.policy_optimizer, self.value_optimizer = accelerator.prepare(
-            policy, value, policy_optimizer, value_optimizer
-        )
+        self.optimizer: Any
+        self.policy, self.value, self.optimizer = accelerator.prepare(policy, value, optimizer)
 
     def set_learning_rates(self, progress: float) -> None:
         """Linear from the first update's rate (progress 0) to `lr_floor` of it (progress 1)."""
         factor = 1.0 - (1.0 - self.config.lr_floor) * progress
-        for optimizer, rate in zip((self.policy_optimizer, self.value_optimizer), self.rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """All PPO epochs over one rollout; the means of what happened in them."""
@@ -104,8 +97,7 @@ class Learner:
         tokens = rollout.mask[rows].sum().float()
         by_length = sorted(rows, key=lambda i: len(rollout.prompts[i]) + len(rollout.responses[i]))
         mine = by_length[self.accelerator.process_index :: processes]
-        self.policy_optimizer.zero_grad()
-        self.value_optimizer.zero_grad()
+        self.optimizer.zero_grad()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
         ratio_error = torch.zeros((), device=self.accelerator.device)
         micros = list(micro_batches(rollout.prompts, rollout.responses, mine, config.micro_rows(processes)))
@@ -137,8 +129,7 @@ class Learner:
                     tokens,
                 )
                 # The wrapped models *average* gradients over processes; a sum is wanted.
-                self.accelerator.backward(policy_loss * processes)
-                self.accelerator.backward(value_loss * config.vf_coef * processes)
+                self.accelerator.backward((policy_loss + config.vf_coef * value_loss) * processes)
             ratio_error = torch.maximum(ratio_error, policy_stats.pop("ratio_error"))
             for name, total in policy_stats.items():
                 sums[name] += total / tokens
@@ -165,15 +156,13 @@ class Learner:
         # "not below" rather than "above": NaN is neither.
         below = all(abs(loss) < limit for loss, limit in zip(numbers, limits, strict=False))
         if not (below and all(map(math.isfinite, numbers))):
-            self.policy_optimizer.zero_grad()
-            self.value_optimizer.zero_grad()
+            self.optimizer.zero_grad()
             raise Diverged(
                 f"PPO diverged (policy loss {stats['policy_loss']:.3g}, value loss "
                 f"{stats['value_loss']:.3g}, gradient norms {policy_norm:.3g} and {value_norm:.3g}); the weights "
                 "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
             )
-        self.policy_optimizer.step()
-        self.value_optimizer.step()
+        self.optimizer.step()
         return {"policy_norm": policy_norm, "value_norm": value_norm}
 
     def _check_first_ratio(self, error: float) -> None:
@@ -203,6 +192,6 @@ class Learner:
             "val/first_ratio_error": first_ratio_error,
             "grad_norm/policy": means["policy_norm"],
             "grad_norm/value": means["value_norm"],
-            "lr": self.policy_optimizer.param_groups[0]["lr"],
+            "lr": self.optimizer.param_groups[0]["lr"],
             "optimizer_steps": float(steps),
         }

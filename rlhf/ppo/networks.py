@@ -1,43 +1,18 @@
-"""The networks of PPO as modules: policy and reference, and the value.
+"""The value network of PPO. Policy and reference are `sft.models.forward.LogProbs`.
 
-All of them run in evaluation mode, in training too: with dropout the log-probabilities before and after
-would differ by chance and the ratio would mean nothing.
+All three run in evaluation mode, in training too: with dropout the log-probabilities before and after would differ
+by chance and the ratio would mean nothing.
 """
 
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pretrain.sampling import CachedModel
 from rlhf.ppo.adapters import add_adapter, for_value, share_weights
 from sft.models.batch import Batch
-from sft.models.forward import HiddenStates, LogProbs
-from sft.models.sampling import sampler
-
-
-class PolicyModel(nn.Module):
-    """A causal language model as PPO sees it: log-probabilities of the response tokens."""
-
-    def __init__(self, lm: PreTrainedModel) -> None:
-        super().__init__()
-        self.lm = lm
-        self.eval()
-        self.logprobs = LogProbs(lm)
-
-    def train(self, mode: bool = True) -> "PolicyModel":
-        """Stay in evaluation mode: no dropout, ever."""
-        return super().train(False)
-
-    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy (no gradient) in nats, each (N,), of the batch's N response tokens."""
-        return self.logprobs(batch, temperature)
-
-    def sampler(self, dtype: torch.dtype) -> CachedModel:
-        """The policy as it is now, for `pretrain.sampling.generate`; dtype: see `sft.models.sampling.sampler`."""
-        return sampler(self.logprobs, dtype)
+from sft.models.forward import HiddenStates
 
 
 class ValueModel(nn.Module):
@@ -67,8 +42,7 @@ def value_backbone(model: PreTrainedModel, peft_config: Any = None) -> PreTraine
     body: Any
     if peft_config is None:
         body = copy.deepcopy(model.base_model)
-        body.requires_grad_(True)
-        return body
+        return body.requires_grad_(True)
     # The whole model is adapted, so that its layers have the names that the policy's have.
     shared = share_weights(model)
     add_adapter(shared, for_value(peft_config), "value model")

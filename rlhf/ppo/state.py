@@ -21,7 +21,7 @@ from data.console import UserError
 from rlhf.ppo.adapters import describe, trainable
 from rlhf.ppo.config import PPOConfig
 
-VERSION = 3
+VERSION = 4
 FREE_SETTINGS = {
     *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
     *("micro_batch_size", "cpu", "device"),
@@ -108,11 +108,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: start without resuming") from error
 
 
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    """What is learned, and nothing that stays as it was: of a model with an adapter, the adapter."""
-    return {name: weight.detach() for name, weight in trainable(module).items()}
-
-
 def _fingerprint(module: nn.Module) -> str:
     """SHA-256 of about a thousand values of every weight: training changes them all."""
     digest = hashlib.sha256()
@@ -121,9 +116,10 @@ def _fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@torch.no_grad()
 def restore_weights(module: nn.Module, saved: dict[str, Tensor], folder: str | Path) -> None:
-    """The inverse of `weights`; UserError where they are another model's."""
-    own = weights(module)
+    """Give a module the weights that were `trainable` in it; UserError where they are another model's."""
+    own = trainable(module)
     if {name: weight.shape for name, weight in own.items()} != {name: weight.shape for name, weight in saved.items()}:
         raise UserError(f"{folder} is of a run on another model: give the same one, or start without resuming")
     for name, weight in own.items():
@@ -155,12 +151,11 @@ def _check(shared: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """Where the random numbers of Python, NumPy and torch stand in this process."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, *rest = np.random.get_state()
     state = {
         "torch": torch.get_rng_state(),
-        "python": [version, list(numbers), gauss],
-        "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
     }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state()
@@ -170,9 +165,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 def restore_random(state: dict[str, Any], device: torch.device) -> None:
     """The inverse of `random_state`."""
     torch.set_rng_state(state["torch"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"])

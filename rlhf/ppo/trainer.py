@@ -24,11 +24,11 @@ from data.console import UserError
 from pretrain.machine import OwnPrecision, choose_device, compute_dtype, full_precision_matmul, with_cpu_kernels
 from pretrain.sampling import generate
 from rlhf.ppo import state
-from rlhf.ppo.adapters import add_adapter, check_peft, share_weights
+from rlhf.ppo.adapters import add_adapter, check_peft, share_weights, trainable
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.kl import AdaptiveKL, FixedKL, KLController
+from rlhf.ppo.kl import KLController
 from rlhf.ppo.learner import Diverged, Learner
-from rlhf.ppo.networks import PolicyModel, ValueModel, value_backbone
+from rlhf.ppo.networks import ValueModel, value_backbone
 from rlhf.ppo.prompts import Prompt, PromptOrder, encode_prompts
 from rlhf.ppo.rewards import (
     PolicyTokens,
@@ -42,7 +42,9 @@ from rlhf.ppo.rewards import (
 from rlhf.ppo.rollout import Episodes, Rollout, build_rollout
 from rlhf.ppo.trackers import check_trackers, finish_trackers, start_trackers
 from sft.models.batch import Batch, micro_batches
+from sft.models.forward import LogProbs
 from sft.models.loading import check_fits, load_causal_lm, load_classifier
+from sft.models.sampling import sampler
 from sft.models.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
@@ -146,13 +148,10 @@ class PPOTrainer:
         self.peft_config = peft_config
         self.adapted = lm.requires_grad_(True) if peft_config is None else add_adapter(lm, peft_config, "policy")
         """The policy as it is saved: peft's model around it, where it has an adapter."""
-        self.policy = PolicyModel(lm)
-        self.reference = PolicyModel(reference_lm).to(self.device).requires_grad_(False)
+        self.policy = LogProbs(lm)
+        self.reference = LogProbs(reference_lm).to(self.device).requires_grad_(False)
 
-        self.kl_controller: KLController = FixedKL(config.kl_coef)
-        if config.kl_target is not None:
-            self.kl_controller = AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
-
+        self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         # Every process draws the numbers of all, so that many processes do what one would.
         self.sampler = torch.Generator().manual_seed(config.seed)
         self.shuffler = torch.Generator().manual_seed(config.seed + 1)
@@ -247,7 +246,7 @@ class PPOTrainer:
         # KL would be measured on another distribution than the one that was sampled.
         with self.accelerator.autocast() if self.device.type == "cuda" else full_precision_matmul():
             responses = generate(
-                self.policy.sampler(torch.bfloat16 if self.bf16 else torch.float32),
+                sampler(self.policy, torch.bfloat16 if self.bf16 else torch.float32),
                 prompts,
                 max_new_tokens=config.response_length,
                 temperature=config.temperature,
@@ -315,12 +314,10 @@ class PPOTrainer:
 
     def save_state(self, folder: str | Path) -> None:
         """Write all that a resumed run needs; atomic. Every process must call it."""
-        learner = self.learner
         shared = self._identity() | {
-            "policy": state.weights(self.policy),
-            "value": state.weights(self.value),
-            "policy_optimizer": learner.policy_optimizer.state_dict(),
-            "value_optimizer": learner.value_optimizer.state_dict(),
+            "policy": trainable(self.policy),
+            "value": trainable(self.value),
+            "optimizer": self.learner.optimizer.state_dict(),
             # The learning rates follow from the number of updates done.
             "updates_done": self.updates_done,
             "kl_coef": self.kl_controller.coef,
@@ -335,8 +332,7 @@ class PPOTrainer:
         shared, own = state.load(folder, self.accelerator.process_index, self._identity())
         state.restore_weights(self.policy, shared["policy"], folder)
         state.restore_weights(self.value, shared["value"], folder)
-        self.learner.policy_optimizer.load_state_dict(shared["policy_optimizer"])
-        self.learner.value_optimizer.load_state_dict(shared["value_optimizer"])
+        self.learner.optimizer.load_state_dict(shared["optimizer"])
         self.kl_controller.coef = shared["kl_coef"]
         self.updates_done = shared["updates_done"]
         self.prompt_order.position = shared["prompt_position"]

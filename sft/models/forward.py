@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from data.console import UserError
 from pretrain.fast.functions import TokenLogprobs
-from sft.models.batch import Batch, Ids, micro_batches, position_ids
+from sft.models.batch import Batch, Ids, micro_batches
 from sft.models.fast import packed_body
 
 
@@ -35,25 +35,24 @@ class HiddenStates:
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
                 return self.body(padded.ids, batch.last_layout if last else batch.layout, dtype)
-        states = self.model(
-            input_ids=padded.ids,
-            attention_mask=padded.mask.long(),
-            position_ids=position_ids(padded.mask),
-            use_cache=False,
-        ).last_hidden_state
+        states = self.model(**padded.inputs).last_hidden_state
         return states[padded.last if last else padded.predicts_response]
 
 
-class LogProbs:
-    """Log-probabilities of the response tokens under a causal language model."""
+class LogProbs(nn.Module):
+    """Log-probabilities of the response tokens under a causal language model, in evaluation mode for good."""
 
     def __init__(self, lm: PreTrainedModel) -> None:
-        """lm: in evaluation mode."""
-        self.lm = lm
+        super().__init__()
+        self.lm = lm.eval()
         self.plain_head = _head_is_plain(lm)
         self.hidden_states = HiddenStates(lm.base_model)
 
-    def __call__(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def train(self, mode: bool = True) -> "LogProbs":
+        """Stay in evaluation mode: no dropout, ever."""
+        return super().train(False)
+
+    def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy (no gradient) in nats, each (N,), of the N response tokens, row by row.
 
         `temperature` divides the logits, here as in the rollout: the distribution that is trained is the one that is
@@ -61,17 +60,9 @@ class LogProbs:
         """
         if self.plain_head:
             # Only positions that predict a response token meet the vocabulary: no logits for prompt or padding.
-            head: Any = self.lm.get_output_embeddings()
-            logits = head(self.hidden_states(batch))
+            logits = self.lm.get_output_embeddings()(self.hidden_states(batch))
         else:
-            padded = batch.padded
-            output = self.lm(
-                input_ids=padded.ids,
-                attention_mask=padded.mask.long(),
-                position_ids=position_ids(padded.mask),
-                use_cache=False,
-            )
-            logits = output.logits[padded.predicts_response]
+            logits = self.lm(**batch.padded.inputs).logits[batch.padded.predicts_response]
         logprobs, entropy = TokenLogprobs.apply(logits, batch.targets, temperature)
         return logprobs, entropy
 
@@ -136,7 +127,7 @@ def sequence_logprobs(
 
     `temperature` divides the logits: the distribution that was sampled from is the one that is measured.
     """
-    logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm.eval())
+    logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm)
     sums = torch.zeros(len(prompts), dtype=torch.float64)
     answered = [i for i, response in enumerate(responses) if len(response)]
     for rows in micro_batches(prompts, responses, answered, batch_size):
@@ -152,10 +143,7 @@ def _head_is_plain(lm: PreTrainedModel) -> bool:
     head = lm.get_output_embeddings()
     if head is None or lm.base_model is lm:
         return False
-    was_training = lm.training
-    lm.eval()
     ids = torch.arange(2, device=lm.device)[None]
     logits = lm(input_ids=ids, use_cache=False).logits
     plain = head(lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    lm.train(was_training)
     return plain.shape == logits.shape and torch.allclose(plain, logits, atol=1e-5, rtol=1e-4)

@@ -148,7 +148,7 @@ def sampler(lm: PreTrainedModel | LogProbs, dtype: torch.dtype = torch.float32) 
     lm: the model, or its `LogProbs`, which knows already whether it is. dtype: of the activations while prompts are
     read, where the model is fast.
     """
-    logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm.eval())
+    logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm)
     body, model = logprobs.hidden_states.body, logprobs.lm
     if body is None or not logprobs.plain_head or model.device.type != "cpu":
         return HFCachedModel(model)

@@ -190,7 +190,7 @@ def test_an_evaluation_computes_no_kl_to_be_dropped(run: Path, monkeypatch: pyte
     task = AlignmentTask(config_for(run))
     assert task.before.kl is None
     passes: list[Any] = []
-    monkeypatch.setattr("sft.models.forward.LogProbs.__call__", lambda *arguments: passes.append(arguments))
+    monkeypatch.setattr("sft.models.forward.LogProbs.forward", lambda *arguments: passes.append(arguments))
     monkeypatch.setattr("pretrain.model.GPT.__init__", lambda *arguments: passes.append(arguments))
     task.evaluate(AutoModelForCausalLM.from_pretrained(run / "sft"))
     assert not passes

@@ -102,13 +102,13 @@ def test_frozen_weights_are_in_memory_once(make: Make, causal_lm: Build, reward_
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_ratio_is_one_and_the_head_stays_plain(make: Make, kind: str) -> None:
     trainer = make(kind)
-    assert trainer.policy.logprobs.plain_head
+    assert trainer.policy.plain_head
     for metrics in trainer.train():
         assert metrics["val/first_ratio_error"] < 2e-5
     assert metrics["objective/kl"] > 1e-3
     # Logits at the response alone are those of the whole model, adapter included.
     fast = logprobs(trainer.policy)
-    trainer.policy.logprobs.plain_head = False
+    trainer.policy.plain_head = False
     torch.testing.assert_close(fast, logprobs(trainer.policy), atol=1e-5, rtol=0)
 
 

@@ -183,6 +183,6 @@ def test_a_pad_outside_the_vocabulary_is_never_read(causal_lm: Build, tokenizer:
         config,
         tokenizer=tokenizer,
     )
-    for network in (trainer.policy.logprobs, trainer.reference.logprobs, trainer.value):
+    for network in (trainer.policy, trainer.reference, trainer.value):
         network.hidden_states.body = None  # the way of other families, which pads
     assert trainer.train()

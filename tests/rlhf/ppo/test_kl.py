@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlhf.ppo.kl import LOG_RATIO_LIMIT, AdaptiveKL, FixedKL, clamp_log_ratio, k1, k2, k3
+from rlhf.ppo.kl import LOG_RATIO_LIMIT, KLController, clamp_log_ratio, k1, k2, k3
 
 
 def exact_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ def test_log_ratio_is_clamped_on_both_sides() -> None:
 
 
 def test_a_fixed_coefficient_stays() -> None:
-    controller = FixedKL(0.07)
+    controller = KLController(0.07)
     controller.update(kl=1000.0, episodes=64)
     assert controller.coef == 0.07
 
@@ -48,14 +48,14 @@ def test_a_fixed_coefficient_stays() -> None:
     [(6.0, 0.0), (6.6, 0.1), (5.4, -0.1), (60.0, 0.2), (0.0, -0.2), (-3.0, -0.2)],
 )
 def test_adaptive_coefficient_is_proportional_and_clipped(kl: float, error: float) -> None:
-    controller = AdaptiveKL(coef=0.5, target=6.0, horizon=1000)
+    controller = KLController(coef=0.5, target=6.0, horizon=1000)
     controller.update(kl, episodes=100)
     assert controller.coef == pytest.approx(0.5 * (1 + error * 0.1))
 
 
 def test_adaptive_coefficient_settles_on_its_target() -> None:
     """On a system whose KL falls as the coefficient rises, the KL comes to the target."""
-    controller = AdaptiveKL(coef=1.0, target=6.0, horizon=1000)
+    controller = KLController(coef=1.0, target=6.0, horizon=1000)
     for _ in range(300):
         controller.update(kl=3.0 / controller.coef, episodes=100)
     assert 3.0 / controller.coef == pytest.approx(6.0, rel=1e-3)

@@ -24,8 +24,7 @@ def test_gradients_are_clipped_and_adam_has_its_epsilon(causal_lm: Build, reward
         config = PPOConfig(**settings, prompt_length=4, max_grad_norm=bound, adam_eps=3e-5, adam_beta2=0.9, cpu=True)
         trainer = PPOTrainer(causal_lm("qwen3"), reward_model("qwen3"), [[1, 2], [3]], config)
         for name, model in (("policy", trainer.policy), ("value", trainer.value)):
-            optimizer = getattr(trainer.learner, f"{name}_optimizer").optimizer
-            optimizer.register_step_pre_hook(
+            trainer.learner.optimizer.optimizer.register_step_pre_hook(
                 lambda *_, key=(bound, name), model=model: norms.update({key: norm_of(model.parameters())})
             )
         metrics = trainer.step()
@@ -35,10 +34,11 @@ def test_gradients_are_clipped_and_adam_has_its_epsilon(causal_lm: Build, reward
                 assert norms[bound, name] == pytest.approx(metrics[f"grad_norm/{name}"], rel=1e-4)
             else:
                 assert norms[bound, name] == pytest.approx(bound, rel=1e-3)
-        for optimizer in (trainer.learner.policy_optimizer, trainer.learner.value_optimizer):
-            assert optimizer.param_groups[0]["eps"] == 3e-5
-            assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
-            assert optimizer.param_groups[0]["weight_decay"] == 0
+        policy, value = trainer.learner.optimizer.param_groups
+        for group in (policy, value):
+            assert group["eps"] == 3e-5
+            assert group["betas"] == (0.9, 0.9)
+            assert group["weight_decay"] == 0
     assert PPOConfig().adam_eps == 1e-5
 
 

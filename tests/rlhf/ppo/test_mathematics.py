@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlhf import PPOConfig, PPOTrainer
 from rlhf.ppo import losses
-from rlhf.ppo.kl import LOG_RATIO_LIMIT, AdaptiveKL, k1, k2, k3
+from rlhf.ppo.kl import LOG_RATIO_LIMIT, KLController, k1, k2, k3
 
 Rows = list[list[float]]
 Build = Callable[..., Any]
@@ -214,7 +214,7 @@ def test_estimators_of_the_kl(case: list[Rows]) -> None:
 
 @given(st.floats(0.01, 2), st.floats(0.5, 20), st.lists(st.tuples(st.floats(-5, 50), st.integers(1, 512)), max_size=20))
 def test_the_adaptive_coefficient(coef: float, target: float, rollouts: list[tuple[float, int]]) -> None:
-    controller = AdaptiveKL(coef, target, horizon=10_000)
+    controller = KLController(coef, target, horizon=10_000)
     for kl, episodes in rollouts:
         controller.update(kl, episodes)
         error = float(np.clip((kl - target) / target, -0.2, 0.2))

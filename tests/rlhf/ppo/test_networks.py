@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.ppo.networks import PolicyModel, ValueModel
+from rlhf.ppo.networks import ValueModel
 from rlhf.ppo.rewards import ModelReward
 from sft.models.batch import Batch, Padded
+from sft.models.forward import LogProbs
 
 PROMPTS, RESPONSES = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]], [[5, 6, 7], [8], [1, 2, 3, 4, 5], [22]]
 KINDS = ["gpt2", "qwen3"]
@@ -22,14 +23,14 @@ def networks(causal_lm: Build, reward_model: Build) -> Callable[..., list[Any]]:
     """`networks(kind, path, **config)`: policy, value with a head that is not 0, and reward, made while in training."""
 
     def build(kind: str, path: str, **changes: Any) -> list[Any]:
-        policy = PolicyModel(causal_lm(kind, **changes).train())
+        policy = LogProbs(causal_lm(kind, **changes).train())
         value = ValueModel(reward_model(kind, **changes).base_model.train())
         reward = ModelReward(reward_model(kind, **changes).train(), batch_rows=3)
         torch.nn.init.ones_(value.score.weight)
         if path != "packed":
-            for network in (policy.logprobs, value, reward.scores):
+            for network in (policy, value, reward.scores):
                 network.hidden_states.body = None
-        policy.logprobs.plain_head = path != "whole"
+        policy.plain_head = path != "whole"
         return [policy, value, reward]
 
     return build

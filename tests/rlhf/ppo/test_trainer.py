@@ -356,7 +356,7 @@ def test_learning_rates_fall_in_a_line_to_the_floor(make: Make) -> None:
     trainer = make(total_episodes=64, learning_rate=1e-3, value_learning_rate=2e-3, lr_floor=0.2)
     rates = [metrics["lr"] for metrics in trainer.train()]
     assert rates == pytest.approx([1e-3, 0.8e-3, 0.6e-3, 0.4e-3])
-    assert trainer.learner.value_optimizer.param_groups[0]["lr"] == pytest.approx(0.8e-3)
+    assert trainer.learner.optimizer.param_groups[1]["lr"] == pytest.approx(0.8e-3)
 
 
 def test_the_adaptive_coefficient_answers_from_the_next_rollout_on(make: Make) -> None:

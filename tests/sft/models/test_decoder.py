@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from pretrain.fast.body import Linear
 from pretrain.fast.decoder import KVDecoder
 from pretrain.sampling import generate, sample_tokens
-from rlhf.ppo.networks import PolicyModel
 from sft.models.fast import packed_body
-from sft.models.sampling import HFCachedModel
+from sft.models.forward import LogProbs
+from sft.models.sampling import HFCachedModel, sampler
 from tests.sft.models.test_fast import FAMILIES, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,13 +28,13 @@ STOPS = {22, 0, 1}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stops", [STOPS, set()])
 def test_the_same_numbers_draw_the_same_tokens(causal_lm: Build, kind: str, stops: set[int]) -> None:
-    policy = PolicyModel(causal_lm(kind))
+    policy = LogProbs(causal_lm(kind))
     noise = torch.rand(len(PROMPTS), 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    sampler = policy.sampler(torch.float32)
-    assert isinstance(sampler, KVDecoder)
+    decoder = sampler(policy)
+    assert isinstance(decoder, KVDecoder)
     drawn, expected = (
         generate(model, PROMPTS, max_new_tokens=20, stop_ids=stops, noise=noise)
-        for model in (sampler, HFCachedModel(policy.lm))
+        for model in (decoder, HFCachedModel(policy.lm))
     )
     assert drawn == expected
     if stops:
@@ -44,9 +44,9 @@ def test_the_same_numbers_draw_the_same_tokens(causal_lm: Build, kind: str, stop
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packed", [True, False])
 def test_only_what_goes_on_is_computed_and_no_cache_is_made_twice(causal_lm: Build, kind: str, packed: bool) -> None:
-    policy = PolicyModel(causal_lm(kind))
-    sampler: Any = policy.sampler(torch.float32) if packed else HFCachedModel(policy.lm)
-    step, seen, addresses = sampler.step, [], set()
+    policy = LogProbs(causal_lm(kind))
+    decoder: Any = sampler(policy) if packed else HFCachedModel(policy.lm)
+    step, seen, addresses = decoder.step, [], set()
 
     def spy(ids: torch.Tensor, positions: torch.Tensor, key_mask: torch.Tensor, cache: Any) -> torch.Tensor:
         seen.append(tuple(ids.shape))
@@ -54,9 +54,9 @@ def test_only_what_goes_on_is_computed_and_no_cache_is_made_twice(causal_lm: Bui
             addresses.add((cache.states if packed else cache.states.layers[0].keys).data_ptr())
         return step(ids, positions, key_mask, cache)
 
-    sampler.step = spy
+    decoder.step = spy
     noise = torch.rand(len(PROMPTS), 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    lengths = [len(ids) for ids in generate(sampler, PROMPTS, max_new_tokens=20, stop_ids=STOPS, noise=noise)]
+    lengths = [len(ids) for ids in generate(decoder, PROMPTS, max_new_tokens=20, stop_ids=STOPS, noise=noise)]
     going_on = [sum(length > done for length in lengths) for done in range(1, max(lengths))]
     assert seen == [(4, 7), *((rows, 1) for rows in going_on)], "four distinct prompts, then the rows that go on"
     assert going_on[0] > going_on[-1]
@@ -65,9 +65,9 @@ def test_only_what_goes_on_is_computed_and_no_cache_is_made_twice(causal_lm: Bui
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_may_outgrow_the_context(causal_lm: Build, kind: str) -> None:
-    policy = PolicyModel(causal_lm(kind))
+    policy = LogProbs(causal_lm(kind))
     noise = torch.rand(3, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    models = (policy.sampler(torch.float32), HFCachedModel(policy.lm))
+    models = (sampler(policy), HFCachedModel(policy.lm))
     drawn, expected = (generate(model, PROMPTS[:3], max_new_tokens=100, noise=noise) for model in models)
     assert drawn == expected
 
@@ -75,13 +75,13 @@ def test_a_text_may_outgrow_the_context(causal_lm: Build, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_bf16_the_logits_are_those_of_the_forward_pass(causal_lm: Build, kind: str) -> None:
     """Token by token from the cache as in one pass over the whole text, but for rounding."""
-    policy = PolicyModel(causal_lm(kind, std=0.1))
-    sampler = policy.sampler(torch.bfloat16)
+    policy = LogProbs(causal_lm(kind, std=0.1))
+    decoder: Any = sampler(policy, torch.bfloat16)
     ids = torch.randint(2, 22, (3, 12), generator=torch.Generator().manual_seed(1))
-    cache = sampler.new_cache(3, 12)
+    cache = decoder.new_cache(3, 12)
     with torch.inference_mode():
-        logits = [sampler.step(ids[:, :4], torch.arange(4).expand(3, 4), None, cache)]
-        logits += [sampler.step(ids[:, t, None], torch.full((3, 1), t), None, cache) for t in range(4, 12)]
+        logits = [decoder.step(ids[:, :4], torch.arange(4).expand(3, 4), None, cache)]
+        logits += [decoder.step(ids[:, t, None], torch.full((3, 1), t), None, cache) for t in range(4, 12)]
         exact = policy.lm(input_ids=ids).logits[:, 3:]
     error = (torch.stack(logits, 1) - exact).abs().max().item()
     assert 1e-5 < error < 0.02 * exact.abs().max().item()
@@ -90,7 +90,7 @@ def test_in_bf16_the_logits_are_those_of_the_forward_pass(causal_lm: Build, kind
 def test_a_model_that_is_not_packed_is_sampled_as_it_is(causal_lm: Build) -> None:
     model = causal_lm("qwen3")
     model.model.layers[0].register_forward_hook(lambda module, inputs, output: 2 * output)
-    assert isinstance(PolicyModel(model).sampler(torch.bfloat16), HFCachedModel)
+    assert isinstance(sampler(LogProbs(model), torch.bfloat16), HFCachedModel)
 
 
 def plain_decoder(model: PreTrainedModel) -> KVDecoder:
