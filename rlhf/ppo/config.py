@@ -11,29 +11,15 @@ from typing import Any, Literal
 
 from data.console import UserError
 
+COUNTS = ("total_episodes", "batch_size", "num_mini_batches", "num_ppo_epochs", "micro_batch_size", "eval_every")
+LENGTHS = ("prompt_length", "response_length")
+RATES = ("learning_rate", "value_learning_rate", "adam_eps", "kl_coef", "vf_coef", "save_every", "log_samples")
+BOUNDS = ("max_grad_norm", "kl_target", "kl_horizon", "cliprange", "cliprange_value", "score_clip")
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    (
-        "of at least 1",
-        lambda x: x >= 1,
-        (
-            *("total_episodes", "batch_size", "num_mini_batches", "num_ppo_epochs", "micro_batch_size"),
-            *("prompt_length", "response_length", "eval_every"),
-        ),
-    ),
-    (
-        "of 0 or more",
-        lambda x: 0 <= x < inf,
-        (
-            *("learning_rate", "value_learning_rate", "adam_eps", "kl_coef", "vf_coef"),
-            *("save_every", "log_samples"),
-        ),
-    ),
+    ("of at least 1", lambda x: x >= 1, (*COUNTS, *LENGTHS)),
+    ("of 0 or more", lambda x: 0 <= x < inf, RATES),
     ("of 0 or more, or inf", lambda x: x >= 0, ("target_kl_stop", "ratio_tolerance")),
-    (
-        "above 0",
-        lambda x: x > 0,
-        ("max_grad_norm", "kl_target", "kl_horizon", "cliprange", "cliprange_value", "score_clip"),
-    ),
+    ("above 0", lambda x: x > 0, BOUNDS),
     ("above 0, since PPO samples", lambda x: 0 < x < inf, ("temperature",)),
     ("from 0 to 1", lambda x: 0 <= x <= 1, ("lr_floor", "gamma", "gae_lambda")),
     ("from 0 to less than 1", lambda x: 0 <= x < 1, ("adam_beta1", "adam_beta2")),

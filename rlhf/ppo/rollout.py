@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from rlhf.ppo import losses
@@ -15,34 +15,27 @@ from rlhf.ppo.rewards import Scored
 from sft.models.batch import response_mask
 
 
-@dataclass
-class Episodes:
-    """What one process has sampled and scored: lists of one entry per episode; tensors (length,), on the CPU."""
+class Episode(NamedTuple):
+    """A prompt and what was sampled, with all that is computed before learning; tensors (length,), on the CPU."""
 
-    prompts: Sequence[Prompt]
-    responses: list[list[int]]
+    prompt: Prompt
+    response: list[int]
     """Token ids, the stop token included."""
-    scores: list[float]
-    """As the reward gives them."""
-    logprobs: list[Tensor]
+    score: float
+    """As the reward gives it."""
+    logprobs: Tensor
     """Nats, of the policy that sampled."""
-    entropies: list[Tensor]
-    reference_logprobs: list[Tensor]
-    values: list[Tensor]
-
-    def gather(self) -> "Episodes":
-        """The episodes of all processes, in the order of the processes. Every process must call it."""
-        shares = [Episodes(*fields) for fields in gather_object([tuple(vars(self).values())])]
-        return Episodes(*([entry for share in shares for entry in getattr(share, name)] for name in vars(self)))
+    entropies: Tensor
+    reference_logprobs: Tensor
+    values: Tensor
 
 
 @dataclass
 class Rollout:
     """The episodes of one batch, those of all processes. Tensors (B, R) are aligned with the response tokens."""
 
-    prompts: Sequence[Prompt]
+    prompts: list[Prompt]
     responses: list[list[int]]
-    """Token ids, the stop token included."""
     mask: Tensor
     """(B, R) bool, True on the response's tokens."""
     logprobs: Tensor
@@ -59,13 +52,14 @@ class Rollout:
     """Means over the batch, by their names in the log."""
 
 
-def build_rollout(episodes: Episodes, scored: Scored, kl_coef: float, config: PPOConfig) -> Rollout:
+def build_rollout(episodes: Sequence[Episode], scored: Scored, kl_coef: float, config: PPOConfig) -> Rollout:
     """KL, rewards, advantages, returns and metrics of the episodes of all processes, on the device of `scored`."""
     device = scored.scores.device
-    mask = response_mask(episodes.responses, device)
+    responses = [episode.response for episode in episodes]
+    mask = response_mask(responses, device)
     logprobs, entropies, reference_logprobs, values = (
-        unflatten(torch.cat(rows).to(device), mask)
-        for rows in (episodes.logprobs, episodes.entropies, episodes.reference_logprobs, episodes.values)
+        unflatten(torch.cat([getattr(episode, name) for episode in episodes]).to(device), mask)
+        for name in ("logprobs", "entropies", "reference_logprobs", "values")
     )
     kl = k1(logprobs, reference_logprobs)
     rewards = losses.token_rewards(scored.scores, kl, mask, kl_coef)
@@ -93,8 +87,8 @@ def build_rollout(episodes: Episodes, scored: Scored, kl_coef: float, config: PP
     metrics["val/explained_variance"] = explained.item()
     metrics["val/num_eos_tokens"] = float(scored.stopped.sum())
     return Rollout(
-        prompts=episodes.prompts,
-        responses=episodes.responses,
+        prompts=[episode.prompt for episode in episodes],
+        responses=responses,
         mask=mask,
         logprobs=logprobs,
         values=values,

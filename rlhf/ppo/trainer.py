@@ -39,7 +39,7 @@ from rlhf.ppo.rewards import (
     build_reward,
     finite_scores,
 )
-from rlhf.ppo.rollout import Episodes, Rollout, build_rollout
+from rlhf.ppo.rollout import Episode, Rollout, build_rollout
 from rlhf.ppo.trackers import check_trackers, finish_trackers, start_trackers
 from sft.models.batch import Batch, micro_batches
 from sft.models.forward import LogProbs
@@ -257,7 +257,7 @@ class PPOTrainer:
         clock = time.perf_counter()
         with self.accelerator.autocast():
             scores = finite_scores(self.reward, prompts, responses)
-        rollout = self.prepare_rollout(self.score_rollout(prompts, responses, scores).gather())
+        rollout = self.prepare_rollout(gather_object(self.score_rollout(prompts, responses, scores)))
         seconds["time/scoring"] = time.perf_counter() - clock
         rollout.metrics |= seconds
         if isinstance(self.reward, WeightedReward):
@@ -266,14 +266,13 @@ class PPOTrainer:
         return rollout
 
     @torch.no_grad()
-    def score_rollout(self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor) -> Episodes:
+    def score_rollout(self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor) -> list[Episode]:
         """What the policy, the reference and the value model say of this process's responses.
 
         scores: (B,), as the reward gives them. By the same forward pass as in training, not from the sampler's
         cache: so the first ratio is 1.
         """
-        order: list[int] = []
-        parts: list[list[Tensor]] = [[], [], [], []]
+        found: dict[int, tuple[Tensor, ...]] = {}
         for rows in micro_batches(prompts, responses, range(len(prompts)), self.micro_rows):
             batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], self.device)
             with self.accelerator.autocast():
@@ -282,20 +281,19 @@ class PPOTrainer:
                     self.reference(batch, self.config.temperature)[0],
                     self.value(batch),
                 )
-            order += rows
-            lengths = [len(responses[i]) for i in rows]
-            for part, tokens in zip(parts, flat, strict=True):
-                part += tokens.cpu().split(lengths)
-        places = sorted(range(len(order)), key=order.__getitem__)
-        return Episodes(prompts, responses, scores.tolist(), *([part[place] for place in places] for part in parts))
+            lengths = [len(response) for response in batch.responses]
+            parts = zip(*(tokens.cpu().split(lengths) for tokens in flat), strict=True)
+            found |= zip(rows, parts, strict=True)
+        texts = zip(prompts, responses, scores.tolist(), strict=True)
+        return [Episode(*sampled, *found[i]) for i, sampled in enumerate(texts)]
 
-    def prepare_rollout(self, episodes: Episodes) -> Rollout:
+    def prepare_rollout(self, episodes: Sequence[Episode]) -> Rollout:
         """KL, rewards, advantages, returns and metrics of the episodes of all processes."""
         config = self.config
         rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
-        raw = torch.tensor(episodes.scores, device=self.device)
-        scored = apply_rules(raw, episodes.responses, self.stop_ids, rules)
-        self._keep_samples(episodes.prompts, episodes.responses, raw, scored.stopped)
+        raw = torch.tensor([episode.score for episode in episodes], device=self.device)
+        scored = apply_rules(raw, [episode.response for episode in episodes], self.stop_ids, rules)
+        self._keep_samples(episodes)
         return build_rollout(episodes, scored, self.kl_controller.coef, config)
 
     # ---- saving ----
@@ -348,17 +346,15 @@ class PPOTrainer:
 
     # ---- parts ----
 
-    def _keep_samples(
-        self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor, stopped: Tensor
-    ) -> None:
+    def _keep_samples(self, episodes: Sequence[Episode]) -> None:
         """Good scores over gibberish are the classic failure: keep some responses with their scores."""
         decode = decoder(self.tokenizer) if self.tokenizer is not None else str
         self.samples = [
             {
-                "prompt": decode(list(prompts[i])),
-                "response": decode(without_stop(responses[i], self.stop_ids)),
-                "score": scores[i].item(),
-                "stopped": bool(stopped[i]),
+                "prompt": decode(list(episode.prompt)),
+                "response": decode(without_stop(episode.response, self.stop_ids)),
+                "score": episode.score,
+                "stopped": episode.response[-1] in self.stop_ids,
             }
-            for i in range(min(self.config.log_samples, len(prompts)))
+            for episode in episodes[: self.config.log_samples]
         ]

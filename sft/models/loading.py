@@ -28,8 +28,12 @@ def load_causal_lm(
     dropout: its rates from now on (None: those of its configuration); a model that is given keeps its own.
     role: what errors call it. UserError on what is not such a model.
     """
-    changes = {} if dropout is None else dict.fromkeys(DROPOUTS, dropout)
-    model = _load(AutoModelForCausalLM, source, device, role, changes)
+    options = {}
+    if dropout is not None and isinstance(source, str | Path):
+        with quiet(), contextlib.suppress(OSError, ValueError):  # what cannot be loaded is named below
+            # It takes those of the names that it knows.
+            options["config"] = AutoConfig.from_pretrained(str(source), **dict.fromkeys(DROPOUTS, dropout))
+    model = _load(AutoModelForCausalLM, source, device, role, **options)
     if model.get_output_embeddings() is None or model.config.is_encoder_decoder:
         raise UserError(f"the {role} is a {type(model).__name__}: give a causal language model")
     return model
@@ -47,23 +51,17 @@ def load_classifier(
     new_head: whether the head may be missing from the file; it is then drawn at random. options: passed to
     `from_pretrained`. UserError on what is not such a model.
     """
-    return _load(AutoModelForSequenceClassification, source, device, role, {}, new_head, **options)
+    return _load(AutoModelForSequenceClassification, source, device, role, new_head, **options)
 
 
 def _load(
-    auto: Any,
-    source: Any,
-    device: torch.device | str,
-    role: str,
-    changes: dict[str, float],
-    new_head: bool = False,
-    **options: Any,
+    auto: Any, source: Any, device: torch.device | str, role: str, new_head: bool = False, **options: Any
 ) -> PreTrainedModel:
     model: PreTrainedModel
     if isinstance(source, PreTrainedModel):
         model = nn.Module.float(source)  # in place
     elif isinstance(source, str | Path):
-        model = _from_pretrained(auto, source, role, changes, new_head, options)
+        model = _from_pretrained(auto, source, role, new_head, **options)
     else:
         adapted = ", without an adapter (merge_and_unload)" if hasattr(source, "merge_and_unload") else ""
         raise UserError(f"the {role} is a {type(source).__name__}: give a folder, a hub name or a model{adapted}")
@@ -80,14 +78,10 @@ def _load(
     return model.eval()
 
 
-def _from_pretrained(
-    auto: Any, source: str | Path, role: str, changes: dict[str, float], new_head: bool, options: dict[str, Any]
-) -> PreTrainedModel:
+def _from_pretrained(auto: Any, source: str | Path, role: str, new_head: bool, **options: Any) -> PreTrainedModel:
     model: PreTrainedModel
     try:
         with quiet():
-            if changes:
-                options |= _changed_config(str(source), changes)
             model, loaded = auto.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         absent = "" if Path(source).exists() else "there is no such folder, and as a hub name: "
@@ -98,18 +92,6 @@ def _from_pretrained(
             f"{source} is not a {role}: weight '{min(loaded['missing_keys'])}' of {type(model).__name__} is missing"
         )
     return model
-
-
-def _changed_config(source: str, changes: dict[str, float]) -> dict[str, Any]:
-    """The option `config` with those of the changes that it knows; none where there is no configuration to read."""
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError):  # an adapter's folder, or one that loading the model will name
-        return {}
-    for name, value in changes.items():
-        if hasattr(config, name):
-            setattr(config, name, value)
-    return {"config": config}
 
 
 def context_length(model: PreTrainedModel) -> int:

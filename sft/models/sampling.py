@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from data.console import UserError
 from pretrain.fast.body import Linear
@@ -57,30 +57,21 @@ class PreallocatedLayer(DynamicLayer):
         queries = query_length if isinstance(query_length, int) else query_length.shape[0]
         return self.filled + queries, 0
 
-    def select_rows(self, rows: Tensor) -> None:
-        """Make row j what row `rows[j]` is."""
-        self.keys = select_rows(self.keys, rows, self.filled)
-        self.values = select_rows(self.values, rows, self.filled)
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Make row j what row `indices[j]` is."""
+        self.keys = select_rows(self.keys, indices, self.filled)
+        self.values = select_rows(self.values, indices, self.filled)
 
 
-class RowCache:
+class RowCache(DynamicCache):
     """A transformers cache that can drop rows: what `pretrain.sampling.generate` hands back to `step`."""
 
-    def __init__(self, states: Cache) -> None:
-        self.states = states
-
-    @property
-    def filled(self) -> int:
-        return int(self.states.get_seq_length())
-
     def select_rows(self, rows: Tensor) -> None:
-        for layer in self.states.layers:
-            if isinstance(layer, PreallocatedLayer):
-                layer.select_rows(rows)
-            elif isinstance(layer, DynamicLayer):
-                layer.batch_select_indices(rows)
-            else:
+        """Make row j what row `rows[j]` is."""
+        for layer in self.layers:
+            if not isinstance(layer, DynamicLayer):
                 raise UserError(f"cannot sample in batches from a model with a {type(layer).__name__} in its cache")
+            layer.batch_select_indices(rows)
 
 
 class HFCachedModel:
@@ -94,32 +85,29 @@ class HFCachedModel:
         self.model = model
         self.context_length = context_length(model)
         self.device: torch.device = model.device
-        own_layers = DynamicCache(config=model.config).layers
-        self.layers = len(own_layers) if all(type(layer) is DynamicLayer for layer in own_layers) else 0
+        self.preallocates = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
         self.attention = model.config._attn_implementation
         # Attention with linear biases (ALiBi) counts positions off the mask, and needs it as it is.
         counts_positions = "position_ids" not in inspect.signature(model.forward).parameters
         counts_positions |= bool(getattr(model.config, "alibi", False))
-        self.makes_mask = bool(self.layers) and self.attention in ("eager", "sdpa") and not counts_positions
+        self.makes_mask = self.preallocates and self.attention in ("eager", "sdpa") and not counts_positions
 
     def new_cache(self, batch_size: int, length: int) -> RowCache:
         """An empty cache for rows of at most `length` positions."""
-        if self.layers:
-            return RowCache(Cache(layers=[PreallocatedLayer(length) for _ in range(self.layers)]))
-        return RowCache(DynamicCache(config=self.model.config))
+        cache = RowCache(config=self.model.config)
+        if self.preallocates:
+            cache.layers = [PreallocatedLayer(length) for _ in cache.layers]
+        return cache
 
     def step(self, ids: Tensor, positions: Tensor, key_mask: Tensor | None, cache: Any) -> Tensor:
         """See `pretrain.sampling.CachedModel.step`."""
         if key_mask is None:
-            key_mask = ids.new_ones(len(ids), cache.filled + ids.shape[1], dtype=torch.bool)
-        mask: Tensor = key_mask.long()
-        if self.makes_mask:
-            mask = self._attention_mask(key_mask, ids.shape[1])
+            key_mask = ids.new_ones(len(ids), cache.get_seq_length() + ids.shape[1], dtype=torch.bool)
         output = self.model(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=self._attention_mask(key_mask, ids.shape[1]) if self.makes_mask else key_mask.long(),
             position_ids=positions,
-            past_key_values=cache.states,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -136,10 +124,8 @@ class HFCachedModel:
             visible = (visible & (key <= query)) | (key == query)
         if self.attention == "sdpa":
             return visible
-        dtype = self.model.dtype
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
-            ~visible, torch.finfo(dtype).min
-        )
+        hidden = torch.finfo(self.model.dtype).min
+        return torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, hidden)
 
 
 def sampler(lm: PreTrainedModel | LogProbs, dtype: torch.dtype = torch.float32) -> CachedModel:

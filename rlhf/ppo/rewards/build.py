@@ -1,4 +1,4 @@
-"""From what a user gives as the reward to a `Reward`."""
+"""From what a user gives as the reward to a `Reward`, or to the sum of several."""
 
 import math
 from collections.abc import Sequence
@@ -6,23 +6,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.console import UserError
-from rlhf.ppo.rewards.base import PolicyTokens, Reward
+from rlhf.ppo.prompts import Prompt
+from rlhf.ppo.rewards.base import PolicyTokens, Responses, Reward
 from rlhf.ppo.rewards.function import FunctionReward
 from rlhf.ppo.rewards.model import ModelReward, TranslatedReward
-from rlhf.ppo.rewards.weighted import WeightedReward
 from sft.models.loading import check_fits, load_classifier
 from sft.models.tokens import load_tokenizer, same_tokens
 
 
+class WeightedReward:
+    """The weighted sum of several rewards, each with its name in the log.
+
+    `means` holds the mean of each over the last call, before its weight.
+    """
+
+    def __init__(self, parts: dict[str, tuple[Reward, float]]) -> None:
+        self.parts = parts
+        self.means: dict[str, float] = {}
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Responses) -> Tensor:
+        scores = {name: reward(prompts, responses) for name, (reward, _) in self.parts.items()}
+        self.means = {name: score.mean().item() for name, score in scores.items()}
+        return torch.stack([weight * scores[name] for name, (_, weight) in self.parts.items()]).sum(0)
+
+
 def build_reward(
-    source: Any,
-    policy: PolicyTokens,
-    batch_rows: int,
-    device: torch.device,
+    source: Any, policy: PolicyTokens, batch_rows: int, device: torch.device
 ) -> tuple[Reward, PreTrainedModel | None]:
     """The reward, and the first sequence-classification model in it that reads the policy's tokens.
 

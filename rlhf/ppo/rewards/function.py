@@ -32,9 +32,7 @@ class FunctionReward:
             raise UserError(f"the reward function must accept (prompts, responses): {error}") from error
         except ValueError:  # a builtin that does not tell its parameters
             pass
-        self.function = function
-        self.policy = policy
-        self.device = device
+        self.function, self.policy, self.device = function, policy, device
 
     def __call__(self, prompts: Sequence[Prompt], responses: Responses) -> Tensor:
         prompt_texts = [self.policy.prompt_text(prompt) for prompt in prompts]

@@ -36,9 +36,7 @@ class TranslatedReward:
     """
 
     def __init__(self, model: ModelReward, tokenizer: Any, policy: PolicyTokens) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.policy = policy
+        self.model, self.tokenizer, self.policy = model, tokenizer, policy
 
     def __call__(self, prompts: Sequence[Prompt], responses: Responses) -> Tensor:
         room = context_length(self.model.model)

@@ -51,7 +51,7 @@ def test_only_what_goes_on_is_computed_and_no_cache_is_made_twice(causal_lm: Bui
     def spy(ids: torch.Tensor, positions: torch.Tensor, key_mask: torch.Tensor, cache: Any) -> torch.Tensor:
         seen.append(tuple(ids.shape))
         if len(seen) > 1:  # each continuation has its row
-            addresses.add((cache.states if packed else cache.states.layers[0].keys).data_ptr())
+            addresses.add((cache.states if packed else cache.layers[0].keys).data_ptr())
         return step(ids, positions, key_mask, cache)
 
     decoder.step = spy

@@ -60,7 +60,7 @@ def test_greedy_equals_the_loop_without_cache(causal_lm: Build, kind: str, atten
 def test_greedy_with_a_sliding_window() -> None:
     model = sliding_window_model()
     cached = HFCachedModel(model)
-    assert not isinstance(cached.new_cache(1, 8).states.layers[0], PreallocatedLayer)
+    assert not isinstance(cached.new_cache(1, 8).layers[0], PreallocatedLayer)
     responses = generate(cached, PROMPTS, max_new_tokens=12, temperature=0)
     assert responses == [greedy_without_cache(model, prompt, 12) for prompt in PROMPTS]
 
@@ -107,7 +107,7 @@ def test_the_cache_is_allocated_once(causal_lm: Build) -> None:
     cache = cached.new_cache(2, 6)
     mask = torch.ones(2, 3, dtype=torch.bool)
     cached.step(torch.ones(2, 3, dtype=torch.long), torch.arange(3).expand(2, 3), mask, cache)
-    layer: Any = cache.states.layers[0]
+    layer: Any = cache.layers[0]
     address = layer.keys.data_ptr()
     assert layer.keys.shape == (2, 1, 6, 16)
     cached.step(torch.ones(2, 1, dtype=torch.long), torch.full((2, 1), 3), torch.ones(2, 4, dtype=torch.bool), cache)
