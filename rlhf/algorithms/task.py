@@ -21,7 +21,9 @@ from rlhf.judging.judge import Judge, choose_pairs
 from rlhf.judging.measures import diversity
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.ppo.prompts import Prompt, PromptOrder
-from rlhf.ppo.rewards import PolicyTokens, RewardFunction, Scorer, ScoreRules, build_reward
+from rlhf.ppo.rewards.base import PolicyTokens, RewardFunction
+from rlhf.ppo.rewards.build import build_reward
+from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from sft.models.loading import load_causal_lm
 
 EVAL_WORDS = 1000

@@ -17,7 +17,7 @@ from pretrain.machine import compute_dtype
 from rlhf.algorithms.config import GroupConfig
 from rlhf.algorithms.task import AlignmentTask
 from rlhf.ppo.prompts import Prompt, PromptOrder
-from rlhf.ppo.rewards import Scorer
+from rlhf.ppo.rewards.rules import Scorer
 from sft.models.batch import position_ids
 from sft.models.loading import load_causal_lm
 from sft.trl import SilentTrainer, trainer_arguments

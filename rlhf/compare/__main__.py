@@ -41,7 +41,8 @@ from rlhf.judging.measures import win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards import ModelReward, Scorer, ScoreRules
+from rlhf.ppo.rewards.model import ModelReward
+from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from sft.models.loading import load_causal_lm
 
 CANDIDATES = 4

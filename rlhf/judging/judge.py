@@ -16,7 +16,7 @@ from reward.gold.judge import FREE_COPY, GoldJudge
 from rlhf.judging.measures import diversity, mean_interval, word_count
 from rlhf.judging.replies import Replies, choose
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards import Scorer
+from rlhf.ppo.rewards.rules import Scorer
 from sft.models.forward import LogProbs, sequence_logprobs
 from sft.models.tokens import without_stop
 

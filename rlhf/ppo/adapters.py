@@ -6,7 +6,6 @@ the policy's or the reward model's tensors.
 """
 
 import copy
-import json
 from typing import Any
 
 import torch
@@ -59,18 +58,6 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, role: str) -> Any:
             f"this adapter {what}, which the reference shares: leave bias at 'none' and init_lora_weights at True"
         )
     return adapted
-
-
-def for_value(peft_config: Any) -> Any:
-    """The same adapter for the value model: the body is adapted, and nothing else is trained but its own head."""
-    config = copy.deepcopy(peft_config)
-    config.task_type = config.modules_to_save = None
-    return config
-
-
-def describe(peft_config: Any) -> str | None:
-    """All settings of an adapter as one text, to know it again when a run resumes."""
-    return None if peft_config is None else json.dumps(peft_config.to_dict(), sort_keys=True, default=sorted)
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

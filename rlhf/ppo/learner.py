@@ -15,7 +15,7 @@ from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.networks import ValueModel
 from rlhf.ppo.rollout import Rollout, unflatten
-from sft.models.batch import Batch, micro_batches
+from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
 
 EXPLOSION = 1e3
@@ -64,26 +64,20 @@ class Learner:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """All PPO epochs over one rollout; the means of what happened in them."""
         config = self.config
-        totals: dict[str, float] = defaultdict(float)
-        steps = 0
-        first_ratio_error = 0.0
+        done: list[dict[str, float]] = []
         limits = self._loss_limits(rollout)
-        for epoch in range(config.num_ppo_epochs):
+        for _ in range(config.num_ppo_epochs):
             # Minibatches are random subsets, drawn again each epoch; length orders rows only within one.
             order = torch.randperm(len(rollout.prompts), generator=self.shuffler).tolist()
             for start in range(0, len(order), config.mini_batch_size):
                 stats = self._backward(rollout, order[start : start + config.mini_batch_size])
-                if epoch == 0 and start == 0:
-                    first_ratio_error = stats["ratio_error"]
-                    self._check_first_ratio(first_ratio_error)
-                if steps and config.target_kl_stop is not None and stats["approxkl"] > config.target_kl_stop:
+                if not done:
+                    self._check_first_ratio(stats["ratio_error"])
+                elif config.target_kl_stop is not None and stats["approxkl"] > config.target_kl_stop:
                     # Before the step: the minibatch that shows the policy has gone too far is not learned from.
-                    return self._update_metrics(totals, steps, first_ratio_error)
-                stats |= self._optimizer_step(stats, limits)
-                steps += 1
-                for name, value in stats.items():
-                    totals[name] += value
-        return self._update_metrics(totals, steps, first_ratio_error)
+                    return self._update_metrics(done)
+                done.append(stats | self._optimizer_step(stats, limits))
+        return self._update_metrics(done)
 
     def _backward(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
         """Gradients of one minibatch from zero, over all its micro-batches and processes; its statistics.
@@ -93,48 +87,38 @@ class Learner:
         with accumulation and 2 processes x 32 give the same gradient.
         """
         config = self.config
-        processes = self.accelerator.num_processes
+        processes, device = self.accelerator.num_processes, self.accelerator.device
         tokens = rollout.mask[rows].sum().float()
         by_length = sorted(rows, key=lambda i: len(rollout.prompts[i]) + len(rollout.responses[i]))
         mine = by_length[self.accelerator.process_index :: processes]
         self.optimizer.zero_grad()
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
-        ratio_error = torch.zeros((), device=self.accelerator.device)
-        micros = list(micro_batches(rollout.prompts, rollout.responses, mine, config.micro_rows(processes)))
-        for micro in micros:
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        ratio_error = torch.zeros((), device=device)
+        rows_each = config.micro_rows(processes)
+        micros = list(micro_batches(rollout.prompts, rollout.responses, mine, rows_each, device))
+        for micro, batch in micros:
             with ExitStack() as contexts:
-                if micro is not micros[-1]:
+                if batch is not micros[-1][1]:
                     contexts.enter_context(self.accelerator.no_sync(self.policy))
                     contexts.enter_context(self.accelerator.no_sync(self.value))
                 mask = rollout.mask[micro]
-                prompts, responses = [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro]
-                batch = Batch(prompts, responses, self.accelerator.device)
                 with self.accelerator.autocast():
                     logprobs, entropies = self.policy(batch, config.temperature)
                     values = self.value(batch)
+                old_logprobs, advantages = rollout.logprobs[micro], rollout.advantages[micro]
                 policy_loss, policy_stats = losses.policy_loss(
-                    unflatten(logprobs, mask),
-                    rollout.logprobs[micro],
-                    rollout.advantages[micro],
-                    mask,
-                    config.cliprange,
-                    tokens,
+                    unflatten(logprobs, mask), old_logprobs, advantages, mask, config.cliprange, tokens
                 )
+                old_values, returns = rollout.values[micro], rollout.returns[micro]
                 value_loss, value_stats = losses.value_loss(
-                    unflatten(values, mask),
-                    rollout.values[micro],
-                    rollout.returns[micro],
-                    mask,
-                    config.cliprange_value,
-                    tokens,
+                    unflatten(values, mask), old_values, returns, mask, config.cliprange_value, tokens
                 )
                 # The wrapped models *average* gradients over processes; a sum is wanted.
                 self.accelerator.backward((policy_loss + config.vf_coef * value_loss) * processes)
             ratio_error = torch.maximum(ratio_error, policy_stats.pop("ratio_error"))
-            for name, total in policy_stats.items():
+            stats = policy_stats | {"entropy": entropies.sum(), "value_clipfrac": value_stats["clipfrac"]}
+            for name, total in stats.items():
                 sums[name] += total / tokens
-            sums["entropy"] += entropies.sum() / tokens
-            sums["value_clipfrac"] += value_stats["clipfrac"] / tokens
             sums["policy_loss"] += policy_loss.detach()
             sums["value_loss"] += value_loss.detach()
         means = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum").tolist()
@@ -178,8 +162,9 @@ class Learner:
                 "it, or were its weights changed by a callback?"
             )
 
-    def _update_metrics(self, totals: dict[str, float], steps: int, first_ratio_error: float) -> dict[str, float]:
-        means = {name: total / max(steps, 1) for name, total in totals.items()}
+    def _update_metrics(self, done: list[dict[str, float]]) -> dict[str, float]:
+        """What is logged of an update; done: the statistics of its steps."""
+        means = {name: sum(stats[name] for stats in done) / len(done) for name in done[0]}
         return {
             "policy/approxkl_avg": means["approxkl"],
             "policy/clipfrac_avg": means["clipfrac"],
@@ -189,9 +174,9 @@ class Learner:
             "val/clipfrac_avg": means["value_clipfrac"],
             "val/ratio": 1.0 + means["ratio_shift"],
             "val/ratio_var": means["ratio_shift_squared"] - means["ratio_shift"] ** 2,
-            "val/first_ratio_error": first_ratio_error,
+            "val/first_ratio_error": done[0]["ratio_error"],
             "grad_norm/policy": means["policy_norm"],
             "grad_norm/value": means["value_norm"],
             "lr": self.optimizer.param_groups[0]["lr"],
-            "optimizer_steps": float(steps),
+            "optimizer_steps": float(len(done)),
         }

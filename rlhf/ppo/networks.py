@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.ppo.adapters import add_adapter, for_value, share_weights
+from rlhf.ppo.adapters import add_adapter, share_weights
 from sft.models.batch import Batch
 from sft.models.forward import HiddenStates
 
@@ -45,6 +45,8 @@ def value_backbone(model: PreTrainedModel, peft_config: Any = None) -> PreTraine
         return body.requires_grad_(True)
     # The whole model is adapted, so that its layers have the names that the policy's have.
     shared = share_weights(model)
-    add_adapter(shared, for_value(peft_config), "value model")
+    config = copy.deepcopy(peft_config)
+    config.task_type = config.modules_to_save = None  # nothing else is trained but our own head
+    add_adapter(shared, config, "value model")
     body = shared.base_model
     return body

@@ -28,13 +28,10 @@ class Prompt(Sequence[int]):
     """The conversation, if it was one."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.ids, Prompt):
-            given = self.ids
-            object.__setattr__(self, "ids", given.ids)
-            object.__setattr__(self, "text", given.text if self.text is None else self.text)
-            object.__setattr__(self, "messages", given.messages if self.messages is None else self.messages)
-        else:
-            object.__setattr__(self, "ids", list(self.ids))
+        for name in ("text", "messages"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.ids, name, None))
+        object.__setattr__(self, "ids", list(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)

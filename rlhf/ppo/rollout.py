@@ -11,7 +11,7 @@ from rlhf.ppo import losses
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import k1, k3
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards import Scored
+from rlhf.ppo.rewards.rules import Scored
 from sft.models.batch import response_mask
 
 
@@ -55,7 +55,7 @@ class Rollout:
 def build_rollout(episodes: Sequence[Episode], scored: Scored, kl_coef: float, config: PPOConfig) -> Rollout:
     """KL, rewards, advantages, returns and metrics of the episodes of all processes, on the device of `scored`."""
     device = scored.scores.device
-    responses = [episode.response for episode in episodes]
+    prompts, responses = [episode.prompt for episode in episodes], [episode.response for episode in episodes]
     mask = response_mask(responses, device)
     logprobs, entropies, reference_logprobs, values = (
         unflatten(torch.cat([getattr(episode, name) for episode in episodes]).to(device), mask)
@@ -86,18 +86,7 @@ def build_rollout(episodes: Sequence[Episode], scored: Scored, kl_coef: float, c
     metrics["objective/kl_coef"] = kl_coef
     metrics["val/explained_variance"] = explained.item()
     metrics["val/num_eos_tokens"] = float(scored.stopped.sum())
-    return Rollout(
-        prompts=[episode.prompt for episode in episodes],
-        responses=responses,
-        mask=mask,
-        logprobs=logprobs,
-        values=values,
-        rewards=rewards,
-        advantages=advantages,
-        returns=returns,
-        scores=scored.scores,
-        metrics=metrics,
-    )
+    return Rollout(prompts, responses, mask, logprobs, values, rewards, advantages, returns, scored.scores, metrics)
 
 
 def unflatten(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ dicts, of which the trainer says what is in them.
 """
 
 import hashlib
+import json
 import pickle
 import random
 import shutil
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.console import UserError
-from rlhf.ppo.adapters import describe, trainable
+from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 
 VERSION = 4
@@ -43,7 +44,7 @@ def save(folder: str | Path, accelerator: Accelerator, shared: dict[str, Any], o
     shared: what all processes share, written by the first. own: this process's. Every process must call it.
     """
     folder = Path(folder)
-    partial, old = _partial(folder), _old(folder)
+    partial, old = folder.with_name(f".{folder.name}.partial"), _old(folder)
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(folder if folder.exists() else folder.parent)  # a file that stands there is not replaced
@@ -73,23 +74,36 @@ def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[
         # Killed between the two renames: the previous state is whole, under its temporary name.
         folder = _old(folder)
     shared, own = _read(folder / "state.pt"), _read(folder / f"random_{rank}.pt")
-    _check(shared, identity, folder)
+    if shared.get("version") != VERSION:
+        raise UserError(f"{folder} was written by another version: start without resuming")
+    before, now = shared["processes"], identity["processes"]
+    of_another_run = {
+        "processes": f"on {before} processes, this one has {now}: launch as many as before",
+        "prompts": "on other prompts: give the same ones, or start without resuming",
+        "reference": "from another policy or reference: give the models that it began with, or start without resuming",
+    }
+    for name, words in of_another_run.items():
+        if shared[name] != identity[name]:
+            raise UserError(f"{folder} is of a run {words}")
+    for name, value in identity["settings"].items():
+        if (saved := shared["settings"].get(name)) != value:
+            raise UserError(
+                f"{folder} is of a run with {name}={saved}, this one has {value}: use the same settings, or start "
+                "without resuming"
+            )
     return shared, own
 
 
 def identity(config: PPOConfig, peft_config: Any, processes: int, prompts: str, reference: nn.Module) -> dict[str, Any]:
     """What makes a run the same run; prompts: their fingerprint."""
     settings = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
+    adapter = None if peft_config is None else json.dumps(peft_config.to_dict(), sort_keys=True, default=sorted)
     return {
-        "settings": settings | {"peft_config": describe(peft_config)},
+        "settings": settings | {"peft_config": adapter},
         "processes": processes,
         "prompts": prompts,
         "reference": _fingerprint(reference),
     }
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
 
 
 def _old(folder: Path) -> Path:
@@ -124,29 +138,6 @@ def restore_weights(module: nn.Module, saved: dict[str, Tensor], folder: str | P
         raise UserError(f"{folder} is of a run on another model: give the same one, or start without resuming")
     for name, weight in own.items():
         weight.copy_(saved[name])
-
-
-def _check(shared: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    if shared.get("version") != VERSION:
-        raise UserError(f"{folder} was written by another version: start without resuming")
-    if shared["processes"] != ours["processes"]:
-        raise UserError(
-            f"{folder} is of a run on {shared['processes']} processes, this one has {ours['processes']}: launch as "
-            "many as before"
-        )
-    if shared["prompts"] != ours["prompts"]:
-        raise UserError(f"{folder} is of a run on other prompts: give the same ones, or start without resuming")
-    if shared["reference"] != ours["reference"]:
-        raise UserError(
-            f"{folder} is of a run from another policy or reference: give the models that it began with, or start "
-            "without resuming"
-        )
-    for name, value in ours["settings"].items():
-        if shared["settings"].get(name) != value:
-            raise UserError(
-                f"{folder} is of a run with {name}={shared['settings'].get(name)}, this one has {value}: "
-                "use the same settings, or start without resuming"
-            )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

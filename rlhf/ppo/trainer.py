@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
@@ -30,18 +30,12 @@ from rlhf.ppo.kl import KLController
 from rlhf.ppo.learner import Diverged, Learner
 from rlhf.ppo.networks import ValueModel, value_backbone
 from rlhf.ppo.prompts import Prompt, PromptOrder, encode_prompts
-from rlhf.ppo.rewards import (
-    PolicyTokens,
-    RewardSource,
-    ScoreRules,
-    WeightedReward,
-    apply_rules,
-    build_reward,
-    finite_scores,
-)
+from rlhf.ppo.rewards.base import PolicyTokens, RewardSource
+from rlhf.ppo.rewards.build import WeightedReward, build_reward
+from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from rlhf.ppo.rollout import Episode, Rollout, build_rollout
 from rlhf.ppo.trackers import check_trackers, finish_trackers, start_trackers
-from sft.models.batch import Batch, micro_batches
+from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
 from sft.models.loading import check_fits, load_causal_lm, load_classifier
 from sft.models.sampling import sampler
@@ -50,16 +44,12 @@ from sft.models.tokens import ModelSource, decoder, find_stop_ids, load_tokenize
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
 
 Metrics = dict[str, float]
+Callback = Callable[["PPOTrainer", Metrics], None]
+"""Called with (trainer, metrics) after every update, in every process, in the order of `PPOTrainer.callbacks`.
 
-
-class Callback(Protocol):
-    """Called after every update, in every process, in the order of `PPOTrainer.callbacks`.
-
-    What it adds to `metrics` is logged with the rest. It may look at all of the trainer, and may call `trainer.stop()`,
-    `save` or `save_state` (these two in all processes); it must not change the weights.
-    """
-
-    def __call__(self, trainer: "PPOTrainer", metrics: Metrics) -> None: ...
+What it adds to `metrics` is logged with the rest. It may look at all of the trainer, and may call `trainer.stop()`,
+`save` or `save_state` (these two in all processes); it must not change the weights.
+"""
 
 
 class PPOTrainer:
@@ -104,15 +94,11 @@ class PPOTrainer:
         self.config = config
         check_trackers(config)
         device = choose_device(config.device)
-        self.bf16 = config.bf16
-        if self.bf16 is None:
-            self.bf16 = device.type == "cuda" and compute_dtype("auto", device) == torch.bfloat16
-        self.accelerator = OwnPrecision(
-            device,
-            self.bf16,
-            log_with=[*config.report_to] or None,
-            project_dir=config.output_dir,
-        )
+        bf16 = config.bf16
+        if bf16 is None:
+            bf16 = device.type == "cuda" and compute_dtype("auto", device) == torch.bfloat16
+        trackers = [*config.report_to] or None
+        self.accelerator = OwnPrecision(device, bf16, log_with=trackers, project_dir=config.output_dir)
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
         config.check(self.accelerator.num_processes)
@@ -135,8 +121,9 @@ class PPOTrainer:
             reference_lm = load_causal_lm(reference, self.device, dropout=None, role="reference")
         tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length)
         self.reward, start = build_reward(reward, tokens, self.micro_rows, self.device)
-        same_file = isinstance(value, str | Path) and isinstance(reward, str | Path) and str(value) == str(reward)
-        if value is not None and not (same_file and start is not None):
+        rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
+        self.scorer = Scorer(self.reward, self.stop_ids, rules)
+        if value is not None and (value != reward or start is None):
             # Its head may be missing: it is not used.
             start = load_classifier(value, self.device, role="value model", new_head=True)
         self.value = ValueModel(value_backbone(lm if start is None else start, peft_config))
@@ -246,7 +233,7 @@ class PPOTrainer:
         # KL would be measured on another distribution than the one that was sampled.
         with self.accelerator.autocast() if self.device.type == "cuda" else full_precision_matmul():
             responses = generate(
-                sampler(self.policy, torch.bfloat16 if self.bf16 else torch.float32),
+                sampler(self.policy, torch.bfloat16 if self.accelerator.bf16 else torch.float32),
                 prompts,
                 max_new_tokens=config.response_length,
                 temperature=config.temperature,
@@ -256,7 +243,7 @@ class PPOTrainer:
         seconds = {"time/rollout": time.perf_counter() - clock}
         clock = time.perf_counter()
         with self.accelerator.autocast():
-            scores = finite_scores(self.reward, prompts, responses)
+            scores = self.scorer.raw(prompts, responses)
         rollout = self.prepare_rollout(gather_object(self.score_rollout(prompts, responses, scores)))
         seconds["time/scoring"] = time.perf_counter() - clock
         rollout.metrics |= seconds
@@ -273,8 +260,7 @@ class PPOTrainer:
         cache: so the first ratio is 1.
         """
         found: dict[int, tuple[Tensor, ...]] = {}
-        for rows in micro_batches(prompts, responses, range(len(prompts)), self.micro_rows):
-            batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], self.device)
+        for rows, batch in micro_batches(prompts, responses, range(len(prompts)), self.micro_rows, self.device):
             with self.accelerator.autocast():
                 flat = (
                     *self.policy(batch, self.config.temperature),
@@ -289,12 +275,10 @@ class PPOTrainer:
 
     def prepare_rollout(self, episodes: Sequence[Episode]) -> Rollout:
         """KL, rewards, advantages, returns and metrics of the episodes of all processes."""
-        config = self.config
-        rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
         raw = torch.tensor([episode.score for episode in episodes], device=self.device)
-        scored = apply_rules(raw, [episode.response for episode in episodes], self.stop_ids, rules)
+        scored = self.scorer.apply_rules(raw, [episode.response for episode in episodes])
         self._keep_samples(episodes)
-        return build_rollout(episodes, scored, self.kl_controller.coef, config)
+        return build_rollout(episodes, scored, self.kl_controller.coef, self.config)
 
     # ---- saving ----
 

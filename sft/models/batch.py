@@ -98,9 +98,10 @@ def response_mask(responses: Sequence[Ids], device: torch.device) -> Bool[Tensor
 
 
 def micro_batches(
-    prompts: Sequence[Ids], responses: Sequence[Ids], rows: Sequence[int], size: int
-) -> Iterator[list[int]]:
-    """Cut `rows` into micro-batches of `size` rows of similar length, so that little padding is computed."""
+    prompts: Sequence[Ids], responses: Sequence[Ids], rows: Sequence[int], size: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[list[int], Batch]]:
+    """Cut `rows` into batches of `size` rows of similar length, so that little padding is computed."""
     by_length = sorted(rows, key=lambda i: len(prompts[i]) + len(responses[i]))
     for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]
+        micro = by_length[start : start + size]
+        yield micro, Batch([prompts[i] for i in micro], [responses[i] for i in micro], device)

@@ -74,13 +74,8 @@ def llama_body(model: Any) -> Body:
     return Body(layers, norm(model.norm), model.embed_tokens, None, rotation, heads, key_heads, head_width)
 
 
-KINDS: dict[type, Callable[[Any], Body]] = {
-    GPT2Model: gpt2_body,
-    LlamaModel: llama_body,
-    MistralModel: llama_body,
-    Qwen2Model: llama_body,
-    Qwen3Model: llama_body,
-}
+LLAMAS: tuple[type, ...] = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
+KINDS: dict[type, Callable[[Any], Body]] = {GPT2Model: gpt2_body, **dict.fromkeys(LLAMAS, llama_body)}
 
 
 def packed_body(model: Any) -> Body | None:

@@ -109,8 +109,7 @@ def score_sequences(
     """Raw scores (sequences,), float32 on the CPU, of any number of sequences, `batch_size` per forward pass."""
     scores = classifier if isinstance(classifier, Scores) else Scores(classifier)
     found = torch.empty(len(prompts))
-    for rows in micro_batches(prompts, responses, range(len(prompts)), batch_size):
-        batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], scores.model.device)
+    for rows, batch in micro_batches(prompts, responses, range(len(prompts)), batch_size, scores.model.device):
         found[rows] = scores(batch).cpu()
     return found
 
@@ -130,8 +129,7 @@ def sequence_logprobs(
     logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm)
     sums = torch.zeros(len(prompts), dtype=torch.float64)
     answered = [i for i, response in enumerate(responses) if len(response)]
-    for rows in micro_batches(prompts, responses, answered, batch_size):
-        batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], logprobs.lm.device)
+    for rows, batch in micro_batches(prompts, responses, answered, batch_size, logprobs.lm.device):
         tokens = logprobs(batch, temperature)[0].cpu().double().split([len(responses[i]) for i in rows])
         sums[rows] = torch.stack([row.sum() for row in tokens])
     return sums

@@ -52,11 +52,6 @@ class PreallocatedLayer(DynamicLayer):
     def get_seq_length(self, *args: Any) -> int:
         return self.filled
 
-    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
-        # 5.x passes the number of queries; releases before passed their positions.
-        queries = query_length if isinstance(query_length, int) else query_length.shape[0]
-        return self.filled + queries, 0
-
     def batch_select_indices(self, indices: Tensor) -> None:
         """Make row j what row `indices[j]` is."""
         self.keys = select_rows(self.keys, indices, self.filled)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -14,14 +14,8 @@ RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 """(prompts, responses) as text -> one score each."""
 RewardSource = ModelSource | RewardFunction
 Responses = Sequence[Sequence[int]]
-
-
-class Reward(Protocol):
-    """Scores of whole responses."""
-
-    def __call__(self, prompts: Sequence[Prompt], responses: Responses) -> Tensor:
-        """Scores (B,), float32, of token ids."""
-        ...
+Reward = Callable[[Sequence[Prompt], Responses], Tensor]
+"""(prompts, responses) as token ids -> scores (B,), float32."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What becomes of a score before an algorithm maximises it: the same for PPO and all others."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -38,23 +38,22 @@ class Scorer:
 
     def __call__(self, prompts: Sequence[Prompt], responses: Responses) -> Scored:
         """UserError where a score is not a finite number."""
-        return apply_rules(finite_scores(self.reward, prompts, responses), responses, self.stop_ids, self.rules)
+        return self.apply_rules(self.raw(prompts, responses), responses)
 
+    def raw(self, prompts: Sequence[Prompt], responses: Responses) -> Tensor:
+        """Scores (B,) as the reward gives them; UserError where one is not a finite number."""
+        raw = self.reward(prompts, responses)
+        if not raw.isfinite().all():
+            raise UserError("the reward is not a finite number for some response: check the reward")
+        return raw
 
-def finite_scores(reward: Reward, prompts: Sequence[Prompt], responses: Responses) -> Tensor:
-    """Scores (B,) as the reward gives them; UserError where one is not a finite number."""
-    raw = reward(prompts, responses)
-    if not raw.isfinite().all():
-        raise UserError("the reward is not a finite number for some response: check the reward")
-    return raw
-
-
-def apply_rules(raw: Tensor, responses: Responses, stop_ids: Collection[int], rules: ScoreRules) -> Scored:
-    """The clip, then the rule for responses that never stop; raw: (B,)."""
-    # Stopped means: a stop token within the response, which then is its last.
-    stopped = torch.tensor([ids[-1] in stop_ids for ids in responses], device=raw.device)
-    scores = raw if rules.score_clip is None else raw.clamp(-rules.score_clip, rules.score_clip)
-    return Scored(raw, apply_missing_stop(scores, stopped, rules.missing_eos_rule, rules.missing_eos_penalty), stopped)
+    def apply_rules(self, raw: Tensor, responses: Responses) -> Scored:
+        """The clip, then the rule for responses that never stop; raw: (B,)."""
+        rule, penalty, clip = self.rules
+        # Stopped means: a stop token within the response, which then is its last.
+        stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=raw.device)
+        scores = raw if clip is None else raw.clamp(-clip, clip)
+        return Scored(raw, apply_missing_stop(scores, stopped, rule, penalty), stopped)
 
 
 def apply_missing_stop(scores: Tensor, stopped: Tensor, rule: str, penalty: float) -> Tensor:

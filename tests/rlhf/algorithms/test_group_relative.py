@@ -21,7 +21,7 @@ from rlhf.algorithms.config import GRPO_PRESETS, PRESETS, RLOO_PRESETS, AlignCon
 from rlhf.algorithms.task import AlignmentTask
 from rlhf.algorithms.trl_trainers import BudgetedReward, PromptTokenizer, TokenBudget, build_trainer, prompt_dataset
 from rlhf.ppo.prompts import Prompt, PromptOrder
-from rlhf.ppo.rewards import Scorer, ScoreRules
+from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from sft.models.forward import sequence_logprobs
 from sft.models.loading import load_causal_lm
 

@@ -12,7 +12,7 @@ from data.console import UserError
 from rlhf.judging.judge import Judge, choose_pairs, common_words
 from rlhf.judging.replies import Replies
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards import Scorer, ScoreRules
+from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from sft.models.forward import sequence_logprobs
 
 PROMPTS, REPLIES = [[0], [0, 1, 1], [1]], [[0, 1, 0], [1], []]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf.ppo.networks import ValueModel
-from rlhf.ppo.rewards import ModelReward
+from rlhf.ppo.rewards.model import ModelReward
 from sft.models.batch import Batch, Padded
 from sft.models.forward import LogProbs
 

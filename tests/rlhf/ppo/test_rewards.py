@@ -13,15 +13,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from data.console import UserError
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards import (
-    FunctionReward,
-    ModelReward,
-    PolicyTokens,
-    TranslatedReward,
-    WeightedReward,
-    apply_missing_stop,
-    build_reward,
-)
+from rlhf.ppo.rewards.base import PolicyTokens
+from rlhf.ppo.rewards.build import WeightedReward, build_reward
+from rlhf.ppo.rewards.function import FunctionReward
+from rlhf.ppo.rewards.model import ModelReward, TranslatedReward
+from rlhf.ppo.rewards.rules import apply_missing_stop
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
 CPU = torch.device("cpu")

@@ -73,5 +73,8 @@ def test_a_batch_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_micro_batches_hold_every_row_once_and_rows_of_similar_length() -> None:
     cut = list(micro_batches(PROMPTS, RESPONSES, [3, 1, 0, 2], 2))
-    assert cut == [[3, 0], [2, 1]], "of 5, 5, 6 and 8 tokens"
+    assert [rows for rows, _ in cut] == [[3, 0], [2, 1]], "of 5, 5, 6 and 8 tokens"
+    for rows, batch in cut:
+        assert batch.prompts == [PROMPTS[i] for i in rows]
+        assert batch.responses == [RESPONSES[i] for i in rows]
     assert list(micro_batches(PROMPTS, RESPONSES, [], 2)) == []
