@@ -123,7 +123,8 @@ class PPOTrainer:
         self.reward, start = build_reward(reward, tokens, self.micro_rows, self.device)
         rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
         self.scorer = Scorer(self.reward, self.stop_ids, rules)
-        if value is not None and (value != reward or start is None):
+        same_file = isinstance(value, str | Path) and str(value) == str(reward)
+        if value is not None and not (same_file and start is not None):
             # Its head may be missing: it is not used.
             start = load_classifier(value, self.device, role="value model", new_head=True)
         self.value = ValueModel(value_backbone(lm if start is None else start, peft_config))

@@ -242,12 +242,13 @@ def test_any_split_gives_the_same_update(
 
 def test_minibatches_are_optimizer_steps_whatever_the_micro_batch(make: Make) -> None:
     trainer = make(num_mini_batches=4, micro_batch_size=2, num_ppo_epochs=3)
-    calls = []
-    for name in ("policy", "value"):
-        optimizer = getattr(trainer.learner, f"{name}_optimizer").optimizer
-        optimizer.register_step_pre_hook(lambda *_, name=name: calls.append(name))
+    optimizer = trainer.learner.optimizer.optimizer
+    stepped: list[int] = []
+    optimizer.register_step_pre_hook(lambda *_: stepped.append(len(optimizer.param_groups)))
     metrics = trainer.step()
-    assert calls.count("policy") == calls.count("value") == trainer.config.num_mini_batches * 3 == 12
+    assert stepped == [2] * 12, "policy and value, in each of four minibatches of three epochs"
+    for model in (trainer.policy, trainer.value):
+        assert {optimizer.state[weight]["step"].item() for weight in model.parameters()} == {12}
     assert metrics["optimizer_steps"] == 12
 
 
