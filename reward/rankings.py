@@ -5,7 +5,7 @@ rankings.jsonl is the source of truth: {"prompt", "completions": […], "stopped
 together. pairs.jsonl, {"prompt", "chosen", "rejected"}, is derived from it.
 
 What was sampled stays the tokens that were sampled: text read back from a file may be tokenised in
-another way than the model wrote it.
+another way than the model wrote it. So the files of a run hold "prompt_ids" and "completion_ids" too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,12 +47,9 @@ class Ranking:
         """Token ids of the prompt and of one completion."""
         return self.prompt_ids + self.completion_ids[index]
 
-    def to_json(self, with_ids: bool = False) -> dict[str, Any]:
-        """A line of rankings.jsonl; with the token ids, what `from_json` rebuilds exactly."""
-        values = dict(vars(self))
-        if not with_ids:
-            del values["prompt_ids"], values["completion_ids"]
-        return {name: value for name, value in values.items() if value is not None}
+    def to_json(self) -> dict[str, Any]:
+        """A line of rankings.jsonl."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class ReadRankings(NamedTuple):
@@ -65,8 +62,8 @@ class ReadRankings(NamedTuple):
     """How many replies were left out, since not even their first sentence fits."""
 
 
-def write_rankings(path: Path, rankings: Iterable[Ranking], with_ids: bool = False) -> None:
-    write_jsonl(path, (ranking.to_json(with_ids) for ranking in rankings))
+def write_rankings(path: Path, rankings: Iterable[Ranking]) -> None:
+    write_jsonl(path, (ranking.to_json() for ranking in rankings))
 
 
 def write_pairs(path: Path, rankings: Iterable[Ranking]) -> None:
@@ -82,12 +79,12 @@ def write_pairs(path: Path, rankings: Iterable[Ranking]) -> None:
 
 
 def read_collected(path: Path) -> list[Ranking]:
-    """Rankings written with their ids."""
+    """Rankings as `write_rankings` left them, token ids and all; UserError where there are none."""
     return [Ranking(**row) for row in read_jsonl(path, {"prompt_ids": list[int], "completion_ids": list})]
 
 
 def read_rankings(path: str | Path, tokenizer: Tokenizer, prompt_length: int, response_length: int) -> ReadRankings:
-    """Rankings from a file that people or other programs wrote.
+    """Rankings from a file that people or other programs wrote; token ids in it are those of another tokenizer.
 
     Required: prompt, completions, ranking. `stopped` defaults to true for all, `annotator` to the file's
     name. Prompt and completion are tokenised apart; a prompt loses its beginning beyond `prompt_length`

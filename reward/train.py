@@ -133,9 +133,9 @@ class RewardStage:
             training = self.sample(wanted, config.seed + 2, include_play=config.include_play)
             if self.state.is_main_process:
                 kept.mkdir(parents=True, exist_ok=True)
-                write_rankings(kept / "dev.jsonl", dev, with_ids=True)
+                write_rankings(kept / "dev.jsonl", dev)
                 if training:
-                    write_rankings(kept / "training.jsonl", training, with_ids=True)
+                    write_rankings(kept / "training.jsonl", training)
                 folder.save_seconds()
         else:
             dev = read_collected(kept / "dev.jsonl")

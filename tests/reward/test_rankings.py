@@ -43,9 +43,9 @@ def line(**changes: object) -> dict[str, object]:
     return {"prompt": "ANNE:\n", "completions": ["so.", "And."], "ranking": [[1], [0]]} | changes
 
 
-def test_with_ids_everything_comes_back(tmp_path: Path) -> None:
+def test_everything_comes_back(tmp_path: Path) -> None:
     rankings = [make(), make(ranking=[[0, 1, 2]])]
-    write_rankings(tmp_path / "r.jsonl", rankings, with_ids=True)
+    write_rankings(tmp_path / "r.jsonl", rankings)
     assert read_collected(tmp_path / "r.jsonl") == rankings
 
 
@@ -61,6 +61,8 @@ def test_the_public_file_has_the_documented_keys_and_reads_back(tmp_path: Path, 
         "policy",
         "seed",
         "scores",
+        "prompt_ids",
+        "completion_ids",
     }
     [read] = read_rankings(path, tokenizer, 64, 64).rankings
     assert read.pairs() == make().pairs() == [(2, 0), (2, 1), (0, 1)]
