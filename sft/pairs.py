@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from data.console import UserError
 from data.corpus import Corpus
@@ -17,7 +17,7 @@ IGNORED = -100
 
 
 class Example(NamedTuple):
-    """A pair as token ids; the completion ends with `<|endoftext|>`.
+    """A pair as token ids; a completion that has ended ends with `<|endoftext|>`.
 
     They are tokenised apart: sampling starts from a prompt's own tokens, so none may straddle the boundary.
     """
@@ -43,6 +43,14 @@ class Examples(NamedTuple):
     """How many completions were cut at the end of a sentence to fit."""
     dropped: int
     """How many pairs were left out: a completion with too few words, or a first sentence that does not fit."""
+
+
+class Passes(Protocol):
+    """How often examples are learned from, and how many a step takes."""
+
+    epochs: int
+    batch_size: int
+    seed: int
 
 
 class Sources(NamedTuple):
@@ -103,10 +111,10 @@ def encode_pairs(
     return Examples(examples, cut, dropped)
 
 
-def training_order(lengths: Sequence[int], config: FineTuneConfig) -> list[int]:
+def training_order(lengths: Sequence[int], config: Passes) -> list[int]:
     """Indices of the examples in the order of training, all epochs in one row.
 
-    Every epoch is shuffled; then the pairs of one optimizer step are sorted by length, so that a micro
+    Every epoch is shuffled; then the examples of one optimizer step are sorted by length, so that a micro
     batch holds little padding. The step sees the same pairs as without sorting, so nothing is biased. A fixed
     order also lets a resumed run continue from the step alone.
     """

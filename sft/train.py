@@ -29,7 +29,7 @@ from sft.evaluate import Replies, completion_nats, sample_replies
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
-from sft.trl import SilentTrainer, StageCallback, last_checkpoint, run_trainer, trainer_arguments
+from sft.trl import SilentTrainer, StageCallback, last_checkpoint, ordered_arguments, run_trainer, trainer_arguments
 
 SHOWN = 6
 """Replies in samples.md."""
@@ -83,18 +83,10 @@ class FineTuning:
         config = self.config
         return sample_replies(sampler(self.model), self.tokenizer, self.prompts, config.response_length, config.seed)
 
-    def trainer(self, folder: StageFolder) -> SFTTrainer:
-        """trl's trainer on the examples, after counting that it took every one of them whole."""
+    def trainer(self, folder: StageFolder) -> CompletionTrainer:
+        """trl's trainer on the examples in the order of training."""
         order = training_order([len(example.ids) for example in self.examples], self.config)
-        examples = [self.examples[index] for index in order]
-        trainer = CompletionTrainer(
-            model=self.model,
-            args=self._arguments(folder),
-            train_dataset=as_dataset(examples),
-            processing_class=AutoTokenizer.from_pretrained(self.base),
-        )
-        check_nothing_lost(examples, trainer.train_dataset)
-        return trainer
+        return exact_trainer(self.model, self._arguments(folder), [self.examples[index] for index in order], self.base)
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
@@ -102,16 +94,7 @@ class FineTuning:
         batches = (self.micro, self.accumulation)
         return SFTConfig(
             **trainer_arguments(config, folder.resume_path, batches, device, bf16),
-            logging_steps=config.log_every,
-            save_steps=config.save_every,
-            # The examples come in order and with their labels: no shuffling, no truncation, no second EOS.
-            num_train_epochs=1,
-            train_sampling_strategy="sequential",
-            max_length=None,
-            warmup_steps=round(config.warmup_fraction * self.steps),
-            optim="adamw_torch",
-            adam_beta2=config.adam_beta2,
-            weight_decay=0.0,
+            **ordered_arguments(config, self.steps),
         )
 
 
@@ -196,6 +179,18 @@ def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Re
         ),
         note="The base's reply ends at its first blank line.",
     )
+
+
+def exact_trainer(model: Any, arguments: SFTConfig, examples: list[Example], tokenizer: Path) -> CompletionTrainer:
+    """trl's trainer on the examples as they are, after counting that it took every one whole; `tokenizer`: a folder."""
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=as_dataset(examples),
+        processing_class=AutoTokenizer.from_pretrained(tokenizer),
+    )
+    check_nothing_lost(examples, trainer.train_dataset)
+    return trainer
 
 
 def as_dataset(examples: list[Example]) -> Dataset:

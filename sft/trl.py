@@ -23,6 +23,15 @@ class TrainerSettings(Protocol):
     seed: int
 
 
+class PassSettings(Protocol):
+    """Settings of a stage that makes passes over examples in an order of its own."""
+
+    warmup_fraction: float
+    adam_beta2: float
+    log_every: int
+    save_every: int
+
+
 def trainer_arguments(
     config: TrainerSettings, output_dir: Path, batches: tuple[int, int], device: torch.device, bf16: bool
 ) -> dict[str, Any]:
@@ -44,6 +53,21 @@ def trainer_arguments(
         "save_total_limit": 1,
         "report_to": "none",
         "disable_tqdm": True,
+    }
+
+
+def ordered_arguments(config: PassSettings, steps: int) -> dict[str, Any]:
+    """More of them, where the examples come in order, all epochs in one row: each is taken as it is."""
+    return {
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "sequential",
+        "max_length": None,
+        "warmup_steps": round(config.warmup_fraction * steps),
+        "optim": "adamw_torch",
+        "adam_beta2": config.adam_beta2,
+        "weight_decay": 0.0,
+        "logging_steps": config.log_every,
+        "save_steps": config.save_every,
     }
 
 
@@ -69,7 +93,7 @@ class StageCallback(TrainerCallback):
         if "loss" not in logs:
             return  # the summary at the end
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
-            raise UserError(f"the loss is no longer a number at step {state.global_step}: lower --learning-rate")
+            raise diverged(state.global_step)
         self.write(state.global_step, logs, kwargs["model"])
 
     def write(self, step: int, logs: dict[str, float], model: Any) -> None:
@@ -88,6 +112,11 @@ class SilentTrainer(Trainer):
 
     def _send_telemetry(self) -> None:
         """None: what a user trains is nobody else's business."""
+
+
+def diverged(step: int) -> UserError:
+    """What is said where the loss or the weights are no longer finite."""
+    return UserError(f"the loss is no longer a number at step {step}: lower --learning-rate")
 
 
 def run_trainer(trainer: Trainer, callback: TrainerCallback, checkpoint: Path | None, device: torch.device) -> None:

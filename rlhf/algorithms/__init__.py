@@ -22,6 +22,10 @@ class Algorithm:
     """Where what makes the stage is, (settings, preset) -> folder: imported after the command line is read."""
     trains: bool = True
     """Whether it leaves a model."""
+    any_reward: bool = True
+    """Whether it takes --reward."""
+    tokens: str = ""
+    """What its tokens to learn are, where it does not sample them."""
 
 
 ALGORITHMS = {

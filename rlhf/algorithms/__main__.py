@@ -27,7 +27,7 @@ from data.run.record import StageRecord, check_descends, read_parent, read_stage
 from data.run.writing import write_samples
 from pretrain.machine import choose_device, process_state
 from rlhf.algorithms import ALGORITHMS
-from rlhf.algorithms.budget import sampled_tokens
+from rlhf.algorithms.budget import learning_tokens
 from rlhf.algorithms.config import AlignOptions
 from rlhf.algorithms.table import SHOWN, learning_path, markdown_table, print_table, reward_kl_plot, sample_section
 from rlhf.algorithms.task import NO_RULES, AlignmentTask
@@ -63,7 +63,11 @@ class Entry:
 
 def read_records(run: Path, sft: StageRecord, gold: bool) -> dict[str, StageRecord]:
     """The records of the algorithms that have been run, by name; UserError if they do not compare."""
-    made = {name: AlignOptions(algorithm=name, reward="gold" if gold else "model") for name in ALGORITHMS}
+    made = {
+        name: AlignOptions(algorithm=name, reward="gold" if gold else "model")
+        for name, algorithm in ALGORITHMS.items()
+        if algorithm.any_reward or not gold
+    }
     found = {name: options for name, options in made.items() if (run / options.folder_name).is_dir()}
     if not found:
         raise UserError(
@@ -128,7 +132,7 @@ class Comparison:
             record, folder = self.records[name], self.run / self.records[name].stage
             lm = load_causal_lm(folder, self.task.device)
             entry = self.from_model(ALGORITHMS[name].title, lm, draw=2 + 4 * list(ALGORITHMS).index(name))
-            entry.learning_tokens, entry.learning_seconds = sampled_tokens(folder), record.wall_seconds
+            entry.learning_tokens, entry.learning_seconds = learning_tokens(folder, record), record.wall_seconds
             yield entry
 
     def best_of(self, ns: Sequence[int]) -> Iterator[Entry]:

@@ -19,6 +19,11 @@ def sampled_tokens(folder: Path) -> int:
     return round(tokens)
 
 
+def learning_tokens(folder: Path, record: StageRecord) -> int:
+    """Response tokens that an algorithm took to learn: what its results say, or else what it sampled."""
+    return int(record.results.get("learning_tokens", 0)) or sampled_tokens(folder)
+
+
 def token_budget(config: BudgetOptions, sft: StageRecord) -> int:
     """`config.token_budget`, or what PPO sampled in RUN/rlhf, which must come from the same SFT model (UserError)."""
     if config.token_budget is not None:

@@ -39,7 +39,7 @@ class Watch(StageCallback):
         update = step // config.steps_per_rollout
         metrics = budget.metrics(logs) | {"optimizer_steps": float(config.steps_per_rollout)}
         if update % config.eval_every == 0 or budget.spent:
-            metrics |= self.task.evaluate(model)
+            metrics |= self.task.evaluate(self.task.plain(model))
         shown = budget.tokens // self.sample_every > budget.tokens_before // self.sample_every
         self.stage.log(
             update=update,

@@ -21,6 +21,8 @@ MEANS = {
     "response_length": "objective/response_length",
 }
 """Results that are means over the last tenth of the rollouts, by the metric."""
+LOOKED = {"reward": "eval/reward", "kl": "eval/kl", "stopped": "eval/stopped"}
+"""Results of the last look at the held-out prompts, where there are no rollouts to take means over."""
 SECONDS = ("rollout", "scoring", "update")
 """Parts of an update whose times are added up."""
 PLOTS = (
@@ -28,9 +30,18 @@ PLOTS = (
         "reward.png",
         "What is maximised",
         "score (SFT: 0 ± 1)",
-        {"reward model's score": "objective/scores", "after the KL penalty": "objective/rlhf_reward"},
+        {
+            "reward model's score": "objective/scores",
+            "after the KL penalty": "objective/rlhf_reward",
+            "on held-out prompts": "eval/reward",
+        },
     ),
-    ("kl.png", "How far the policy has moved", "nats per sequence", {"KL(policy ‖ SFT)": "objective/kl"}),
+    (
+        "kl.png",
+        "How far the policy has moved",
+        "nats per sequence",
+        {"KL(policy ‖ SFT)": "objective/kl", "on held-out prompts": "eval/kl"},
+    ),
     ("gold.png", "The gold judge on held-out prompts, unseen in training", "gold score", {"gold": "eval/gold"}),
 )
 """File, title, label of the y axis, and the curves: name -> metric."""
@@ -45,14 +56,15 @@ def progress(metrics: Mapping[str, float]) -> str:
     return f"score {metrics['objective/scores']:+.2f} · KL {metrics['objective/kl']:.1f} nats{judged}"
 
 
-def conclude(task: AlignmentTask, stage: StageFolder) -> None:
-    """Leave tokenizer, results, plots and samples next to the model (main process)."""
+def conclude(task: AlignmentTask, stage: StageFolder, x: str = "episode") -> None:
+    """Leave tokenizer, results, plots (over the metric `x`) and samples next to the model (main process)."""
     task.tokenizer.save(stage.path, context_length(task.sft_model))
     metrics = stage.read_metrics()
     results = stage.results = summarise(metrics)
-    write_plots(stage.path, metrics)
+    write_plots(stage.path, metrics, x)
     write_samples(stage.path / "samples.md", "Responses while learning", sample_sections(metrics))
-    said = {"score": "score {:+.2f} (SFT 0)", "kl": "KL {:.1f} nats per sequence", "stopped": "stops {:.1%}"}
+    said = {"score": "score {:+.2f} (SFT 0)", "reward": "reward {:+.2f} (SFT 0)", "kl": "KL {:.1f} nats per sequence"}
+    said["stopped"] = "stops {:.1%}"
     parts = [text.format(results[name]) for name, text in said.items() if name in results]
     stage.summary = " · ".join([*parts, f"gold {results['gold_before']:.3f} → {results['gold']:.3f}"])
 
@@ -61,7 +73,8 @@ def summarise(metrics: Lines) -> dict[str, Any]:
     """The last tenth of the rollouts, and the gold judge on held-out prompts at the first and last look."""
     last = metrics[-max(1, len(metrics) // 10) :]
     judged = [line for line in metrics if "eval/gold" in line]
-    results: dict[str, Any] = {
+    results: dict[str, Any] = {name: judged[-1][key] for name, key in LOOKED.items() if key in judged[-1]}
+    results |= {
         name: round(statistics.fmean(line[key] for line in last), 5) for name, key in MEANS.items() if key in last[0]
     }
     results |= {
@@ -105,4 +118,8 @@ def sample_sections(metrics: Lines) -> Iterator[tuple[str, list[tuple[str, str]]
         for sample in line["samples"]:
             end = "" if sample["stopped"] else ", did not stop"
             texts.append((f"score {sample['score']:+.2f}{end}", f"{sample['prompt']}⟨{sample['response']}⟩"))
-        yield f"Update {line['update']}, score {line['objective/scores']:+.2f}, KL {line['objective/kl']:.1f}", texts
+        if "update" in line:
+            when, score, kl = f"Update {line['update']}", line["objective/scores"], line["objective/kl"]
+        else:
+            when, score, kl = f"Step {line['step']}", line["eval/reward"], line["eval/kl"]
+        yield f"{when}, score {score:+.2f}, KL {kl:.1f}", texts

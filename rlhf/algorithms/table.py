@@ -46,12 +46,14 @@ def markdown_table(rows: Rows) -> str:
     written = {name: columns(row) for name, row in rows.items()}
     heads, count = next(iter(written.values())), next(iter(rows.values()))["n"]
     table = table_of(["", *heads], ([name, *cells.values()] for name, cells in written.items()))
+    others = [f"; {each.title}: {each.tokens}" for each in ALGORITHMS.values() if each.tokens and each.title in rows]
     return (
         f"{table}\n\nReplies to {count} held-out prompts at temperature 1. gold: the gold score, which no algorithm "
         "sees. "
         "beats SFT: share of prompts on which the gold judge prefers the reply to SFT's, with its 95 % interval. "
         "reward: what was maximised; SFT's samples have 0 ± 1. KL: from the SFT model, nats per reply; with best of n "
-        "its upper bound, log n - (n - 1)/n. tokens: response tokens sampled. Seconds are of the machine that ran it.\n"
+        "its upper bound, log n - (n - 1)/n. tokens: response tokens sampled"
+        f"{''.join(others)}. Seconds are of the machine that ran it.\n"
     )
 
 
@@ -73,11 +75,16 @@ def sample_section(number: int, sample: Mapping[str, str]) -> tuple[str, list[tu
 
 
 def learning_path(folder: Path) -> dict[str, Curve]:
-    """Where an algorithm went while it learned: (KL, reward) on training prompts, (KL, gold) on held-out ones.
+    """Where an algorithm went while it learned: (KL, reward) and (KL, gold).
 
-    Nothing of one that logs no rollouts.
+    KL and reward of its rollouts, gold on held-out prompts; without rollouts all on held-out prompts. Nothing of one
+    that logs neither.
     """
-    lines = [line for line in read_metrics(folder) if "episode" in line]
+    metrics = read_metrics(folder)
+    if looked := [line for line in metrics if "eval/kl" in line]:
+        kl = [line["eval/kl"] for line in looked]
+        return {name: (kl, [line[f"eval/{name}"] for line in looked]) for name in ("reward", "gold")}
+    lines = [line for line in metrics if "episode" in line]
     if not lines:
         return {}
     kl = smooth([line["objective/kl"] for line in lines], SMOOTHED)

@@ -134,6 +134,15 @@ class AlignmentTask:
     def sft_model(self) -> PreTrainedModel:
         return load_causal_lm(self.config.run / "sft", self.device)
 
+    def plain(self, lm: PreTrainedModel) -> PreTrainedModel:
+        """A policy as it is now, as a model that no trainer has wrapped in autocast: what is judged is float32."""
+        self._plain.load_state_dict(lm.state_dict())
+        return self._plain
+
+    @cached_property
+    def _plain(self) -> PreTrainedModel:
+        return load_causal_lm(self.config.run / "sft", self.device)
+
     @cached_property
     def gold(self) -> GoldJudge:
         return GoldJudge(self.corpus.train)

@@ -205,7 +205,9 @@ def test_what_was_trained_on_the_gold_judge_is_compared_among_itself(copied: Any
 
 def test_a_row_is_all_that_an_algorithm_needs(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command, the comparison, its table and its plot read the one table of algorithms."""
-    row = dataclasses.replace(ALGORITHMS["rloo"], title="Another", folder="rlhf-another")
+    row = dataclasses.replace(
+        ALGORITHMS["rloo"], title="Another", folder="rlhf-another", any_reward=False, tokens="counted by hand"
+    )
     monkeypatch.setitem(ALGORITHMS, "another", row)
     monkeypatch.setattr(
         sys, "argv", ["rlhf", "smoke", "--algorithm", "another", "--run", str(copied.run), "--token-budget", "200"]
@@ -215,9 +217,18 @@ def test_a_row_is_all_that_an_algorithm_needs(copied: Any, monkeypatch: pytest.M
     )
     rlhf_command()
     assert read_stage(copied.run / "rlhf-another").command == "python -m rlhf smoke --algorithm another"
+    path = copied.run / "rlhf-another" / "stage.json"
+    record = json.loads(path.read_text("utf-8"))
+    record["results"]["learning_tokens"] = 12345
+    path.write_text(json.dumps(record), "utf-8")
     compare_algorithms(AlgorithmsOptions(run=copied.run, prompts=4, overwrite=True))
     result = json.loads((copied.run / "algorithms" / "algorithms.json").read_text("utf-8"))
-    assert "Another" in result["algorithms"]
+    assert result["algorithms"]["Another"]["learning_tokens"] == 12345, "its results say so"
+    table = (copied.run / "algorithms" / "table.md").read_text("utf-8")
+    assert "tokens: response tokens sampled; Another: counted by hand." in table
+    with pytest.raises(UserError, match="holds none of rlhf-gold, rlhf-rloo-gold") as refused:
+        compare_algorithms(AlgorithmsOptions(run=copied.run, gold=True))
+    assert "another" not in str(refused.value), "it takes no --reward"
 
 
 def test_it_compares_what_there_is(copied: Any) -> None:
