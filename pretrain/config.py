@@ -1,10 +1,10 @@
 """What a pretraining run is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions
+from data.run.options import BatchOptions, StageOptions, check_ranges
 from pretrain.ladder.models import LadderConfig, Rung
 from pretrain.model import GPTConfig
 
@@ -113,42 +113,25 @@ class PretrainConfig(BatchOptions, StageOptions):
 
     def model_config(self, vocab_size: int) -> GPTConfig | LadderConfig:
         """The model's shape; UserError for one that cannot be built."""
+        if self.family == "gpt2" or self.family == "modern":
+            shape = {field.name: getattr(self, field.name) for field in fields(GPTConfig)}
+            return GPTConfig(**shape | {"vocab_size": vocab_size})
+        for name, value in LADDER_IS.items():
+            if getattr(self, name) != value:
+                raise UserError(f"the rung {self.family} has {name} {value}, not {getattr(self, name)}: leave it so")
         sizes = {name: getattr(self, name) for name in ("context_length", "width", "layers", "heads", "feed_forward")}
-        if self.family != "gpt2" and self.family != "modern":
-            for name, value in LADDER_IS.items():
-                if getattr(self, name) != value:
-                    raise UserError(
-                        f"the rung {self.family} has {name} {value}, not {getattr(self, name)}: leave it so"
-                    )
-            return LadderConfig(rung=self.family, vocab_size=vocab_size, **sizes)
-        return GPTConfig(
-            family=self.family,
-            vocab_size=vocab_size,
-            padded_vocab_size=self.padded_vocab_size,
-            **sizes,
-            dropout=self.dropout,
-            activation=self.activation,
-            tied=self.tied,
-            bias=self.bias,
-            initialisation=self.initialisation,
-        )
+        return LadderConfig(rung=self.family, vocab_size=vocab_size, **sizes)
 
     def validate(self) -> None:
         """Raise UserError for a configuration that cannot be trained."""
-        for name in ("steps", "batch_size", "step_size", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate", "gamma", "adam_eps"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup_fraction", "final_fraction", "base_fraction", "gamma"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.teachers < 0:
-            raise UserError(f"teachers must not be negative, not {self.teachers}")
+        check_ranges(
+            self,
+            counts="steps batch_size step_size eval_every save_every",
+            positive="learning_rate muon_learning_rate gamma adam_eps",
+            shares="warmup_fraction final_fraction base_fraction gamma",
+            rates="adam_beta1 adam_beta2",
+            not_negative="teachers",
+        )
         if self.schedule in CYCLIC_SCHEDULES and self.warmup_fraction > 0:
             raise UserError(f"schedule {self.schedule} begins at its lower bound: set warmup_fraction to 0")
         self.model_config(vocab_size=1)

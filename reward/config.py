@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions
+from data.run.options import BatchOptions, StageOptions, check_ranges
 from data.run.record import StageRecord
 
 
@@ -68,27 +68,16 @@ class RewardModelConfig(BatchOptions, StageOptions):
 
     def validate(self) -> None:
         """Raise UserError for a configuration that cannot be run."""
-        for name, least in (
-            ("n_prompts", 1),
-            ("n_heldout", 8),
-            ("responses", 2),
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("rankings_per_forward", 1),
-            ("sample_batch_size", 1),
-            ("log_every", 1),
-            ("save_every", 1),
-        ):
+        check_ranges(
+            self,
+            counts="n_prompts epochs batch_size rankings_per_forward sample_batch_size log_every save_every",
+            positive="temperature learning_rate max_grad_norm",
+            not_negative="label_temperature weight_decay mean_loss_coef",
+            shares="warmup_fraction",
+        )
+        for name, least in (("n_heldout", 8), ("responses", 2)):
             if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("temperature", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("label_temperature", "weight_decay", "mean_loss_coef"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if not 0 <= self.warmup_fraction <= 1:
-            raise UserError(f"warmup_fraction must be between 0 and 1, not {self.warmup_fraction}")
+                raise UserError(f"{name} must be at least {least}, but is {getattr(self, name)}")
         if self.rankings_use == "mix" and not self.rankings:
             raise UserError("rankings_use mix needs something to mix with: give --rankings FILE")
 

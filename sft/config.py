@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions
+from data.run.options import BatchOptions, StageOptions, check_ranges
 
 
 @dataclass(kw_only=True)
@@ -50,11 +50,13 @@ class FineTuneConfig(BatchOptions, StageOptions):
 
     def validate(self, context_length: int) -> None:
         """Raise UserError for what cannot be trained on a base with this context."""
-        counts = ["epochs", "batch_size", "log_every", "eval_every", "save_every", "samples", "prompt_length"]
-        for name in (*counts, "max_pairs", "micro_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
+        check_ranges(
+            self,
+            counts="epochs batch_size micro_batch_size log_every eval_every save_every samples prompt_length max_pairs",
+            not_negative="min_words",
+            positive="learning_rate max_grad_norm",
+            rates="warmup_fraction adam_beta2 dropout",
+        )
         if self.response_length < 2:
             raise UserError(f"response_length must be at least 2 (a token and the end), not {self.response_length}")
         if self.prompt_length + self.response_length > context_length:
@@ -62,14 +64,6 @@ class FineTuneConfig(BatchOptions, StageOptions):
                 f"prompt_length {self.prompt_length} + response_length {self.response_length} exceed the base's "
                 f"context of {context_length} tokens: shorten one of them"
             )
-        if self.min_words < 0:
-            raise UserError(f"min_words must not be negative, but is {self.min_words}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup_fraction", "adam_beta2", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
 
 
 PRESETS: dict[str, tuple[str, FineTuneConfig]] = {

@@ -1,6 +1,7 @@
 """What every stage's command takes, and how it reads its preset."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -8,6 +9,14 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from data.console import UserError
+
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "counts": ("must be at least 1", lambda value: value >= 1),
+    "positive": ("must be positive", lambda value: value > 0),
+    "not_negative": ("must not be negative", lambda value: value >= 0),
+    "shares": ("must be between 0 and 1", lambda value: 0 <= value <= 1),
+    "rates": ("must be in [0, 1)", lambda value: 0 <= value < 1),
+}
 
 
 @dataclass(kw_only=True)
@@ -49,8 +58,7 @@ class BatchOptions:
         if rest or share == 0:
             raise UserError(f"a step's batch of {self.rows_per_step} is not divisible by {processes} processes")
         micro = share if self.micro_batch_size is None else min(self.micro_batch_size, share)
-        if micro < 1:
-            raise UserError(f"micro_batch_size must be at least 1, not {micro}")
+        check_ranges(self, counts="micro_batch_size")
         if share % micro:
             raise UserError(
                 f"a process's batch of {share} is not divisible by micro_batch_size {micro}: change one of them"
@@ -65,6 +73,19 @@ def preset_command(presets: dict[str, tuple[str, Config]], description: str | No
     """The configuration that `PRESET [--field value …]` asks for, and the preset's name."""
     config = tyro.extras.overridable_config_cli(presets, description=description)
     return config, next(argument for argument in sys.argv[1:] if argument in presets)
+
+
+def check_ranges(options: object, **names: str) -> None:
+    """Raise UserError where a setting is outside its range; `names`, by range, have spaces between them.
+
+    A setting that is None is not checked.
+    """
+    for kind, listed in names.items():
+        words, holds = RANGES[kind]
+        for name in listed.split():
+            value = getattr(options, name)
+            if value is not None and not holds(value):
+                raise UserError(f"{name} {words}, but is {value}")
 
 
 def settings(options: StageOptions) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 import tyro
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions
+from data.run.options import BatchOptions, StageOptions, check_ranges
 from data.run.record import StageRecord
 from pretrain.machine import choose_device, compute_dtype
 from rlhf.algorithms import ALGORITHMS
@@ -89,10 +89,7 @@ class BudgetOptions(AlignOptions):
 
     def check(self) -> None:
         """Raise UserError on what makes no sense."""
-        if self.token_budget is not None and self.token_budget < 1:
-            raise UserError(f"token_budget is {self.token_budget}: give at least one token to sample")
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}: responses are sampled, so it must be above 0")
+        check_ranges(self, counts="token_budget", positive="temperature")
 
 
 @dataclass(kw_only=True)
@@ -161,12 +158,12 @@ class GroupConfig(BatchOptions, BudgetOptions):
 
     def check(self, processes: int = 1) -> None:
         super().check()
-        counts = ("batch_size", "num_generations", "num_mini_batches", "num_iterations", "eval_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise UserError(f"micro_batch_size is {self.micro_batch_size}: it must be at least 1")
+        check_ranges(
+            self,
+            counts="batch_size micro_batch_size num_generations num_mini_batches num_iterations eval_every",
+            positive="learning_rate max_grad_norm",
+            shares="lr_floor",
+        )
         if self.num_generations < 2:
             raise UserError("num_generations is 1: a response is measured by the others of its group, give 2 at least")
         for name in ("num_generations", "num_mini_batches"):
@@ -182,11 +179,6 @@ class GroupConfig(BatchOptions, BudgetOptions):
             raise UserError(
                 f"kl_coef is {self.kl_coef}: TRL measures the KL only where it is penalised: give a small one"
             )
-        if not 0 <= self.lr_floor <= 1:
-            raise UserError(f"lr_floor is {self.lr_floor}: it is a share, from 0 to 1")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be above 0")
 
 
 _RECIPE: dict[str, Any] = {
