@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,27 @@ from pretrain.model import GPT, GPTConfig
 LADDER = "ladder"
 """`model_type` of a rung."""
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
+FAMILIES: dict[str, Literal["gpt2", "modern"]] = {"gpt2": "gpt2", "qwen3": "modern"}
+"""`model_type` of the two families."""
+SIZES = {
+    "gpt2": {
+        "vocab_size": "vocab_size",
+        "context_length": "n_positions",
+        "width": "n_embd",
+        "layers": "n_layer",
+        "heads": "n_head",
+        "feed_forward": "n_inner",
+    },
+    "modern": {
+        "vocab_size": "vocab_size",
+        "context_length": "max_position_embeddings",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "feed_forward": "intermediate_size",
+    },
+}
+"""Transformers' names of our sizes."""
 
 MODERN_NAMES = [
     (r"^embedding\.weight$", r"model.embed_tokens.weight"),
@@ -55,8 +76,7 @@ GPT2_NAMES = [
 
 def huggingface_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """`config.json` for transformers."""
-    shared = {
-        "vocab_size": config.vocab_size,
+    shared = {theirs: getattr(config, ours) for ours, theirs in SIZES[config.family].items()} | {
         "tie_word_embeddings": config.tied,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_id,
@@ -68,13 +88,8 @@ def huggingface_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any
         return shared | {
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
-            "hidden_size": config.width,
-            "intermediate_size": config.feed_forward,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": config.heads,
             "num_key_value_heads": config.heads,
             "head_dim": config.width // config.heads,
-            "max_position_embeddings": config.context_length,
             "hidden_act": "silu",
             "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
@@ -85,11 +100,6 @@ def huggingface_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any
     return shared | {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "n_embd": config.width,
-        "n_inner": config.feed_forward,
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_positions": config.context_length,
         "activation_function": ACTIVATIONS[config.activation],
         "layer_norm_epsilon": 1e-5,
         "attn_pdrop": config.dropout,
@@ -100,33 +110,22 @@ def huggingface_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any
 
 def gpt_config(config: dict[str, Any]) -> GPTConfig:
     """Our configuration from a `config.json` of the two families (UserError for any other)."""
-    family = config.get("model_type")
-    if family == "qwen3":
-        return GPTConfig(
-            family="modern",
-            vocab_size=config["vocab_size"],
-            context_length=config["max_position_embeddings"],
-            width=config["hidden_size"],
-            layers=config["num_hidden_layers"],
-            heads=config["num_attention_heads"],
-            feed_forward=config["intermediate_size"],
-            tied=config["tie_word_embeddings"],
+    if config.get("model_type") not in FAMILIES:
+        raise UserError(
+            f"model_type '{config.get('model_type')}' is not one of ours (qwen3, gpt2): load it with transformers"
         )
-    if family == "gpt2":
-        names = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
-        return GPTConfig(
-            family="gpt2",
-            vocab_size=config["vocab_size"],
-            context_length=config["n_positions"],
-            width=config["n_embd"],
-            layers=config["n_layer"],
-            heads=config["n_head"],
-            feed_forward=config["n_inner"] or 4 * config["n_embd"],
-            dropout=config["resid_pdrop"],
-            activation=names[config["activation_function"]],  # type: ignore[arg-type]
-            tied=config.get("tie_word_embeddings", True),
-        )
-    raise UserError(f"model_type '{family}' is not one of ours (qwen3, gpt2): load it with transformers")
+    family = FAMILIES[config["model_type"]]
+    sizes = {ours: config[theirs] for ours, theirs in SIZES[family].items()}
+    if family == "modern":
+        return GPTConfig(family=family, **sizes, tied=config["tie_word_embeddings"])
+    activations = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
+    return GPTConfig(
+        family=family,
+        **sizes | {"feed_forward": sizes["feed_forward"] or 4 * sizes["width"]},
+        dropout=config["resid_pdrop"],
+        activation=activations[config["activation_function"]],  # type: ignore[arg-type]
+        tied=config.get("tie_word_embeddings", True),
+    )
 
 
 def to_huggingface(model: GPT) -> dict[str, Tensor]:
@@ -152,10 +151,10 @@ def to_huggingface(model: GPT) -> dict[str, Tensor]:
     return renamed
 
 
-def from_huggingface(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """The inverse of `to_huggingface`."""
-    model_names = GPT(config).state_dict().keys()
-    if config.family == "modern":
+def from_huggingface(weights: dict[str, Tensor], model: GPT) -> dict[str, Tensor]:
+    """The inverse of `to_huggingface`: the state of a model of this shape."""
+    model_names = model.state_dict().keys()
+    if model.config.family == "modern":
         return {name: weights[_rename(name, MODERN_NAMES)].float() for name in model_names}
     found: dict[str, Tensor] = {}
     for name in model_names:
@@ -175,23 +174,15 @@ def save_model(model: GPT | LadderModel, tokenizer: Tokenizer, folder: Path) -> 
     """Write config.json, generation_config.json (of a GPT) and model.safetensors (put in place by a rename)."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, LadderModel):
-        described = {"model_type": LADDER, "architectures": [type(model).__name__], **asdict(model.config)}
-        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+        config = {"model_type": LADDER, "architectures": [type(model).__name__], **asdict(model.config)}
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_weights(weights, folder / "model.safetensors")
-        return
-    config = huggingface_config(model.config, tokenizer)
+    else:
+        config, weights = huggingface_config(model.config, tokenizer), to_huggingface(model)
+        generation = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    generation = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
-    save_weights(to_huggingface(model), folder / "model.safetensors")
-
-
-def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file that is whole or absent."""
-    temporary = path.with_name(path.name + ".new")
-    save_file(weights, temporary, metadata={"format": "pt"})
-    temporary.replace(path)
+    save_file(weights, folder / "model.safetensors.new", metadata={"format": "pt"})
+    (folder / "model.safetensors.new").replace(folder / "model.safetensors")
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
@@ -199,19 +190,17 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
 
     Raises UserError when the folder holds no such checkpoint, a broken one, or a rung of the ladder.
     """
+    read_gpt_config(folder)
     model = load_any_model(folder, device)
-    if isinstance(model, LadderModel):
-        raise _no_gpt(folder, model.config)
+    assert isinstance(model, GPT)
     return model
 
 
 def load_any_model(folder: Path, device: torch.device | str = "cpu") -> GPT | LadderModel:
     """`load_model`, or a rung of the ladder: what can be sampled and evaluated."""
     config, weights = _read(folder, config_alone=False)
-    if isinstance(config, GPTConfig):
-        return build_model(weights, config).to(device).eval()
     model = new_model(config)
-    model.load_state_dict(weights)
+    model.load_state_dict(from_huggingface(weights, model) if isinstance(model, GPT) else weights)
     return model.to(device).eval()
 
 
@@ -219,7 +208,10 @@ def read_gpt_config(folder: Path) -> GPTConfig:
     """The shape of the GPT in a stage folder; UserError as `load_model`."""
     config, _ = _read(folder, config_alone=True)
     if isinstance(config, LadderConfig):
-        raise _no_gpt(folder, config)
+        raise UserError(
+            f"{folder} holds the ladder's {config.rung}, which is no GPT, and can only be sampled and evaluated: "
+            f"`python -m pretrain laptop --run {folder.parent}-gpt` makes a GPT"
+        )
     return config
 
 
@@ -241,23 +233,9 @@ def _read(folder: Path, config_alone: bool) -> tuple[GPTConfig | LadderConfig, d
     return config, weights
 
 
-def _no_gpt(folder: Path, config: LadderConfig) -> UserError:
-    return UserError(
-        f"{folder} holds the ladder's {config.rung}, which is no GPT, and can only be sampled and evaluated: "
-        f"`python -m pretrain laptop --run {folder.parent}-gpt` makes a GPT"
-    )
-
-
 def new_model(config: GPTConfig | LadderConfig) -> GPT | LadderModel:
     """An untrained model."""
     return GPT(config) if isinstance(config, GPTConfig) else RUNGS[config.rung](config)
-
-
-def build_model(weights: dict[str, Tensor], config: GPTConfig) -> GPT:
-    """A GPT with a copy of weights under transformers' names."""
-    model = GPT(config)
-    model.load_state_dict(from_huggingface(weights, config))
-    return model
 
 
 def _rename(name: str, table: list[tuple[str, str]]) -> str:
