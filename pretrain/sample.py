@@ -22,24 +22,13 @@ from pretrain.sampling import generate, generate_without_cache
 
 
 def sample_texts(
-    model: GPT | LadderModel,
-    tokenizer: Tokenizer,
-    prompts: list[str],
-    *,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 1,
+    model: GPT | LadderModel, tokenizer: Tokenizer, prompts: list[str], *, seed: int = 1, **settings: Any
 ) -> list[str]:
-    """A continuation of every prompt, without the prompt and without the token that ended it."""
-    settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "generator": torch.Generator(model.device).manual_seed(seed),
-    }
+    """A continuation of every prompt, without the prompt and without the token that ended it.
+
+    settings: `max_new_tokens`, and `temperature`, `top_k` and `top_p` where they are not those of `generate`.
+    """
+    settings["generator"] = torch.Generator(model.device).manual_seed(seed)
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
     if isinstance(model, LadderModel):
         continuations = []
@@ -88,20 +77,10 @@ def main() -> None:
     if options.top_p is not None and not 0 < options.top_p <= 1:
         raise UserError(f"--top-p must be in (0, 1], not {options.top_p}")
     read_stage(options.checkpoint)
-    model, tokenizer = (
-        load_any_model(options.checkpoint, choose_device(options.device)),
-        Tokenizer.load(options.checkpoint),
-    )
-    texts = sample_texts(
-        model,
-        tokenizer,
-        [options.prompt] * options.num_samples,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+    model = load_any_model(options.checkpoint, choose_device(options.device))
+    settings = {name: getattr(options, name) for name in ("seed", "max_new_tokens", "temperature", "top_k", "top_p")}
+    prompts = [options.prompt] * options.num_samples
+    texts = sample_texts(model, Tokenizer.load(options.checkpoint), prompts, **settings)
     for number, text in enumerate(texts):
         if number:
             print("\n" + "-" * 40 + "\n")

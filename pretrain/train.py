@@ -181,6 +181,9 @@ class Pretraining:
             progress.best_nats_per_char, progress.best_step = nats, progress.step
             save_model(self.model, self.tokenizer, folder.path)
             self.tokenizer.save(folder.path, self.model.context_length)
+        [sample] = sample_texts(
+            self.model, self.tokenizer, ["\n"], max_new_tokens=self.config.sample_tokens, seed=self.config.seed
+        )
         folder.log(
             step=progress.step,
             train_nats_per_token=round(train_loss, 5) if progress.step else None,
@@ -188,22 +191,9 @@ class Pretraining:
             nats_per_char=round(nats, 5),
             nats_per_token=round(nats * figures["chars"] / figures["tokens"], 5),
             learning_rate_scale=round(self.scale(progress.step), 5),
-            sample=self._sample(),
+            sample=sample,
         )
         return train_loss
-
-    def _sample(self) -> str:
-        was_training = self.model.training
-        self.model.eval()
-        [text] = sample_texts(
-            self.model,
-            self.tokenizer,
-            ["\n"],
-            max_new_tokens=self.config.sample_tokens,
-            seed=self.config.seed,
-        )
-        self.model.train(was_training)
-        return text
 
     def _save(self, folder: StageFolder) -> None:
         """The state in `resume/`, put in its place by a rename."""
