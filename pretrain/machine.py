@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -24,8 +24,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 GLIBC_MMAP_LIMIT = 32 * 2**20
 """Bytes up to which glibc raises the second threshold by itself; the first is then twice that."""
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 # ---- device and data type ----
@@ -99,7 +98,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def start(threads: int | None = None) -> None:
     """Settings of a command's process, for its whole life: freed memory is kept; torch gets `threads`, if given."""
-    _disable_malloc_trim()
+    _keep_freed_memory(+1)
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -115,34 +114,24 @@ def cpu_kernels(device: torch.device) -> Iterator[None]:
         yield
         return
     precision = torch.get_float32_matmul_precision()
-    _disable_malloc_trim()
+    _keep_freed_memory(+1)
     try:
         torch.set_float32_matmul_precision("medium")
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        _restore_malloc_trim()
+        _keep_freed_memory(-1)
 
 
-class OnDevice(Protocol):
-    @property
-    def device(self) -> torch.device: ...
-
-
-Owner = TypeVar("Owner", bound=OnDevice)
-
-
-def with_cpu_kernels(
-    method: Callable[Concatenate[Owner, Parameters], Result],
-) -> Callable[Concatenate[Owner, Parameters], Result]:
+def with_cpu_kernels(method: Method) -> Method:
     """Run a method within `cpu_kernels` of its object's device."""
 
     @wraps(method)
-    def within(self: Owner, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    def within(self: Any, *args: Any, **kwargs: Any) -> Any:
         with cpu_kernels(self.device):
             return method(self, *args, **kwargs)
 
-    return within
+    return cast(Method, within)
 
 
 @contextmanager
@@ -184,19 +173,17 @@ _keepers = 0
 """How many callers want freed memory kept at present; `start` is one that never leaves."""
 
 
-def _disable_malloc_trim() -> None:
-    """Let glibc keep what tensors free: a step on a CPU otherwise gets its memory from the system, page by page."""
+def _keep_freed_memory(callers: int) -> None:
+    """Let glibc keep what tensors free: a step on a CPU otherwise gets its memory from the system, page by page.
+
+    `callers`, +1 or -1, is one that comes or goes; the last that goes puts back what the environment says, or else
+    what glibc's own rule ends at.
+    """
     global _keepers
-    _keepers += 1
-    if _keepers == 1:
+    before, _keepers = _keepers, _keepers + callers
+    if not before:
         _set_malloc(mmap=1 << 30, trim=(1 << 31) - 1)
-
-
-def _restore_malloc_trim() -> None:
-    """The last caller that leaves puts back what the environment says, or else what glibc's own rule ends at."""
-    global _keepers
-    _keepers -= 1
-    if _keepers == 0:
+    elif not _keepers:
         mmap = int(os.environ.get("MALLOC_MMAP_THRESHOLD_", GLIBC_MMAP_LIMIT))
         _set_malloc(mmap=mmap, trim=int(os.environ.get("MALLOC_TRIM_THRESHOLD_", 2 * mmap)))
 
