@@ -127,17 +127,9 @@ class Tokenizer:
         # Written by hand and not by the tokenizers library, so that the hash does not hang on its version.
         ranks = _ranks(self.encoding)
         parts = _character_model(ranks) if self.kind == "char" else _byte_level_model(ranks)
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         added = [
-            {
-                "id": len(ranks) + i,
-                "content": special,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for i, special in enumerate(SPECIALS)
+            {"id": len(ranks) + i, "content": special, **flags, "special": True} for i, special in enumerate(SPECIALS)
         ]
         head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
         whole = {**head, "normalizer": None, "post_processor": None, **parts}
@@ -209,27 +201,17 @@ def _encoding(kind: Kind, ranks: dict[bytes, int]) -> tiktoken.Encoding:
 
 
 def _ranks(encoding: tiktoken.Encoding) -> dict[bytes, int]:
-    """The ordinary tokens by rank. tiktoken offers them one at a time only, specials among them."""
-    specials = {encoding.encode_single_token(special) for special in encoding.special_tokens_set}
-    ids = (id for id in range(encoding.n_vocab) if id not in specials)
-    return {encoding.decode_single_token_bytes(id): id for id in ids}
+    """The ordinary tokens by rank, in the attribute that tiktoken's README extends an encoding by."""
+    return encoding._mergeable_ranks
 
 
 def _character_model(ranks: dict[bytes, int]) -> dict[str, Any]:
     """Each character a word; no unknown token, so a character that is not known is an error, not a guess."""
+    split, vocab = {"Regex": CHARACTER_PATTERN}, {token.decode("utf-8"): rank for token, rank in ranks.items()}
     return {
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": CHARACTER_PATTERN},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        "pre_tokenizer": {"type": "Split", "pattern": split, "behavior": "Isolated", "invert": False},
         "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {token.decode("utf-8"): rank for token, rank in ranks.items()},
-            "unk_token": "<unk>",
-        },
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
     }
 
 
