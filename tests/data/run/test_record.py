@@ -82,7 +82,7 @@ def test_descent_and_tokenizer_are_checked(tmp_path: Path) -> None:
 def test_the_device_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     assert device_name("auto") == device_name("cuda") == "a GPU"
     assert device_name("cpu").startswith(f"cpu ({torch.get_num_threads()} threads, ")
