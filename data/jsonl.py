@@ -4,7 +4,7 @@ import json
 import os
 import types
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -14,11 +14,14 @@ Kind = type | tuple[type, ...] | types.GenericAlias
 """A required type: `str`, `(int, float)`, or a list with its elements, `list[str]`, `list[list[int]]`."""
 
 
-def read_jsonl(path: str | Path, required: Mapping[str, Kind]) -> list[dict[str, Any]]:
+def read_jsonl(
+    path: str | Path, required: Mapping[str, Kind], check: Callable[[dict[str, Any]], None] = lambda row: None
+) -> list[dict[str, Any]]:
     """Read a UTF-8 file of one JSON object a line; blank lines are skipped, further keys are kept.
 
-    `required` maps each key that must be there to its type. Raises UserError, naming the file and the line,
-    for a missing or empty file, text that is not UTF-8, a broken line, a missing key, a wrong type.
+    `required` maps each key that must be there to its type; a `str` must not be blank. `check` raises UserError for a
+    row that is wrong in another way. Raises UserError, naming the file and the line, for a missing or empty file, text
+    that is not UTF-8, a broken line, a missing key, a wrong type or blank text, and what `check` says.
     """
     path = Path(path)
     try:
@@ -29,7 +32,11 @@ def read_jsonl(path: str | Path, required: Mapping[str, Kind]) -> list[dict[str,
     # Split bytes at \n only: str.splitlines would also split at U+2028, which JSON allows inside a string.
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            rows.append(_parse(line, required, where=f"{path}, line {number}"))
+            try:
+                rows.append(_parse(line, required))
+                check(rows[-1])
+            except UserError as error:
+                raise UserError(f"{path}, line {number}: {error}") from error
     if not rows:
         raise UserError(f"{path}: is empty; it needs one JSON object a line")
     return rows
@@ -54,23 +61,25 @@ def write_whole(path: str | Path, content: bytes) -> None:
         sibling.unlink(missing_ok=True)
 
 
-def _parse(line: bytes, required: Mapping[str, Kind], where: str) -> dict[str, Any]:
+def _parse(line: bytes, required: Mapping[str, Kind]) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
         json.dumps(row, ensure_ascii=False).encode("utf-8")  # an escaped lone surrogate is no text either
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 at byte {error.start} of the line; convert the file") from error
+        raise UserError(f"not UTF-8 at byte {error.start} of the line; convert the file") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half a character (a lone surrogate escape); correct it") from error
+        raise UserError("holds half a character (a lone surrogate escape); correct it") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}); correct or remove the line") from error
+        raise UserError(f"not valid JSON ({error}); correct or remove the line") from error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: must be a JSON object, not {_json_name(row)}")
+        raise UserError(f"must be a JSON object, not {_json_name(row)}")
     for key, kind in required.items():
         if key not in row:
-            raise UserError(f'{where}: the key "{key}" is missing; needed: {", ".join(required)}')
+            raise UserError(f'the key "{key}" is missing; needed: {", ".join(required)}')
         if not _matches(row[key], kind):
-            raise UserError(f'{where}: "{key}" must be {_kind_name(kind)}, not {_json_name(row[key])}')
+            raise UserError(f'"{key}" must be {_kind_name(kind)}, not {_json_name(row[key])}')
+        if kind is str and not row[key].strip():
+            raise UserError(f'"{key}" is empty; fill or remove it')
     return row
 
 

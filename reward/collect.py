@@ -7,32 +7,18 @@ however many processes share the work.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 
-from data.console import UserError
 from data.dialogue import Pair, encode_completion, encode_prompt
-from data.jsonl import read_jsonl
 from data.run.progress import progress_bar
 from data.tokenizers import Tokenizer
 from pretrain.machine import one_thread_each, process_state
 from pretrain.sampling import CachedModel, generate
+from reward.config import RewardModelConfig
 from reward.labeller import ScoreFunction, rank
 from reward.rankings import Ranking
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How responses are drawn: lengths in tokens, `responses` for each prompt."""
-
-    responses: int
-    prompt_length: int
-    response_length: int
-    temperature: float
-    batch_size: int
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +30,6 @@ class Labeller:
     temperature: float
     play_score: ScoreFunction | None = None
     """The score of the play's own replies, where `score` would hold against them that they are the play's."""
-
-
-def read_prompts(path: Path, seed: int) -> tuple[list[str], list[str]]:
-    """(training, held out): the distinct prompts of a JSONL file of {"prompt"}, every tenth of a seeded order held out.
-
-    UserError for a broken line, an empty prompt, or fewer than two different prompts.
-    """
-    rows = read_jsonl(path, {"prompt": str})
-    for number, row in enumerate(rows, start=1):
-        if not row["prompt"].strip():
-            raise UserError(f'{path}, prompt {number}: "prompt" is empty; fill or remove it')
-    prompts = sorted({row["prompt"] for row in rows})
-    if len(prompts) < 2:
-        raise UserError(f"{path}: needs at least two different prompts, one of them is held out")
-    random.Random(seed).shuffle(prompts)
-    held_out = max(1, len(prompts) // 10)
-    return prompts[held_out:], prompts[:held_out]
 
 
 def choose_prompts(pairs: Sequence[Pair], count: int, seed: int, excluded: frozenset[str]) -> list[Pair]:
@@ -78,42 +47,43 @@ def collect_rankings(
     policy: CachedModel,
     tokenizer: Tokenizer,
     pairs: Sequence[Pair],
-    sampling: Sampling,
+    config: RewardModelConfig,
     labeller: Labeller,
     policy_name: str,
+    seed: int,
     include_play: bool = False,
 ) -> list[Ranking]:
-    """One ranking of `sampling.responses` responses for every prompt, in the order of `pairs`.
+    """One ranking of `config.responses` responses for every prompt, in the order of `pairs`.
 
     With `include_play` the play's own reply, a pair's completion if it has one (cut at a sentence's end to what
     fits), is one more candidate, the last. Under `accelerate launch` the processes share the work and all return
     everything.
     """
-    state = process_state(policy.device)
-    prompts = [encode_prompt(tokenizer, pair.prompt, sampling.prompt_length) for pair in pairs]
+    state, (prompt_length, response_length) = process_state(policy.device), config.lengths
+    prompts = [encode_prompt(tokenizer, pair.prompt, prompt_length) for pair in pairs]
     # Prompts of one length waste no padding.
     order = sorted(range(len(pairs)), key=lambda index: len(prompts[index]))
-    together = max(1, sampling.batch_size // sampling.responses)
+    together = max(1, config.sample_batch_size // config.responses)
     batches = [order[start : start + together] for start in range(0, len(order), together)]
 
     def ranked_batch(number: int) -> list[tuple[int, Ranking]]:
-        generator = torch.Generator(policy.device).manual_seed(sampling.seed * 1_000_003 + number)
+        generator = torch.Generator(policy.device).manual_seed(seed * 1_000_003 + number)
         drawn = generate(
             policy,
-            [prompts[index] for index in batches[number] for _ in range(sampling.responses)],
-            max_new_tokens=sampling.response_length,
-            temperature=sampling.temperature,
+            [prompts[index] for index in batches[number] for _ in range(config.responses)],
+            max_new_tokens=response_length,
+            temperature=config.temperature,
             stop_ids=[tokenizer.eos_id],
             generator=generator,
         )
         ranked = []
         for place, index in enumerate(batches[number]):
-            responses = drawn[place * sampling.responses : (place + 1) * sampling.responses]
+            responses = drawn[place * config.responses : (place + 1) * config.responses]
             prompt = pairs[index].prompt
             texts = [tokenizer.decode(ids) for ids in responses]
             scores = [labeller.score(prompt, text) for text in texts]
             own = pairs[index].completion if include_play else ""
-            if own and (reply := encode_completion(tokenizer, own, sampling.response_length)):
+            if own and (reply := encode_completion(tokenizer, own, response_length)):
                 responses.append(reply.ids)
                 texts.append(tokenizer.decode(reply.ids))
                 scores.append((labeller.play_score or labeller.score)(prompt, texts[-1]))
@@ -121,10 +91,10 @@ def collect_rankings(
                 prompt=prompt,
                 completions=texts,
                 stopped=[ids[-1] == tokenizer.eos_id for ids in responses],
-                ranking=rank(scores, labeller.temperature, random.Random(f"{sampling.seed} {index}"), texts),
+                ranking=rank(scores, labeller.temperature, random.Random(f"{seed} {index}"), texts),
                 annotator=labeller.annotator,
                 policy=policy_name,
-                seed=sampling.seed,
+                seed=seed,
                 prompt_ids=prompts[index],
                 completion_ids=responses,
                 scores=scores,

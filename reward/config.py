@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions, check_ranges
+from data.run.options import check_ranges
 from data.run.record import StageRecord
+from sft.config import TrainerOptions, check_lengths
 
 
 @dataclass(kw_only=True)
-class RewardModelConfig(BatchOptions, StageOptions):
+class RewardModelConfig(TrainerOptions):
     """Sample responses from the SFT model, rank them, train the reward model on the rankings."""
 
     prompts: Path | None = None
@@ -39,21 +40,13 @@ class RewardModelConfig(BatchOptions, StageOptions):
     rankings_use: Literal["replace", "mix"] = "replace"
     """Whether --rankings take the place of the scored rankings or are added to them."""
 
-    epochs: int = 1
-    """Times that the training sees every ranking."""
     batch_size: int = 16
     """Rankings an optimizer step, over all processes; all pairs of a ranking stand in one batch."""
     micro_batch_size: int | None = None
     """Rankings a forward and backward pass on one process; fewer than the batch accumulates gradients."""
     rankings_per_forward: int = 8
     """Rankings that run through the model together; those of a batch are grouped by length."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
     weight_decay: float = 0.0
-    warmup_fraction: float = 0.05
-    """Share of the steps in which the learning rate rises linearly from 0; then it falls linearly to 0."""
-    max_grad_norm: float = 1.0
-    """Clip the gradient's norm."""
     mean_loss_coef: float = 0.5
     """Weight of a second loss, by a score that is the mean over a response's tokens instead of read at its last."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -61,19 +54,15 @@ class RewardModelConfig(BatchOptions, StageOptions):
 
     sample_batch_size: int = 256
     """Responses sampled together on one process."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    save_every: int = 100
-    """Steps between the states that --resume continues from."""
 
     def validate(self) -> None:
         """Raise UserError for a configuration that cannot be run."""
+        self.check()
         check_ranges(
             self,
-            counts="n_prompts epochs batch_size rankings_per_forward sample_batch_size log_every save_every",
-            positive="temperature learning_rate max_grad_norm",
+            counts="n_prompts rankings_per_forward sample_batch_size",
+            positive="temperature",
             not_negative="label_temperature weight_decay mean_loss_coef",
-            shares="warmup_fraction",
         )
         for name, least in (("n_heldout", 8), ("responses", 2)):
             if getattr(self, name) < least:
@@ -81,17 +70,18 @@ class RewardModelConfig(BatchOptions, StageOptions):
         if self.rankings_use == "mix" and not self.rankings:
             raise UserError("rankings_use mix needs something to mix with: give --rankings FILE")
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """(prompt_length, response_length) of settings that are `resolved`."""
+        assert self.prompt_length is not None
+        assert self.response_length is not None
+        return self.prompt_length, self.response_length
+
     def resolved(self, sft: StageRecord, context_length: int) -> "RewardModelConfig":
         """With the lengths of the SFT stage where none are given; UserError if they outgrow the context."""
         prompt = sft.config["prompt_length"] if self.prompt_length is None else self.prompt_length
         response = sft.config["response_length"] if self.response_length is None else self.response_length
-        if prompt < 1 or response < 2:
-            raise UserError(f"prompt_length {prompt} and response_length {response} leave no room for a response")
-        if prompt + response > context_length:
-            raise UserError(
-                f"prompt_length {prompt} + response_length {response} exceed the model's context of "
-                f"{context_length} tokens: shorten one of them"
-            )
+        check_lengths(prompt, response, context_length)
         return replace(self, prompt_length=prompt, response_length=response)
 
 

@@ -33,8 +33,7 @@ def rank(
     if texts is not None and len(texts) != len(scores):
         raise ValueError(f"{len(scores)} scores for {len(texts)} texts")
     places: dict[object, list[int]] = {}  # what is one and the same for the labeller -> indices
-    for index in range(len(scores)):
-        same = texts[index] if texts is not None else index
+    for index, same in enumerate(texts if texts is not None else range(len(scores))):
         places.setdefault(same, []).append(index)
     groups = list(places.values())
     if temperature == 0:
@@ -42,7 +41,8 @@ def rank(
         for group in groups:
             by_score.setdefault(scores[group[0]], []).extend(group)
         return [sorted(by_score[score]) for score in sorted(by_score, reverse=True)]
-    noisy = [scores[group[0]] / temperature + _gumbel(rng) for group in groups]
+    # Standard Gumbel noise is minus the log of a standard exponential, which may be 0.
+    noisy = [scores[group[0]] / temperature - math.log(rng.expovariate(1.0) or math.ulp(0.0)) for group in groups]
     return [groups[i] for i in sorted(range(len(groups)), key=lambda i: -noisy[i])]
 
 
@@ -108,11 +108,6 @@ def load_score_function(spec: str) -> ScoreFunction:
         return float(value)
 
     return score
-
-
-def _gumbel(rng: random.Random) -> float:
-    """One draw of the standard Gumbel distribution: −log of a standard exponential."""
-    return -math.log(rng.expovariate(1.0) or math.ulp(0.0))  # random() may be 0
 
 
 def _preference(margin: float, temperature: float) -> float:

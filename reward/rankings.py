@@ -43,10 +43,6 @@ class Ranking:
         """(better, worse) indices: up to K choose 2; tied and identical completions make no pair."""
         return ranking_to_pairs(self.prompt, self.completions, self.ranking)
 
-    def sequence(self, index: int) -> list[int]:
-        """Token ids of the prompt and of one completion."""
-        return self.prompt_ids + self.completion_ids[index]
-
     def to_json(self) -> dict[str, Any]:
         """A line of rankings.jsonl."""
         return {name: value for name, value in vars(self).items() if value is not None}
@@ -93,11 +89,10 @@ def read_rankings(path: str | Path, tokenizer: Tokenizer, prompt_length: int, re
     the completion is left out, and a ranking that keeps fewer than two with it. UserError, with file and line,
     for a broken line, a ranking that is no permutation of its completions, or fewer than two completions.
     """
-    rows = read_jsonl(path, {"prompt": str, "completions": list[str], "ranking": list[list[int]]})
+    rows = read_jsonl(path, {"prompt": str, "completions": list[str], "ranking": list[list[int]]}, _check)
     rankings: list[Ranking] = []
     cut = dropped = 0
-    for row, line in zip(rows, _line_numbers(path), strict=True):
-        _check(row, f"{path}, line {line}")
+    for row in rows:
         stopped = row.get("stopped", [True] * len(row["completions"]))
         encoded = [
             _encode(tokenizer, text, stop, response_length)
@@ -145,25 +140,20 @@ def split_by_prompt(
     return training, heldout
 
 
-def _check(row: dict[str, Any], where: str) -> None:
+def _check(row: dict[str, Any]) -> None:
     """A row is a ranking of its completions (UserError)."""
     completions = row["completions"]
     if len(completions) < 2:
-        raise UserError(f"{where}: a ranking needs at least 2 completions, not {len(completions)}")
-    if not row["prompt"]:
-        raise UserError(f'{where}: "prompt" is empty; a response needs something to respond to')
+        raise UserError(f"a ranking needs at least 2 completions, not {len(completions)}")
     stopped = row.get("stopped", [True] * len(completions))
     if not (isinstance(stopped, list) and len(stopped) == len(completions) and {*map(type, stopped)} == {bool}):
-        raise UserError(f'{where}: "stopped" must hold true or false for each of the {len(completions)} completions')
+        raise UserError(f'"stopped" must hold true or false for each of the {len(completions)} completions')
     if not isinstance(row.get("seed", 0), int):
-        raise UserError(f'{where}: "seed" must be an integer')
+        raise UserError('"seed" must be an integer')
     for index, (text, stop) in enumerate(zip(completions, stopped, strict=True)):
         if not (text or stop):
-            raise UserError(f"{where}: completion {index} is empty and did not stop, so it has no token: remove it")
-    try:
-        ranking_to_pairs(row["prompt"], completions, row["ranking"])
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+            raise UserError(f"completion {index} is empty and did not stop, so it has no token: remove it")
+    ranking_to_pairs(row["prompt"], completions, row["ranking"])
 
 
 def _encode(tokenizer: Tokenizer, text: str, stopped: bool, response_length: int) -> Completion | None:
@@ -172,9 +162,3 @@ def _encode(tokenizer: Tokenizer, text: str, stopped: bool, response_length: int
         return encode_completion(tokenizer, text, response_length)
     ids = tokenizer.encode(text)
     return Completion(ids[:response_length], cut=len(ids) > response_length)
-
-
-def _line_numbers(path: str | Path) -> list[int]:
-    """The numbers of the lines that `read_jsonl` makes rows of."""
-    content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    return [number for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]

@@ -17,6 +17,7 @@ from trl import RewardConfig
 from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import HeldOut, Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
+from data.jsonl import read_jsonl
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.options import settings
 from data.run.plots import plot_curves
@@ -25,7 +26,7 @@ from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device, compute_dtype, process_state
-from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
+from reward.collect import Labeller, choose_prompts, collect_rankings
 from reward.config import RewardModelConfig
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
 from reward.gold.judge import GoldJudge
@@ -42,6 +43,7 @@ from reward.rankings import (
 from reward.trainer import RankingCollator, RankingTrainer, RewardCallback, ranking_dataset
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
+from sft.pairs import split_prompts
 from sft.trl import last_checkpoint, run_trainer, trainer_arguments
 
 SHOWN = 6
@@ -100,15 +102,8 @@ class RewardStage:
         """Whether the user's own rankings take the place of scored ones."""
         return bool(self.config.rankings) and self.config.rankings_use == "replace"
 
-    @property
-    def lengths(self) -> tuple[int, int]:
-        """(prompt_length, response_length) in tokens."""
-        assert self.config.prompt_length is not None
-        assert self.config.response_length is not None
-        return self.config.prompt_length, self.config.response_length
-
     def describe(self) -> str:
-        config, (prompt, response) = self.config, self.lengths
+        config, (prompt, response) = self.config, self.config.lengths
         play = " and the play's own" if config.include_play and config.prompts is None else ""
         prompts = f"{len(self.training)} prompts" + (f" of {config.prompts}" if config.prompts else "")
         source = f"{config.responses} responses{play} to {prompts}, ranked by {config.score}"
@@ -169,9 +164,6 @@ class RewardStage:
                 rankings_per_forward=config.rankings_per_forward,
                 mean_loss_coef=config.mean_loss_coef,
             )
-            taken: Any = trainer.train_dataset
-            if len(taken) != len(dataset):
-                raise RuntimeError(f"the trainer kept {len(taken)} of {len(dataset)} rankings")
             run_trainer(trainer, RewardCallback(folder, bar), checkpoint, self.device)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if config.mean_loss_coef:
@@ -249,18 +241,9 @@ class RewardStage:
 
     def sample(self, pairs: Sequence[Pair], seed: int, include_play: bool = False) -> list[Ranking]:
         """Ranked responses of the SFT model to the prompts of `pairs`."""
-        prompt, response = self.lengths
-        sampling = Sampling(
-            responses=self.config.responses,
-            prompt_length=prompt,
-            response_length=response,
-            temperature=self.config.temperature,
-            batch_size=self.config.sample_batch_size,
-            seed=seed,
-        )
         name = f"sft {self.parent.weights_sha256[:12]}"
         return collect_rankings(
-            self.policy, self.tokenizer, pairs, sampling, self.labeller, name, include_play=include_play
+            self.policy, self.tokenizer, pairs, self.config, self.labeller, name, seed, include_play
         )
 
     def _score_of_play(self, prompt: str, reply: str) -> float:
@@ -278,7 +261,8 @@ class RewardStage:
                     "give prompts with --prompts FILE.jsonl"
                 )
         else:
-            pairs, dev = ([Pair(prompt, "") for prompt in part] for part in read_prompts(config.prompts, config.seed))
+            parts = split_prompts(config.prompts, read_jsonl(config.prompts, {"prompt": str}), config.seed)
+            pairs, dev = ([Pair(prompt, "") for prompt in part] for part in parts)
         kept_out = frozenset(pair.prompt for pair in (*self.heldout.dev, *self.heldout.test))
         training = choose_prompts(pairs, config.n_prompts, config.seed, kept_out)
         if not training:
@@ -287,7 +271,7 @@ class RewardStage:
 
     def _read_rankings(self) -> tuple[list[Ranking], list[Ranking]]:
         """(training, held out) of the user's own rankings; their replies that were cut or left out are counted."""
-        read = [read_rankings(path, self.tokenizer, *self.lengths) for path in self.config.rankings]
+        read = [read_rankings(path, self.tokenizer, *self.config.lengths) for path in self.config.rankings]
         self.replies_cut, self.replies_dropped = sum(file.cut for file in read), sum(file.dropped for file in read)
         kept_out = frozenset(pair.prompt for pair in (*self.dev, *self.heldout.dev, *self.heldout.test))
         own = [ranking for file in read for ranking in file.rankings]
@@ -301,7 +285,7 @@ class RewardStage:
         return training, held_out
 
     def _encoded_reply(self, pair: Pair) -> tuple[list[int], list[int]] | None:
-        prompt, response = self.lengths
+        prompt, response = self.config.lengths
         reply = encode_completion(self.tokenizer, pair.completion, response) if pair.completion else None
         return (encode_prompt(self.tokenizer, pair.prompt, prompt), reply.ids) if reply else None
 

@@ -8,7 +8,48 @@ from data.run.options import BatchOptions, StageOptions, check_ranges
 
 
 @dataclass(kw_only=True)
-class FineTuneConfig(BatchOptions, StageOptions):
+class TrainerOptions(BatchOptions, StageOptions):
+    """What a stage takes that learns with one of trl's trainers."""
+
+    epochs: int = 1
+    """Passes over what is learned from."""
+    learning_rate: float = 1e-3
+    """Peak of AdamW's learning rate."""
+    warmup_fraction: float = 0.05
+    """Share of the steps in which the learning rate rises linearly from 0; after them it falls linearly to 0."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient's norm."""
+    log_every: int = 10
+    """Optimizer steps between two lines of metrics.jsonl."""
+    save_every: int = 100
+    """Optimizer steps between the states that --resume continues from."""
+
+    def check(self) -> None:
+        """Raise UserError for settings that no trainer can learn with."""
+        check_ranges(
+            self,
+            counts="epochs batch_size micro_batch_size log_every save_every",
+            positive="learning_rate max_grad_norm",
+            shares="warmup_fraction",
+        )
+
+
+def check_lengths(prompt: int, response: int, context: int) -> None:
+    """Raise UserError unless a prompt and a response of these many tokens are something, and fit the context."""
+    if prompt < 1 or response < 2:
+        raise UserError(
+            "prompt_length must be at least 1 and response_length must be at least 2 (a token and the end), "
+            f"not {prompt} and {response}"
+        )
+    if prompt + response > context:
+        raise UserError(
+            f"prompt_length {prompt} + response_length {response} exceed the model's context of {context} tokens: "
+            "shorten one of them"
+        )
+
+
+@dataclass(kw_only=True)
+class FineTuneConfig(TrainerOptions):
     """Fine-tune the pretrained model to answer a prompt with one reply and to stop."""
 
     data: Path | None = None
@@ -22,48 +63,27 @@ class FineTuneConfig(BatchOptions, StageOptions):
     max_pairs: int | None = None
     """Learn from at most so many pairs, drawn at random; default all."""
 
-    epochs: int = 1
-    """Passes over the pairs."""
     batch_size: int = 32
     """Pairs an optimizer step, over all processes."""
     micro_batch_size: int | None = 16
     """Pairs a forward pass on one process; a step's pairs are sorted by length, so smaller means less padding."""
     learning_rate: float = 3e-4
-    """Peak of AdamW's learning rate."""
-    warmup_fraction: float = 0.05
-    """Share of the steps in which the learning rate rises linearly from 0; after them it falls linearly to 0."""
     adam_beta2: float = 0.95
     """Second moment's decay; the first moment's is 0.9."""
-    max_grad_norm: float = 1.0
-    """Clip the gradient's norm."""
     dropout: float = 0.0
     """Rate while fine-tuning; gpt2 has it everywhere, modern (saved as Qwen3) in the attention only."""
 
-    log_every: int = 10
-    """Optimizer steps between two lines of metrics.jsonl."""
     eval_every: int = 50
     """Optimizer steps between two measurements of the held-out loss."""
     save_every: int = 50
-    """Optimizer steps between the states that --resume continues from."""
     samples: int = 256
     """Held-out prompts that are answered, before and after, to see whether the model stops by itself."""
 
     def validate(self, context_length: int) -> None:
         """Raise UserError for what cannot be trained on a base with this context."""
-        check_ranges(
-            self,
-            counts="epochs batch_size micro_batch_size log_every eval_every save_every samples prompt_length max_pairs",
-            not_negative="min_words",
-            positive="learning_rate max_grad_norm",
-            rates="warmup_fraction adam_beta2 dropout",
-        )
-        if self.response_length < 2:
-            raise UserError(f"response_length must be at least 2 (a token and the end), not {self.response_length}")
-        if self.prompt_length + self.response_length > context_length:
-            raise UserError(
-                f"prompt_length {self.prompt_length} + response_length {self.response_length} exceed the base's "
-                f"context of {context_length} tokens: shorten one of them"
-            )
+        self.check()
+        check_ranges(self, counts="eval_every samples max_pairs", not_negative="min_words", rates="adam_beta2 dropout")
+        check_lengths(self.prompt_length, self.response_length, context_length)
 
 
 PRESETS: dict[str, tuple[str, FineTuneConfig]] = {

@@ -1,7 +1,7 @@
 """The pairs that are learned from, as tokens."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -69,26 +69,23 @@ def load_pairs(config: FineTuneConfig, corpus: Corpus) -> Sources:
                 "(SPEAKER: on a line, the speech, a blank line): give pairs with --data FILE.jsonl"
             )
         return sources
-    pairs = read_pairs(config.data)
-    prompts = sorted({pair.prompt for pair in pairs})
-    if len(prompts) < 2:
-        raise UserError(f"{config.data}: needs at least two different prompts, one of them is held out")
-    random.Random(config.seed).shuffle(prompts)
-    held_out = set(prompts[: max(1, len(prompts) // 10)])
+    rows = read_jsonl(config.data, {"prompt": str, "completion": str})
+    pairs = [Pair(row["prompt"], row["completion"]) for row in rows]
+    _, held_out = split_prompts(config.data, rows, config.seed)
     return Sources(
         train=[pair for pair in pairs if pair.prompt not in held_out],
         dev=[pair for pair in pairs if pair.prompt in held_out],
     )
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    """Pairs of a JSONL file of {"prompt", "completion"}, neither of them empty."""
-    rows = read_jsonl(path, {"prompt": str, "completion": str})
-    for number, row in enumerate(rows, start=1):
-        for key in ("prompt", "completion"):
-            if not row[key].strip():
-                raise UserError(f'{path}, pair {number}: "{key}" is empty; fill or remove it')
-    return [Pair(row["prompt"], row["completion"]) for row in rows]
+def split_prompts(path: Path, rows: Sequence[Mapping[str, str]], seed: int) -> tuple[list[str], list[str]]:
+    """(training, held out): the distinct prompts of a file's rows, a tenth of them, by a seeded order, held out."""
+    prompts = sorted({row["prompt"] for row in rows})
+    if len(prompts) < 2:
+        raise UserError(f"{path}: needs at least two different prompts, one of them is held out")
+    random.Random(seed).shuffle(prompts)
+    held_out = max(1, len(prompts) // 10)
+    return prompts[held_out:], prompts[:held_out]
 
 
 def encode_pairs(

@@ -50,6 +50,21 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path, line, complaint)
     assert complaint in str(caught.value)
 
 
+def test_blank_text_and_what_a_check_says_are_named_too(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "A"}\n\n{"prompt": " \\n"}\n', "utf-8")
+    with pytest.raises(UserError, match=r'rows\.jsonl, line 3: "prompt" is empty; fill or remove it'):
+        read_jsonl(path, {"prompt": str})
+
+    def check(row):
+        if row["prompt"] != "A":
+            raise UserError("B is wrong")
+
+    path.write_text('{"prompt": "A"}\n\n{"prompt": "B"}\n', "utf-8")
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 3: B is wrong"):
+        read_jsonl(path, {"prompt": str}, check)
+
+
 def test_either_of_several_types_is_taken(tmp_path):
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [{"score": 1}, {"score": 0.5}])

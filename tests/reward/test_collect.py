@@ -9,15 +9,18 @@ import torch
 
 from data.console import UserError
 from data.dialogue import Pair
+from data.jsonl import read_jsonl
 from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
 from pretrain.sampling import CachedModel
-from reward.collect import Labeller, Sampling, choose_prompts, collect_rankings, read_prompts
+from reward.collect import Labeller, choose_prompts, collect_rankings
+from reward.config import RewardModelConfig
+from sft.pairs import split_prompts
 
 TEXT = "ANNE:\nGood morrow to you, sir.\n\nBEN:\nAnd to you.\n"
 PAIRS = [Pair(f"ANNE:\n{'Good ' * n}\n\nBEN:\n", "And to you. Good sir" + "." * n) for n in (5, 1, 3, 2, 4)]
-SAMPLING = Sampling(responses=3, prompt_length=20, response_length=12, temperature=1.0, batch_size=6, seed=7)
+CONFIG = RewardModelConfig(responses=3, prompt_length=20, response_length=12, sample_batch_size=6)
 EXACT = Labeller(score=lambda prompt, text: float(len(text)), annotator="length", temperature=0.0)
 
 
@@ -36,7 +39,7 @@ def policy(tokenizer: Tokenizer) -> CachedModel:
 
 
 def test_one_ranking_for_every_prompt_in_order(policy: CachedModel, tokenizer: Tokenizer) -> None:
-    rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, EXACT, "sft")
+    rankings = collect_rankings(policy, tokenizer, PAIRS, CONFIG, EXACT, "sft", seed=7)
     assert [r.prompt for r in rankings] == [pair.prompt for pair in PAIRS]
     for ranking in rankings:
         assert len(ranking.completions) == 3
@@ -54,15 +57,15 @@ def test_one_ranking_for_every_prompt_in_order(policy: CachedModel, tokenizer: T
 
 def test_equal_seeds_give_equal_rankings_and_others_do_not(policy: CachedModel, tokenizer: Tokenizer) -> None:
     noisy = replace(EXACT, temperature=5.0)
-    first = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, noisy, "sft")
-    assert collect_rankings(policy, tokenizer, PAIRS, SAMPLING, noisy, "sft") == first
-    other = collect_rankings(policy, tokenizer, PAIRS, replace(SAMPLING, seed=8), noisy, "sft")
+    first = collect_rankings(policy, tokenizer, PAIRS, CONFIG, noisy, "sft", seed=7)
+    assert collect_rankings(policy, tokenizer, PAIRS, CONFIG, noisy, "sft", seed=7) == first
+    other = collect_rankings(policy, tokenizer, PAIRS, CONFIG, noisy, "sft", seed=8)
     assert [r.completions for r in other] != [r.completions for r in first]
 
 
 def test_the_plays_own_reply_is_the_last_candidate(policy: CachedModel, tokenizer: Tokenizer) -> None:
     lenient = replace(EXACT, play_score=lambda prompt, text: 99.0)
-    rankings = collect_rankings(policy, tokenizer, PAIRS, SAMPLING, lenient, "sft", include_play=True)
+    rankings = collect_rankings(policy, tokenizer, PAIRS, CONFIG, lenient, "sft", seed=7, include_play=True)
     for ranking in rankings:
         assert ranking.ranking[0] == [3]  # scored by a score of its own
         # Cut at the end of the sentence that fits 12 tokens, its end token included.
@@ -72,17 +75,18 @@ def test_the_plays_own_reply_is_the_last_candidate(policy: CachedModel, tokenize
 
 def test_a_prompt_without_an_own_reply_has_no_such_candidate(policy: CachedModel, tokenizer: Tokenizer) -> None:
     prompts = [Pair("ANNE:\n", "")]
-    [ranking] = collect_rankings(policy, tokenizer, prompts, SAMPLING, EXACT, "sft", include_play=True)
+    [ranking] = collect_rankings(policy, tokenizer, prompts, CONFIG, EXACT, "sft", seed=7, include_play=True)
     assert len(ranking.completions) == 3
 
 
 def test_a_tenth_of_the_users_prompts_is_held_out(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"P{i % 30}:\n"}) + "\n" for i in range(40)), "utf-8")
-    training, held_out = read_prompts(path, seed=1)
+    rows = read_jsonl(path, {"prompt": str})
+    training, held_out = split_prompts(path, rows, seed=1)
     assert (len(training), len(held_out)) == (27, 3)
     assert {*training, *held_out} == {f"P{i}:\n" for i in range(30)}
-    assert read_prompts(path, seed=1) == (training, held_out) != read_prompts(path, seed=2)
+    assert split_prompts(path, rows, seed=1) == (training, held_out) != split_prompts(path, rows, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_a_tenth_of_the_users_prompts_is_held_out(tmp_path: Path) -> None:
         ('{"prompt": ', "line 2: not valid JSON"),
         ('{"text": "B:\\n"}', 'line 2: the key "prompt" is missing'),
         ('{"prompt": 3}', 'line 2: "prompt" must be a string'),
-        ('{"prompt": " \\n"}', 'prompt 2: "prompt" is empty'),
+        ('{"prompt": " \\n"}', 'line 2: "prompt" is empty'),
         ('{"prompt": "A:\\n"}', "at least two different prompts"),
     ],
 )
@@ -99,7 +103,7 @@ def test_a_broken_file_of_prompts(tmp_path: Path, second_line: str, message: str
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "A:\\n"}\n' + second_line + "\n", "utf-8")
     with pytest.raises(UserError, match=message) as caught:
-        read_prompts(path, seed=1)
+        split_prompts(path, read_jsonl(path, {"prompt": str}), seed=1)
     assert str(path) in str(caught.value)
 
 

@@ -109,6 +109,10 @@ def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_reward(config(run), "smoke")
 
 
+def sequence(ranking: Ranking, index: int) -> list[int]:
+    return ranking.prompt_ids + ranking.completion_ids[index]
+
+
 def some_rankings(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Ranking]:
     rng = random.Random(seed)
     rankings = []
@@ -137,7 +141,7 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
     folder = make_sft(tmp_path / "run", family)
     tokenizer = Tokenizer.load(folder)
     rankings = some_rankings(tokenizer, 5)
-    pairs = [(r.sequence(a), r.sequence(b)) for r in rankings for a, b in r.pairs()]
+    pairs = [(sequence(r, a), sequence(r, b)) for r in rankings for a, b in r.pairs()]
     assert len(pairs) < 30  # some responses are tied
 
     def loss_and_gradients(plain: bool) -> tuple[float, dict[str, torch.Tensor]]:
@@ -205,7 +209,7 @@ def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Pat
 
     pair_losses = []
     for ranking in rankings:
-        sequences = [ranking.sequence(index) for index in range(4)]
+        sequences = [sequence(ranking, index) for index in range(4)]
         prompt = len(ranking.prompt_ids)
         for better, worse in ranking.pairs():
             margin = mean_score(sequences[better], prompt) - mean_score(sequences[worse], prompt)
@@ -244,7 +248,7 @@ def test_a_batch_holds_each_prompt_and_each_distinct_response_once() -> None:
 def test_nothing_is_dropped_in_silence(base: Path) -> None:
     tokenizer = Tokenizer.load(base / "sft")
     rankings = some_rankings(tokenizer, 6)
-    longest = max(len(r.sequence(i)) for r in rankings for i in range(4))
+    longest = max(len(sequence(r, i)) for r in rankings for i in range(4))
     dataset = ranking_dataset(rankings, longest)
     assert sum(len(row["chosen"]) for row in dataset) == sum(len(r.pairs()) for r in rankings)
     with pytest.raises(UserError, match="shorten --prompt-length"):
@@ -568,9 +572,9 @@ def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
         ({"batch_size": 4, "micro_batch_size": 3}, "not divisible by micro_batch_size 3"),
         ({"prompt_length": 50, "response_length": 15}, "exceed the model's context of 64"),
         ({"responses": 1}, "responses must be at least 2"),
-        ({"label_temperature": -1.0}, "label_temperature must not be negative"),
+        ({"label_temperature": -1.0}, "label_temperature must be at least 0"),
         ({"temperature": 0.0}, "temperature must be positive"),
-        ({"warmup_fraction": 2.0}, "warmup_fraction must be between"),
+        ({"warmup_fraction": 2.0}, r"warmup_fraction must be in \[0, 1\]"),
         ({"rankings_use": "mix"}, "give --rankings"),
         ({"score": "golden"}, "module:callable"),
         ({"rankings": ("absent.jsonl",)}, "absent.jsonl"),

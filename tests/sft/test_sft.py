@@ -501,7 +501,7 @@ def test_the_command_and_what_it_refuses(command: Callable, refused: Callable, r
 
 def test_impossible_settings(run: Path) -> None:
     for changes, message in (
-        ({"prompt_length": 60, "response_length": 60}, "exceed the base's context of 96"),
+        ({"prompt_length": 60, "response_length": 60}, "exceed the model's context of 96"),
         ({"batch_size": 8, "micro_batch_size": 3}, "not divisible by micro_batch_size 3"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"micro_batch_size": 0}, "micro_batch_size must be at least 1"),
@@ -510,7 +510,7 @@ def test_impossible_settings(run: Path) -> None:
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
-        ({"min_words": -1}, "min_words must not be negative"),
+        ({"min_words": -1}, "min_words must be at least 0"),
         ({"min_words": 10_000}, "no pair is left"),
     ):
         with pytest.raises(UserError, match=message):
@@ -571,7 +571,7 @@ def test_a_parent_of_another_stage(finished: Path, tmp_path: Path) -> None:
         ('{"prompt": "A:\\n"}', 'line 2: the key "completion" is missing'),
         ('{"prompt": "A:\\n", "completion": 3}', 'line 2: "completion" must be a string'),
         ('["A", "B"]', "line 2: must be a JSON object"),
-        ('{"prompt": "A:\\n", "completion": " "}', 'pair 2: "completion" is empty'),
+        ('{"prompt": "A:\\n", "completion": " "}', 'line 2: "completion" is empty'),
         ('{"prompt": "A:\\n", "completion": "Nay."}', "at least two different prompts"),
     ],
 )
