@@ -19,9 +19,9 @@ def read_jsonl(
 ) -> list[dict[str, Any]]:
     """Read a UTF-8 file of one JSON object a line; blank lines are skipped, further keys are kept.
 
-    `required` maps each key that must be there to its type; a `str` must not be blank. `check` raises UserError for a
-    row that is wrong in another way. Raises UserError, naming the file and the line, for a missing or empty file, text
-    that is not UTF-8, a broken line, a missing key, a wrong type or blank text, and what `check` says.
+    `required` maps each key that must be there to its type; `check` raises UserError for a row that is wrong in another
+    way. Raises UserError, naming the file and the line, for a missing or empty file, text that is not UTF-8, a broken
+    line, a missing key, a wrong type, and what `check` says.
     """
     path = Path(path)
     try:
@@ -40,6 +40,17 @@ def read_jsonl(
     if not rows:
         raise UserError(f"{path}: is empty; it needs one JSON object a line")
     return rows
+
+
+def read_texts(path: str | Path, *keys: str) -> list[dict[str, str]]:
+    """`read_jsonl` for rows that hold a text under each of `keys`, none of them blank (UserError)."""
+
+    def check(row: dict[str, str]) -> None:
+        for key in keys:
+            if not row[key].strip():
+                raise UserError(f'"{key}" is empty; fill or remove it')
+
+    return read_jsonl(path, dict.fromkeys(keys, str), check)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -78,8 +89,6 @@ def _parse(line: bytes, required: Mapping[str, Kind]) -> dict[str, Any]:
             raise UserError(f'the key "{key}" is missing; needed: {", ".join(required)}')
         if not _matches(row[key], kind):
             raise UserError(f'"{key}" must be {_kind_name(kind)}, not {_json_name(row[key])}')
-        if kind is str and not row[key].strip():
-            raise UserError(f'"{key}" is empty; fill or remove it')
     return row
 
 

@@ -145,6 +145,8 @@ def _check(row: dict[str, Any]) -> None:
     completions = row["completions"]
     if len(completions) < 2:
         raise UserError(f"a ranking needs at least 2 completions, not {len(completions)}")
+    if not row["prompt"]:
+        raise UserError('"prompt" is empty; a response needs something to respond to')
     stopped = row.get("stopped", [True] * len(completions))
     if not (isinstance(stopped, list) and len(stopped) == len(completions) and {*map(type, stopped)} == {bool}):
         raise UserError(f'"stopped" must hold true or false for each of the {len(completions)} completions')

@@ -17,7 +17,7 @@ from trl import RewardConfig
 from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import HeldOut, Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
-from data.jsonl import read_jsonl
+from data.jsonl import read_texts
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.options import settings
 from data.run.plots import plot_curves
@@ -261,7 +261,7 @@ class RewardStage:
                     "give prompts with --prompts FILE.jsonl"
                 )
         else:
-            parts = split_prompts(config.prompts, read_jsonl(config.prompts, {"prompt": str}), config.seed)
+            parts = split_prompts(config.prompts, read_texts(config.prompts, "prompt"), config.seed)
             pairs, dev = ([Pair(prompt, "") for prompt in part] for part in parts)
         kept_out = frozenset(pair.prompt for pair in (*self.heldout.dev, *self.heldout.test))
         training = choose_prompts(pairs, config.n_prompts, config.seed, kept_out)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
-from data.jsonl import read_jsonl
+from data.jsonl import read_texts
 from data.tokenizers import Tokenizer
 from sft.config import FineTuneConfig
 
@@ -69,7 +69,7 @@ def load_pairs(config: FineTuneConfig, corpus: Corpus) -> Sources:
                 "(SPEAKER: on a line, the speech, a blank line): give pairs with --data FILE.jsonl"
             )
         return sources
-    rows = read_jsonl(config.data, {"prompt": str, "completion": str})
+    rows = read_texts(config.data, "prompt", "completion")
     pairs = [Pair(row["prompt"], row["completion"]) for row in rows]
     _, held_out = split_prompts(config.data, rows, config.seed)
     return Sources(

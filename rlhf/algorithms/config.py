@@ -1,6 +1,6 @@
 """The settings of the alignment stage and their presets; `like_ppo` makes those of an algorithm from PPO's."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -12,7 +12,15 @@ from data.run.options import BatchOptions, StageOptions, check_ranges
 from data.run.record import StageRecord
 from pretrain.machine import choose_device, compute_dtype
 from rlhf.algorithms import ALGORITHMS
-from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.config import RANGES, PPOConfig, Range, check_numbers
+
+MORE_RANGES: tuple[Range, ...] = (
+    ("of at least 1", lambda x: x >= 1, ("token_budget", "num_iterations")),
+    ("of at least 2: the others of its group measure a response", lambda x: x >= 2, ("num_generations",)),
+    ("above 0", lambda x: x > 0, ("learning_rate",)),
+    ("above 0, since TRL measures the KL only where it is penalised", lambda x: x > 0, ("kl_coef",)),
+)
+"""What numbers the settings may have that spend PPO's budget, beyond PPO's own ranges."""
 
 
 @dataclass(kw_only=True)
@@ -89,7 +97,7 @@ class BudgetOptions(AlignOptions):
 
     def check(self) -> None:
         """Raise UserError on what makes no sense."""
-        check_ranges(self, counts="token_budget", positive="temperature")
+        check_numbers(self, (*RANGES, *MORE_RANGES))
 
 
 @dataclass(kw_only=True)
@@ -158,14 +166,6 @@ class GroupConfig(BatchOptions, BudgetOptions):
 
     def check(self, processes: int = 1) -> None:
         super().check()
-        check_ranges(
-            self,
-            counts="batch_size micro_batch_size num_generations num_mini_batches num_iterations eval_every",
-            positive="learning_rate max_grad_norm",
-            shares="lr_floor",
-        )
-        if self.num_generations < 2:
-            raise UserError("num_generations is 1: a response is measured by the others of its group, give 2 at least")
         for name in ("num_generations", "num_mini_batches"):
             if self.batch_size % getattr(self, name):
                 raise UserError(f"{name} {getattr(self, name)} does not divide batch_size {self.batch_size}")
@@ -175,73 +175,57 @@ class GroupConfig(BatchOptions, BudgetOptions):
                 f"num_mini_batches) cannot be shared equally by {processes} processes: change one of the three"
             )
         self.micro_batches(processes)
-        if not self.kl_coef > 0:
-            raise UserError(
-                f"kl_coef is {self.kl_coef}: TRL measures the KL only where it is penalised: give a small one"
-            )
 
 
-_RECIPE: dict[str, Any] = {
-    "batch_size": 128,
-    "num_ppo_epochs": 2,
-    "num_mini_batches": 4,
-    "temperature": 1.0,
-    "learning_rate": 4e-4,
-    "value_learning_rate": 5e-4,
-    "lr_floor": 0.1,
-    "adam_beta2": 0.95,
-    "missing_eos_penalty": 1.0,
-}
+RECIPE = AlignConfig(
+    batch_size=128,
+    num_ppo_epochs=2,
+    num_mini_batches=4,
+    temperature=1.0,
+    learning_rate=4e-4,
+    value_learning_rate=5e-4,
+    lr_floor=0.1,
+    adam_beta2=0.95,
+    missing_eos_penalty=1.0,
+)
 """What the presets share. PPOConfig's own defaults are for large models."""
 
 PRESETS: dict[str, tuple[str, AlignConfig]] = {
     "smoke": (
         "seconds: what the tests drive",
-        AlignConfig(
-            **_RECIPE
-            | {
-                "total_episodes": 64,
-                "batch_size": 16,
-                "num_mini_batches": 2,
-                "save_every": 2,
-                "eval_every": 2,
-                "eval_prompts": 16,
-            }
+        replace(
+            RECIPE, total_episodes=64, batch_size=16, num_mini_batches=2, save_every=2, eval_every=2, eval_prompts=16
         ),
     ),
     "laptop": (
         "2 CPU cores, under 3 minutes",
-        AlignConfig(
-            **_RECIPE
-            | {
-                "total_episodes": 6144,
-                "num_ppo_epochs": 1,
-                "learning_rate": 1.5e-3,
-                "value_learning_rate": 1e-3,
-                "cliprange_value": 0.3,
-                "kl_coef": 0.135,
-                "missing_eos_penalty": 4.0,
-                "save_every": 10,
-                "eval_every": 12,
-            }
+        replace(
+            RECIPE,
+            total_episodes=6144,
+            num_ppo_epochs=1,
+            learning_rate=1.5e-3,
+            value_learning_rate=1e-3,
+            cliprange_value=0.3,
+            kl_coef=0.135,
+            missing_eos_penalty=4.0,
+            save_every=10,
+            eval_every=12,
         ),
     ),
     "gpu": (
         "one GPU, bf16",
-        AlignConfig(
-            **_RECIPE
-            | {
-                "total_episodes": 51_200,
-                "batch_size": 512,
-                "cliprange_value": 0.3,
-                "kl_coef": 0.08,
-                "missing_eos_penalty": 3.0,
-                "learning_rate": 2e-4,
-                "value_learning_rate": 3e-4,
-                "save_every": 20,
-                "eval_every": 10,
-                "eval_prompts": 256,
-            }
+        replace(
+            RECIPE,
+            total_episodes=51_200,
+            batch_size=512,
+            cliprange_value=0.3,
+            kl_coef=0.08,
+            missing_eos_penalty=3.0,
+            learning_rate=2e-4,
+            value_learning_rate=3e-4,
+            save_every=20,
+            eval_every=10,
+            eval_prompts=256,
         ),
     ),
 }

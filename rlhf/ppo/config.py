@@ -3,11 +3,11 @@
 Names and defaults are those of TRL's PPOConfig and of the papers wherever they have one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from data.console import UserError
 
@@ -15,12 +15,13 @@ COUNTS = ("total_episodes", "batch_size", "num_mini_batches", "num_ppo_epochs", 
 LENGTHS = ("prompt_length", "response_length")
 RATES = ("learning_rate", "value_learning_rate", "adam_eps", "kl_coef", "vf_coef", "save_every", "log_samples")
 BOUNDS = ("max_grad_norm", "kl_target", "kl_horizon", "cliprange", "cliprange_value", "score_clip")
-RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+Range = tuple[str, Callable[[float], bool], tuple[str, ...]]
+RANGES: tuple[Range, ...] = (
     ("of at least 1", lambda x: x >= 1, (*COUNTS, *LENGTHS)),
     ("of 0 or more", lambda x: 0 <= x < inf, RATES),
     ("of 0 or more, or inf", lambda x: x >= 0, ("target_kl_stop", "ratio_tolerance")),
     ("above 0", lambda x: x > 0, BOUNDS),
-    ("above 0, since PPO samples", lambda x: 0 < x < inf, ("temperature",)),
+    ("above 0, since responses are sampled", lambda x: 0 < x < inf, ("temperature",)),
     ("from 0 to 1", lambda x: 0 <= x <= 1, ("lr_floor", "gamma", "gae_lambda")),
     ("from 0 to less than 1", lambda x: 0 <= x < 1, ("adam_beta1", "adam_beta2")),
     ("that is finite", isfinite, ("missing_eos_penalty", "seed")),
@@ -155,7 +156,7 @@ class PPOConfig:
 
     def check(self, processes: int) -> None:
         """Raise UserError on settings that cannot work together on this number of processes."""
-        self._check_numbers()
+        check_numbers(self, RANGES)
         if self.total_episodes < self.batch_size:
             raise UserError(
                 f"total_episodes {self.total_episodes} is less than one batch ({self.batch_size}): "
@@ -175,13 +176,18 @@ class PPOConfig:
         if self.save_every and self.output_dir is None:
             raise UserError("save_every needs an output_dir to save to")
 
-    def _check_numbers(self) -> None:
-        kinds: dict[str, Any] = {field.name: field.type for field in fields(PPOConfig)}
-        for words, holds, names in RANGES:
-            for name in names:
-                value, kind = getattr(self, name), kinds[name]
-                if value is None and isinstance(None, kind):
-                    continue
-                whole = not isinstance(0.5, kind)
-                if not (isinstance(value, int if whole else int | float) and holds(value)):
-                    raise UserError(f"{name} is {value!r}: it must be a {'whole ' if whole else ''}number {words}")
+
+def check_numbers(config: object, ranges: Sequence[Range]) -> None:
+    """Raise UserError on a setting of `config` that is not a number of its range, nor None where that is allowed.
+
+    Ranges of settings that it does not have are passed over.
+    """
+    kinds: dict[str, Any] = get_type_hints(type(config))
+    for words, holds, names in ranges:
+        for name in names:
+            value, kind = getattr(config, name, None), kinds.get(name)
+            if kind is None or (value is None and isinstance(None, kind)):
+                continue
+            whole = not isinstance(0.5, kind)
+            if not (isinstance(value, int if whole else int | float) and holds(value)):
+                raise UserError(f"{name} is {value!r}: it must be a {'whole ' if whole else ''}number {words}")

@@ -5,7 +5,7 @@ import pytest
 
 from data import jsonl
 from data.console import UserError
-from data.jsonl import read_jsonl, write_jsonl, write_whole
+from data.jsonl import read_jsonl, read_texts, write_jsonl, write_whole
 
 RANKINGS = {"prompt": str, "completions": list[str], "ranking": list[list[int]]}
 GOOD = {"prompt": "A:\n", "completions": ["x", "y"], "ranking": [[1], [0]]}
@@ -54,7 +54,7 @@ def test_blank_text_and_what_a_check_says_are_named_too(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "A"}\n\n{"prompt": " \\n"}\n', "utf-8")
     with pytest.raises(UserError, match=r'rows\.jsonl, line 3: "prompt" is empty; fill or remove it'):
-        read_jsonl(path, {"prompt": str})
+        read_texts(path, "prompt")
 
     def check(row):
         if row["prompt"] != "A":

@@ -9,7 +9,7 @@ import torch
 
 from data.console import UserError
 from data.dialogue import Pair
-from data.jsonl import read_jsonl
+from data.jsonl import read_texts
 from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
@@ -82,7 +82,7 @@ def test_a_prompt_without_an_own_reply_has_no_such_candidate(policy: CachedModel
 def test_a_tenth_of_the_users_prompts_is_held_out(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"P{i % 30}:\n"}) + "\n" for i in range(40)), "utf-8")
-    rows = read_jsonl(path, {"prompt": str})
+    rows = read_texts(path, "prompt")
     training, held_out = split_prompts(path, rows, seed=1)
     assert (len(training), len(held_out)) == (27, 3)
     assert {*training, *held_out} == {f"P{i}:\n" for i in range(30)}
@@ -103,7 +103,7 @@ def test_a_broken_file_of_prompts(tmp_path: Path, second_line: str, message: str
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "A:\\n"}\n' + second_line + "\n", "utf-8")
     with pytest.raises(UserError, match=message) as caught:
-        split_prompts(path, read_jsonl(path, {"prompt": str}), seed=1)
+        split_prompts(path, read_texts(path, "prompt"), seed=1)
     assert str(path) in str(caught.value)
 
 

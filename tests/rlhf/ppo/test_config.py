@@ -29,7 +29,7 @@ from rlhf.ppo.config import RANGES, PPOConfig
         ({"kl_horizon": 0}, "kl_horizon is 0: it must be a number above 0$"),
         ({"cliprange": -0.2}, "cliprange is -0.2"),
         ({"max_grad_norm": math.nan}, "max_grad_norm is nan"),
-        ({"temperature": -1.0}, "temperature is -1.0: it must be a number above 0, since PPO samples$"),
+        ({"temperature": -1.0}, "temperature is -1.0: it must be a number above 0, since responses are sampled$"),
         ({"gamma": 1.5}, "gamma is 1.5: it must be a number from 0 to 1$"),
         ({"gae_lambda": math.nan}, "gae_lambda is nan"),
         ({"adam_beta1": 1.0}, "adam_beta1 is 1.0: it must be a number from 0 to less than 1$"),
