@@ -6,7 +6,6 @@ however many processes share the work.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from accelerate.utils import gather_object
@@ -19,17 +18,6 @@ from pretrain.sampling import CachedModel, generate
 from reward.config import RewardModelConfig
 from reward.labeller import ScoreFunction, rank
 from reward.rankings import Ranking
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labeller:
-    """Who ranks, by which score and with how much noise (in units of the score)."""
-
-    score: ScoreFunction
-    annotator: str
-    temperature: float
-    play_score: ScoreFunction | None = None
-    """The score of the play's own replies, where `score` would hold against them that they are the play's."""
 
 
 def choose_prompts(pairs: Sequence[Pair], count: int, seed: int, excluded: frozenset[str]) -> list[Pair]:
@@ -48,16 +36,16 @@ def collect_rankings(
     tokenizer: Tokenizer,
     pairs: Sequence[Pair],
     config: RewardModelConfig,
-    labeller: Labeller,
+    score: ScoreFunction,
     policy_name: str,
     seed: int,
-    include_play: bool = False,
+    play_score: ScoreFunction | None = None,
 ) -> list[Ranking]:
     """One ranking of `config.responses` responses for every prompt, in the order of `pairs`.
 
-    With `include_play` the play's own reply, a pair's completion if it has one (cut at a sentence's end to what
-    fits), is one more candidate, the last. Under `accelerate launch` the processes share the work and all return
-    everything.
+    With a `play_score` the play's own reply, a pair's completion if it has one (cut at a sentence's end to what
+    fits), is one more candidate, the last, and scored by it. Under `accelerate launch` the processes share the work and
+    all return everything.
     """
     state, (prompt_length, response_length) = process_state(policy.device), config.lengths
     prompts = [encode_prompt(tokenizer, pair.prompt, prompt_length) for pair in pairs]
@@ -81,18 +69,18 @@ def collect_rankings(
             responses = drawn[place * config.responses : (place + 1) * config.responses]
             prompt = pairs[index].prompt
             texts = [tokenizer.decode(ids) for ids in responses]
-            scores = [labeller.score(prompt, text) for text in texts]
-            own = pairs[index].completion if include_play else ""
-            if own and (reply := encode_completion(tokenizer, own, response_length)):
+            scores = [score(prompt, text) for text in texts]
+            own = pairs[index].completion
+            if play_score and own and (reply := encode_completion(tokenizer, own, response_length)):
                 responses.append(reply.ids)
                 texts.append(tokenizer.decode(reply.ids))
-                scores.append((labeller.play_score or labeller.score)(prompt, texts[-1]))
+                scores.append(play_score(prompt, texts[-1]))
             ranking = Ranking(
                 prompt=prompt,
                 completions=texts,
                 stopped=[ids[-1] == tokenizer.eos_id for ids in responses],
-                ranking=rank(scores, labeller.temperature, random.Random(f"{seed} {index}"), texts),
-                annotator=labeller.annotator,
+                ranking=rank(scores, config.label_temperature, random.Random(f"{seed} {index}"), texts),
+                annotator=config.score,
                 policy=policy_name,
                 seed=seed,
                 prompt_ids=prompts[index],

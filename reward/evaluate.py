@@ -1,8 +1,8 @@
 """How good a reward model is on rankings that it has not seen."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -46,39 +46,29 @@ def evaluate_reward(
     """
     scores = score_rankings(model, rankings) if scores is None else scores
     by_ranking = scores.split([len(r.completions) for r in rankings])
-    labelled = [(r, s, pair) for r, s in zip(rankings, by_ranking, strict=True) for pair in r.pairs()]
-    right = [_order(s[better].item(), s[worse].item()) for _, s, (better, worse) in labelled]
+    paired = [(r, s.tolist()) for r, s in zip(rankings, by_ranking, strict=True)]
+    labels = [(s[better], s[worse]) for r, s in paired for better, worse in r.pairs()]
+    scored = [(r.scores, s) for r, s in paired if r.scores is not None]
+    true = [(s[a], s[b]) for g, s in scored for a, b in permutations(range(len(s)), 2) if g[a] > g[b]]
+    margins = [(r.scores[a], r.scores[b]) for r in rankings if r.scores is not None for a, b in r.pairs()]
+    gold, given = [score for g, _ in scored for score in g], [score for _, s in scored for score in s]
     by_length = _length_accuracy(rankings)
     if longer_wins is None:
         longer_wins = by_length >= 0.5
     figures: dict[str, Any] = {
-        "heldout_accuracy": sum(right) / len(right) if right else None,
+        "heldout_accuracy": _accuracy(labels),
         "accuracy_ceiling": None,
-        "accuracy_vs_gold": None,
+        "accuracy_vs_gold": _accuracy(true),
         "length_baseline": by_length if longer_wins else 1 - by_length,
         "ece": expected_calibration_error(reliability(model, rankings, by_ranking)),
         "spearman": None,
         "rankings": len(rankings),
-        "pairs": len(labelled),
+        "pairs": len(labels),
     }
-    scored = [(r, s) for r, s in zip(rankings, by_ranking, strict=True) if r.scores is not None]
-    gold_pairs = [(r.scores[a], r.scores[b]) for r, _, (a, b) in labelled if r.scores is not None]
-    if gold_pairs and label_temperature is not None:
-        figures["accuracy_ceiling"] = accuracy_ceiling(gold_pairs, label_temperature)
-    if scored:
-        agreed = [
-            _order((s[a] - s[b]).item() * math.copysign(1, r.scores[a] - r.scores[b]), 0.0)
-            for r, s in scored
-            if r.scores is not None
-            for b in range(len(r.scores))
-            for a in range(b)
-            if r.scores[a] != r.scores[b]
-        ]
-        figures["accuracy_vs_gold"] = sum(agreed) / len(agreed) if agreed else None
-        gold = [score for r, _ in scored for score in r.scores or []]
-        given = torch.cat([s for _, s in scored]).tolist()
-        if len(set(gold)) > 1 and len(set(given)) > 1:
-            figures["spearman"] = float(spearmanr(given, gold).statistic)
+    if margins and label_temperature is not None:
+        figures["accuracy_ceiling"] = accuracy_ceiling(margins, label_temperature)
+    if len(set(gold)) > 1 and len(set(given)) > 1:
+        figures["spearman"] = float(spearmanr(given, gold).statistic)
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
 
 
@@ -133,14 +123,11 @@ def write_calibration(path: Path, bins: Sequence[Bin]) -> None:
 
 def _length_accuracy(rankings: Sequence[Ranking]) -> float:
     """Share of pairs in which the longer response, in tokens, won; equal lengths count half."""
-    won = [
-        _order(len(r.completion_ids[better]), len(r.completion_ids[worse]))
-        for r in rankings
-        for better, worse in r.pairs()
-    ]
-    return sum(won) / len(won) if won else 0.5
+    lengths = [[*map(len, r.completion_ids)] for r in rankings]
+    share = _accuracy([(n[a], n[b]) for r, n in zip(rankings, lengths, strict=True) for a, b in r.pairs()])
+    return 0.5 if share is None else share
 
 
-def _order(first: float, second: float) -> float:
-    """1 if the first is greater, ½ if they are equal, else 0."""
-    return 0.5 if first == second else float(first > second)
+def _accuracy(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Share of pairs whose first number is the greater one, equals counting half; None where there are none."""
+    return sum((a > b) + (a == b) / 2 for a, b in pairs) / len(pairs) if pairs else None

@@ -28,37 +28,25 @@ def new_reward_model(folder: Path, seed: int, device: torch.device | str = "cpu"
     return model
 
 
-class RewardModel:
+class RewardModel(Scores):
     """Scores of responses, as later stages use them: normalised, so that SFT samples have mean 0 and std 1."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.scores = Scores(model)
-        self.model: PreTrainedModel = self.scores.model
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "RewardModel":
         """The reward model of a finished `reward` folder; UserError if it holds none."""
         return cls(load_classifier(folder, device))
 
-    @property
-    def mean(self) -> float:
-        return self.scores.mean
-
-    @property
-    def std(self) -> float:
-        return self.scores.std
-
     def set_normalisation(self, mean: float, std: float) -> None:
         """Normalise by these from now on, here and (through the saved configuration) wherever it is loaded."""
         if not std > 0:
             raise UserError("the reward model gives every response the same score: train it longer or on more rankings")
-        self.scores.mean = self.model.config.reward_mean = mean
-        self.scores.std = self.model.config.reward_std = std
+        self.mean = self.model.config.reward_mean = mean
+        self.std = self.model.config.reward_std = std
 
     def score(
         self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 64, normalise: bool = True
     ) -> Tensor:
         """Scores (N,), float32 on the CPU, of N (prompt ids, response ids); each sequence stands alone."""
         prompts, responses = zip(*sequences, strict=True)
-        raw = score_sequences(self.scores, prompts, responses, batch_size)
-        return self.scores.normalised(raw) if normalise else raw
+        raw = score_sequences(self, prompts, responses, batch_size)
+        return self.normalised(raw) if normalise else raw

@@ -4,33 +4,31 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoTokenizer
 from trl import RewardConfig
 
 from data.console import UserError
-from data.corpus import Corpus
-from data.dialogue import HeldOut, Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
+from data.dialogue import Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
 from data.jsonl import read_texts
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.options import settings
-from data.run.plots import plot_curves
+from data.run.plots import curve, plot_curves
 from data.run.progress import progress_bar
 from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device, compute_dtype, process_state
-from reward.collect import Labeller, choose_prompts, collect_rankings
+from reward.collect import choose_prompts, collect_rankings
 from reward.config import RewardModelConfig
 from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
 from reward.gold.judge import GoldJudge
-from reward.labeller import load_score_function
+from reward.labeller import ScoreFunction, load_score_function
 from reward.model import RewardModel, new_reward_model
 from reward.rankings import (
     Ranking,
@@ -50,8 +48,7 @@ SHOWN = 6
 """Prompts in samples.md."""
 
 
-@dataclass
-class Rankings:
+class Rankings(NamedTuple):
     """What the stage learns from and is judged on."""
 
     training: list[Ranking]
@@ -59,13 +56,8 @@ class Rankings:
     """SFT samples on held-out prompts, of the validation text (dev) or the user's file: the scale of the scores."""
     own_heldout: list[Ranking]
     """Of the user's own rankings, a tenth of the prompts."""
-    replaced: bool
-    """Whether the user's own rankings take the place of the scored ones."""
-
-    @property
-    def heldout(self) -> list[Ranking]:
-        """What the model is judged on."""
-        return self.own_heldout if self.replaced else self.samples + self.own_heldout
+    heldout: list[Ranking]
+    """What the model is judged on: the user's own, after the samples unless these are replaced."""
 
 
 class RewardStage:
@@ -82,18 +74,13 @@ class RewardStage:
         # On a CPU bfloat16 samples no faster, and its kernels for every size of a shrinking batch take gigabytes.
         self.policy = sampler(policy if self.device.type == "cpu" else policy.to(self.dtype))
         self.config = config.resolved(self.parent, self.policy.context_length)
-        self.micro, self.accumulation = self.config.micro_batches(self.state.num_processes)
+        self.batches = self.config.micro_batches(self.state.num_processes)
         self.tokenizer = Tokenizer.load(self.parent_folder)
-        self.corpus: Corpus = run_corpus(config.run, self.parent)
-        self.heldout: HeldOut = heldout_pairs(self.corpus.validation)
+        self.corpus = run_corpus(config.run, self.parent)
+        self.heldout = heldout_pairs(self.corpus.validation)
         self.gold = GoldJudge(self.corpus.train)
-        score = self.gold if config.score == "gold" else load_score_function(config.score)
-        self.labeller = Labeller(
-            score=score,
-            annotator=config.score,
-            temperature=config.label_temperature,
-            play_score=self._score_of_play if config.score == "gold" else None,
-        )
+        self.score = self.gold if config.score == "gold" else load_score_function(config.score)
+        self.play_score = self._score_of_play if config.score == "gold" else self.score
         self.training, self.dev = self._choose_prompts()
         self.own_training, self.own_heldout = self._read_rankings()
 
@@ -125,7 +112,7 @@ class RewardStage:
         if not (kept / ("dev.jsonl" if self.replaced else "training.jsonl")).exists():
             dev = self.sample(self.dev, config.seed + 1)
             wanted = [] if self.replaced else self.training
-            training = self.sample(wanted, config.seed + 2, include_play=config.include_play)
+            training = self.sample(wanted, config.seed + 2, self.play_score if config.include_play else None)
             if self.state.is_main_process:
                 kept.mkdir(parents=True, exist_ok=True)
                 write_rankings(kept / "dev.jsonl", dev)
@@ -135,7 +122,8 @@ class RewardStage:
         else:
             dev = read_collected(kept / "dev.jsonl")
             training = [] if self.replaced else read_collected(kept / "training.jsonl")
-        found = Rankings(training + self.own_training, dev, self.own_heldout, self.replaced)
+        heldout = self.own_heldout if self.replaced else dev + self.own_heldout
+        found = Rankings(training + self.own_training, dev, self.own_heldout, heldout)
         if self.state.is_main_process:
             write_rankings(folder.path / "rankings.jsonl", found.training)
             write_pairs(folder.path / "pairs.jsonl", found.training)
@@ -176,7 +164,7 @@ class RewardStage:
         of_samples = score_rankings(model, rankings.samples, normalise=False)
         model.set_normalisation(of_samples.mean().item(), of_samples.std().item())
         of_own = score_rankings(model, rankings.own_heldout)
-        scores = of_own if rankings.replaced else torch.cat([model.scores.normalised(of_samples), of_own])
+        scores = of_own if self.replaced else torch.cat([model.normalised(of_samples), of_own])
         figures = evaluate_reward(
             model, rankings.heldout, config.label_temperature, longer_wins(rankings.training), scores
         )
@@ -207,12 +195,11 @@ class RewardStage:
         by_ranking = scores.split([len(r.completions) for r in heldout])
         write_calibration(folder.path / "calibration.png", reliability(model, heldout, by_ranking))
         metrics = folder.read_metrics()
-        steps = [line["step"] for line in metrics]
         plot_curves(
             folder.path / "loss.png",
             {
-                "loss (nats a pair)": (steps, [line["loss"] for line in metrics]),
-                "pairs ordered right": (steps, [line["accuracy"] for line in metrics]),
+                "loss (nats a pair)": curve(metrics, "step", "loss"),
+                "pairs ordered right": curve(metrics, "step", "accuracy"),
             },
             xlabel="optimizer step",
             ylabel="on the batch, before its step",
@@ -226,9 +213,9 @@ class RewardStage:
         )
 
     def _arguments(self, folder: StageFolder, steps: int) -> RewardConfig:
-        config, batches = self.config, (self.micro, self.accumulation)
+        config = self.config
         return RewardConfig(
-            **trainer_arguments(config, folder.resume_path, batches, self.device, self.dtype == torch.bfloat16),
+            **trainer_arguments(config, folder.resume_path, self.batches, self.device, self.dtype == torch.bfloat16),
             logging_steps=config.log_every,
             save_steps=config.save_every,
             num_train_epochs=config.epochs,
@@ -239,12 +226,10 @@ class RewardStage:
             ddp_broadcast_buffers=False,  # a batch is several forward passes
         )
 
-    def sample(self, pairs: Sequence[Pair], seed: int, include_play: bool = False) -> list[Ranking]:
+    def sample(self, pairs: Sequence[Pair], seed: int, play_score: ScoreFunction | None = None) -> list[Ranking]:
         """Ranked responses of the SFT model to the prompts of `pairs`."""
         name = f"sft {self.parent.weights_sha256[:12]}"
-        return collect_rankings(
-            self.policy, self.tokenizer, pairs, self.config, self.labeller, name, seed, include_play
-        )
+        return collect_rankings(self.policy, self.tokenizer, pairs, self.config, self.score, name, seed, play_score)
 
     def _score_of_play(self, prompt: str, reply: str) -> float:
         """The gold judge's score without its gate against copying: the play's reply *is* in the training text."""

@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from data.console import UserError
 from data.dialogue import encode_prompt
 from data.run.folder import StageFolder, open_stage, run_corpus
-from data.run.plots import plot_curves
+from data.run.plots import curve, plot_curves
 from data.run.progress import Bar, progress_bar
 from data.run.record import read_parent
 from data.run.writing import write_samples
@@ -47,7 +47,7 @@ class FineTuning:
         self.state = process_state(choose_device(config.device))
         self.parent = read_parent(config.run, "pretrain")
         config.validate(read_gpt_config(self.base).context_length)
-        self.micro, self.accumulation = config.micro_batches(self.state.num_processes)
+        self.batches = config.micro_batches(self.state.num_processes)
         self.corpus = run_corpus(config.run, self.parent)
         self.tokenizer = Tokenizer.load(self.base)
         sources = load_pairs(config, self.corpus)
@@ -91,9 +91,8 @@ class FineTuning:
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
         bf16 = device.type == "cuda" and compute_dtype("auto", device) == torch.bfloat16
-        batches = (self.micro, self.accumulation)
         return SFTConfig(
-            **trainer_arguments(config, folder.resume_path, batches, device, bf16),
+            **trainer_arguments(config, folder.resume_path, self.batches, device, bf16),
             **ordered_arguments(config, self.steps),
         )
 
@@ -215,13 +214,11 @@ def check_nothing_lost(examples: list[Example], taken: Any) -> None:
 
 def write_plot(path: Path, metrics: list[dict[str, Any]], nats_before: float) -> None:
     """Loss of training and of the held-out completions over the steps."""
-    training = [(line["step"], line["train_nats"]) for line in metrics if "train_nats" in line]
-    dev = [(0, nats_before)] + [(line["step"], line["dev_nats"]) for line in metrics if "dev_nats" in line]
     plot_curves(
         path,
         {
-            name: ([step for step, _ in points], [nats for _, nats in points])
-            for name, points in (("training", training), ("held out", dev))
+            "training": curve(metrics, "step", "train_nats"),
+            "held out": curve([{"step": 0, "dev_nats": nats_before}, *metrics], "step", "dev_nats"),
         },
         xlabel="optimizer step",
         ylabel="nats per completion token",

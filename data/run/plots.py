@@ -1,7 +1,8 @@
 """Curves as PNG files. Figures are drawn without pyplot, whose backend is the user's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -38,6 +39,12 @@ def plot_curves(
         axes.legend(frameon=False, fontsize=9)
     figure.tight_layout()
     figure.savefig(path)
+
+
+def curve(metrics: Iterable[Mapping[str, Any]], x: str, y: str) -> Curve:
+    """What the lines of a metrics.jsonl say of `y` over `x`; those that lack one of them say nothing."""
+    points = [(line[x], line[y]) for line in metrics if x in line and y in line]
+    return [point[0] for point in points], [point[1] for point in points]
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -8,7 +8,6 @@ in `rlhf.compare`. The results are `algorithms.json`, `table.md`, `reward_kl.png
 (with --gold, of the models trained on the gold judge, in RUN/algorithms-gold).
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,13 @@ from data.console import UserError, run_command
 from data.run.folder import open_stage
 from data.run.progress import progress_bar
 from data.run.record import StageRecord, check_descends, read_parent, read_stage
-from data.run.writing import write_samples
 from pretrain.machine import choose_device, process_state
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.budget import learning_tokens
 from rlhf.algorithms.config import AlignOptions
-from rlhf.algorithms.table import SHOWN, learning_path, markdown_table, print_table, reward_kl_plot, sample_section
+from rlhf.algorithms.table import learning_path, markdown_table, print_table, reward_kl_plot, sample_section
 from rlhf.algorithms.task import NO_RULES, AlignmentTask
-from rlhf.judging.judge import HeldoutOptions, choose_pairs, common_words, metrics_of
+from rlhf.judging.judge import HeldoutOptions, choose_pairs, common_words, metrics_of, write_result
 from rlhf.judging.measures import win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from sft.models.loading import load_causal_lm
@@ -199,14 +197,8 @@ def compare_algorithms(options: AlgorithmsOptions) -> Path:
                     each.stage: {"config": each.config, "git_commit": each.git_commit} for each in records.values()
                 },
             }
-            text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-            (stage.path / "algorithms.json").write_text(text, "utf-8")
+            write_result(stage.path / "algorithms.json", result, sample_section)
             (stage.path / "table.md").write_text(markdown_table(rows), "utf-8")
-            write_samples(
-                stage.path / "samples.md",
-                "The first held-out prompts, in order, unselected",
-                map(sample_section, range(1, SHOWN + 1), samples),
-            )
             paths = {ALGORITHMS[key].title: learning_path(run / each.stage) for key, each in records.items()}
             reward_kl_plot(stage.path / "reward_kl.png", rows, paths)
             print_table(rows)

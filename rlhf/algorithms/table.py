@@ -20,8 +20,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 SMOOTHED = 5
 """Rollouts whose mean is a point of the learning path."""
-SHOWN = 10
-"""Prompts in samples.md."""
+PANELS = (("reward", "reward: what is maximised (SFT: 0 ± 1)"), ("gold", "gold: what no algorithm sees"))
+"""What is plotted against the KL, and the label of its axis."""
 
 
 def columns(row: Mapping[str, Any]) -> dict[str, str]:
@@ -108,12 +108,7 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curv
     """
     figure = Figure(figsize=(10.4, 4.2), dpi=120, layout="constrained")
     panels = figure.subplots(1, 2)
-    for axes, measure, label in zip(
-        panels,
-        ("reward", "gold"),
-        ("reward: what is maximised (SFT: 0 ± 1)", "gold: what no algorithm sees"),
-        strict=True,
-    ):
+    for axes, (measure, label) in zip(panels, PANELS, strict=True):
         for name, curves in paths.items():
             if measure in curves:
                 axes.plot(*curves[measure], color=colour_of(name), linewidth=1, alpha=0.45)
@@ -130,30 +125,14 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curv
 def _points(axes: Axes, rows: Rows, measure: str) -> None:
     """Every source at its KL; the best of n, which begin at SFT, as one curve with n beside its points."""
     best = {name: row for name, row in rows.items() if name.startswith("best of")}
-    for name, row in rows.items():
-        if name in best:
-            continue
-        error = [[row[measure] - row[f"{measure}_low"]], [row[f"{measure}_high"] - row[measure]]]
-        axes.errorbar(
-            row["kl_to_sft"],
-            row[measure],
-            yerr=error,
-            fmt="o",
-            markersize=7,
-            color=colour_of(name),
-            label=name,
-            capsize=3,
-        )
+    places = {name: (row["kl_to_sft"], row[measure]) for name, row in rows.items()}
+    for name in [name for name in rows if name not in best]:
+        row, (x, y) = rows[name], places[name]
+        error = [[y - row[f"{measure}_low"]], [row[f"{measure}_high"] - y]]
+        axes.errorbar(x, y, error, fmt="o", markersize=7, color=colour_of(name), label=name, capsize=3)
     if best:
-        curve = [rows["SFT"], *best.values()]
-        x, y = [row["kl_to_sft"] for row in curve], [row[measure] for row in curve]
-        axes.plot(x, y, "-s", color=colour_of("best of n"), markersize=4, label="best of n (KL: upper bound)")
-        for name, row in best.items():
-            axes.annotate(
-                name.removeprefix("best of "),
-                (row["kl_to_sft"], row[measure]),
-                xytext=(6, -3),
-                textcoords="offset points",
-                fontsize=8,
-                color=colour_of("best of n"),
-            )
+        colour, curve = colour_of("best of n"), [places["SFT"], *(places[name] for name in best)]
+        axes.plot(*zip(*curve, strict=True), "-s", color=colour, markersize=4, label="best of n (KL: upper bound)")
+        for name in best:
+            n, offset = name.removeprefix("best of "), (6, -3)
+            axes.annotate(n, places[name], offset, textcoords="offset points", fontsize=8, color=colour)

@@ -6,7 +6,6 @@ Every source (`rlhf.judging.sources`) writes one reply to every prompt; the gold
 counting judge them. The results are `compare.json`, `samples.md` and `report.html` in RUN/compare.
 """
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,6 @@ from data.dialogue import Pair, encode_prompt
 from data.run.folder import open_stage, run_corpus
 from data.run.progress import progress_bar
 from data.run.record import StageRecord, check_descends, read_parent
-from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device, process_state
 from reward.evaluate import evaluate_reward, reliability
@@ -36,7 +34,7 @@ from reward.labeller import rank
 from reward.model import RewardModel
 from reward.rankings import Ranking
 from rlhf.compare.report import write_report
-from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, metrics_of
+from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, metrics_of, write_result
 from rlhf.judging.measures import win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
@@ -54,8 +52,6 @@ POLICIES = {"sft": "sft_again", "rlhf": "rlhf"}
 reply that best-of-4 is compared with."""
 SCORED_AT_ONCE = 32
 """Rows of one forward pass of the reward model."""
-SHOWN = 10
-"""Prompts in samples.md."""
 
 
 @dataclass(kw_only=True)
@@ -205,13 +201,7 @@ def compare(options: CompareOptions) -> Path:
                 "seconds": round(stage.seconds, 2),
             }
             stage.results = {"win_rates": result["win_rates"], "stages": result["stages"]}
-            text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-            (stage.path / "compare.json").write_text(text, "utf-8")
-            write_samples(
-                stage.path / "samples.md",
-                "The first held-out prompts, in order, unselected",
-                map(sample_section, range(1, SHOWN + 1), result["samples"]),
-            )
+            write_result(stage.path / "compare.json", result, sample_section)
             write_report(stage.path / "report.html", result, run)
             print_table(result)
             stage.summary = f"report: {stage.final / 'report.html'}"
@@ -245,12 +235,11 @@ def print_table(result: dict[str, Any]) -> None:
 
 def _made(record: StageRecord) -> dict[str, Any]:
     """How a stage was made, for the report."""
-    values = asdict(record)
     kept = (
         "preset", "seed", "parent", "weights_sha256", "wall_seconds", "peak_memory_gib", "device", "git_commit",
         "versions", "results",
     )  # fmt: skip
-    return {name: values[name] for name in kept}
+    return {name: getattr(record, name) for name in kept}
 
 
 def _win_rate(first: list[float], second: list[float]) -> dict[str, Any]:

@@ -95,11 +95,8 @@ def _svg(figure: Figure, label: str) -> str:
     # Text stays text, so it takes the page's font; the salt makes ids differ between plots and not between runs.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", out.getvalue(), flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[^"]*"', "", svg, count=2)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")

@@ -4,13 +4,14 @@ The verdict is written by rules from the figures, so that the page cannot praise
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from data.run.plots import curve
 from data.run.record import read_metrics
 from rlhf.compare.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
 from rlhf.judging.sources import COLOURS, COMPARISONS, SOURCES, STAGES
@@ -18,19 +19,20 @@ from rlhf.judging.sources import COLOURS, COMPARISONS, SOURCES, STAGES
 SAMPLES = 10
 FEWEST_IN_BIN = 20  # pairs; a point of the calibration made of fewer says nothing
 COLUMNS = [
-    ("gold", "Gold", "mean score in [0, 1] with its 95 % interval; higher is better"),
-    ("reward", "Reward", "mean score of the reward model, in standard deviations from SFT's mean"),
-    ("kl_to_sft", "KL", "distance from the SFT model, nats a reply; best of 4: the known bound"),
-    ("tokens", "Tokens", "mean length in tokens, the end counted"),
-    ("words", "Words", "mean length in words"),
-    ("stopped", "Stops", "share of replies that end by themselves"),
-    ("distinct_1", "Distinct-1", "different words over all words"),
-    ("distinct_2", "Distinct-2", "different pairs of neighbouring words over all pairs"),
-    ("vocabulary", "Vocab.", "different words among equally many"),
-    ("unknown_words", "Unknown", "share of words that are in no dictionary and not in the training text"),
-    ("longest_copy_mean", "Copied", "longest run of words copied from the training text: mean / longest"),
-    ("copying", "Copying", "share of replies that copy more than 6 words in a row"),
+    ("Gold", "{gold:.3f} ± {gold_half:.3f}", "mean score in [0, 1] with its 95 % interval; higher is better"),
+    ("Reward", "{reward:+.2f} ± {reward_half:.2f}", "mean by the reward model, in standard deviations from SFT's"),
+    ("KL", "{kl}", "distance from the SFT model, nats a reply; best of 4: the known bound"),
+    ("Tokens", "{tokens:.1f}", "mean length in tokens, the end counted"),
+    ("Words", "{words:.1f}", "mean length in words"),
+    ("Stops", "{stopped:.1%}", "share of replies that end by themselves"),
+    ("Distinct-1", "{distinct_1:.3f}", "different words over all words"),
+    ("Distinct-2", "{distinct_2:.3f}", "different pairs of neighbouring words over all pairs"),
+    ("Vocab.", "{vocabulary:,}", "different words among equally many"),
+    ("Unknown", "{unknown_words:.1%}", "share of words that are in no dictionary and not in the training text"),
+    ("Copied", "{longest_copy_mean:.1f} / {longest_copy_max}", "words in a row from the training text: mean / most"),
+    ("Copying", "{copying:.1%}", "share of replies that copy more than 6 words in a row"),
 ]
+"""Head, figures of a row as they are shown, and what they are."""
 TERMS = {
     "words": "words that are words",
     "ending": "an ending that ends",
@@ -157,7 +159,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         win_rates=Markup(win_rate_chart([(COMPARISONS[name].title, rate, COMPARISONS[name].colour)
                                          for name, rate in result["win_rates"].items()])),
         columns=COLUMNS,
-        rows=[(SOURCES[name], [_cell(row, key) for key, _, _ in COLUMNS]) for name, row in rows.items()],
+        rows=[(SOURCES[name], _cells(row)) for name, row in rows.items()],
         terms=[(name, TERMS.get(name, ""), Markup(bar_chart({stage: result["stages"][stage]["terms"][name]
                                                              for stage in STAGES}, name)))
                for name in terms],
@@ -178,27 +180,22 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats a token"),
         ("Reward model", rewards, {"training": "accuracy"}, "pair accuracy"),
     ):
-        found = {name: curve for name, key in named.items() if (curve := _curve(metrics, "step", key))}
+        drawn = {name: curve(metrics, "step", key) for name, key in named.items()}
+        found = {name: points for name, points in drawn.items() if len(points[0]) > 1}
         if found:
             charts.append((title, curve_chart(found, "step", unit, ["control", "sft"][-len(found) :])))
-    bins = {}
-    for name, model in reward_model.items():
-        counted = [each for each in model["calibration"] if each["pairs"] >= FEWEST_IN_BIN]
-        if counted:
-            bins[name] = [(each["predicted"], each["observed"]) for each in counted]
-    if bins:
+    bins = {
+        name: [(each["predicted"], each["observed"]) for each in model["calibration"] if each["pairs"] >= FEWEST_IN_BIN]
+        for name, model in reward_model.items()
+    }
+    if bins := {name: points for name, points in bins.items() if points}:
         shown = {SOURCES[name].title: points for name, points in bins.items()}
         charts.append(("Reward model: calibration", calibration_chart(shown, list(bins))))
     for title, key, colour in RLHF_CURVES:
-        if curve := _curve(rlhf, "episode", key):
-            charts.append((f"PPO: {title}", curve_chart({title: curve}, "episode", title, [colour])))
+        points = curve(rlhf, "episode", key)
+        if len(points[0]) > 1:
+            charts.append((f"PPO: {title}", curve_chart({title: points}, "episode", title, [colour])))
     return charts
-
-
-def _curve(metrics: Sequence[Mapping[str, Any]], x: str, key: str) -> tuple[list[float], list[float]] | None:
-    """What was logged as `key`, at least twice, over `x`."""
-    points = [(line[x], line[key]) for line in metrics if isinstance(line.get(key), int | float) and x in line]
-    return ([px for px, _ in points], [py for _, py in points]) if len(points) > 1 else None
 
 
 def _notice(corpus: Mapping[str, Any]) -> str | None:
@@ -209,21 +206,11 @@ def _notice(corpus: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _cell(row: Mapping[str, Any], key: str) -> str:
-    """One figure as the table shows it."""
-    value = row[key]
-    if value is None:
-        return "-"
-    if key in ("gold", "reward"):
-        half = (row[f"{key}_high"] - row[f"{key}_low"]) / 2
-        return f"{value:.3f} ± {half:.3f}" if key == "gold" else f"{value:+.2f} ± {half:.2f}"
-    if key in ("stopped", "unknown_words", "copying"):
-        return f"{value:.1%}"
-    if key == "longest_copy_mean":
-        return f"{value:.1f} / {row['longest_copy_max']}"
-    if key in ("distinct_1", "distinct_2"):
-        return f"{value:.3f}"
-    return f"{value:,}" if key == "vocabulary" else _one_digit(value)
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """A row's figures as the table shows them."""
+    halves = {f"{name}_half": (row[f"{name}_high"] - row[f"{name}_low"]) / 2 for name in ("gold", "reward")}
+    kl = "-" if row["kl_to_sft"] is None else _one_digit(row["kl_to_sft"])
+    return [shown.format(**row, **halves, kl=kl) for _, shown, _ in COLUMNS]
 
 
 def _one_digit(value: float) -> str:

@@ -1,8 +1,10 @@
 """Who judges replies to held-out prompts: the gold judge, the reward, and how far a model has moved from SFT."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import Pair, heldout_pairs
 from data.run.options import StageOptions
+from data.run.writing import write_samples
 from reward.gold.judge import FREE_COPY, GoldJudge
 from rlhf.judging.measures import diversity, mean_interval, word_count
 from rlhf.judging.replies import Replies, choose
@@ -22,6 +25,8 @@ from sft.models.tokens import without_stop
 
 DIVERSITY_WORDS = 4000
 """Words of every source that diversity is measured on, or as many as the shortest source has."""
+SHOWN = 10
+"""Prompts in samples.md."""
 
 
 @dataclass(kw_only=True)
@@ -42,6 +47,18 @@ def choose_pairs(corpus: Corpus, split: str, count: int | None = None) -> list[P
     if not pairs:
         raise UserError(f"the validation split of '{corpus.name}' holds no dialogue to judge on: use a longer text")
     return pairs
+
+
+def write_result(
+    path: Path, result: dict[str, Any], section: Callable[[int, dict[str, Any]], tuple[str, list[tuple[str, str]]]]
+) -> None:
+    """A comparison as JSON, and the first of its samples, each a `section`, as samples.md next to it."""
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_samples(
+        path.with_name("samples.md"),
+        "The first held-out prompts, in order, unselected",
+        map(section, range(1, SHOWN + 1), result["samples"]),
+    )
 
 
 def kl_bound(n: int) -> float:

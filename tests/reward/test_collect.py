@@ -14,14 +14,19 @@ from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
 from pretrain.sampling import CachedModel
-from reward.collect import Labeller, choose_prompts, collect_rankings
+from reward.collect import choose_prompts, collect_rankings
 from reward.config import RewardModelConfig
 from sft.pairs import split_prompts
 
 TEXT = "ANNE:\nGood morrow to you, sir.\n\nBEN:\nAnd to you.\n"
 PAIRS = [Pair(f"ANNE:\n{'Good ' * n}\n\nBEN:\n", "And to you. Good sir" + "." * n) for n in (5, 1, 3, 2, 4)]
-CONFIG = RewardModelConfig(responses=3, prompt_length=20, response_length=12, sample_batch_size=6)
-EXACT = Labeller(score=lambda prompt, text: float(len(text)), annotator="length", temperature=0.0)
+CONFIG = RewardModelConfig(
+    responses=3, prompt_length=20, response_length=12, sample_batch_size=6, score="length", label_temperature=0.0
+)
+
+
+def length(prompt: str, text: str) -> float:
+    return float(len(text))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,7 @@ def policy(tokenizer: Tokenizer) -> CachedModel:
 
 
 def test_one_ranking_for_every_prompt_in_order(policy: CachedModel, tokenizer: Tokenizer) -> None:
-    rankings = collect_rankings(policy, tokenizer, PAIRS, CONFIG, EXACT, "sft", seed=7)
+    rankings = collect_rankings(policy, tokenizer, PAIRS, CONFIG, length, "sft", seed=7)
     assert [r.prompt for r in rankings] == [pair.prompt for pair in PAIRS]
     for ranking in rankings:
         assert len(ranking.completions) == 3
@@ -56,16 +61,15 @@ def test_one_ranking_for_every_prompt_in_order(policy: CachedModel, tokenizer: T
 
 
 def test_equal_seeds_give_equal_rankings_and_others_do_not(policy: CachedModel, tokenizer: Tokenizer) -> None:
-    noisy = replace(EXACT, temperature=5.0)
-    first = collect_rankings(policy, tokenizer, PAIRS, CONFIG, noisy, "sft", seed=7)
-    assert collect_rankings(policy, tokenizer, PAIRS, CONFIG, noisy, "sft", seed=7) == first
-    other = collect_rankings(policy, tokenizer, PAIRS, CONFIG, noisy, "sft", seed=8)
+    noisy = replace(CONFIG, label_temperature=5.0)
+    first = collect_rankings(policy, tokenizer, PAIRS, noisy, length, "sft", seed=7)
+    assert collect_rankings(policy, tokenizer, PAIRS, noisy, length, "sft", seed=7) == first
+    other = collect_rankings(policy, tokenizer, PAIRS, noisy, length, "sft", seed=8)
     assert [r.completions for r in other] != [r.completions for r in first]
 
 
 def test_the_plays_own_reply_is_the_last_candidate(policy: CachedModel, tokenizer: Tokenizer) -> None:
-    lenient = replace(EXACT, play_score=lambda prompt, text: 99.0)
-    rankings = collect_rankings(policy, tokenizer, PAIRS, CONFIG, lenient, "sft", seed=7, include_play=True)
+    rankings = collect_rankings(policy, tokenizer, PAIRS, CONFIG, length, "sft", 7, lambda prompt, text: 99.0)
     for ranking in rankings:
         assert ranking.ranking[0] == [3]  # scored by a score of its own
         # Cut at the end of the sentence that fits 12 tokens, its end token included.
@@ -75,7 +79,7 @@ def test_the_plays_own_reply_is_the_last_candidate(policy: CachedModel, tokenize
 
 def test_a_prompt_without_an_own_reply_has_no_such_candidate(policy: CachedModel, tokenizer: Tokenizer) -> None:
     prompts = [Pair("ANNE:\n", "")]
-    [ranking] = collect_rankings(policy, tokenizer, prompts, CONFIG, EXACT, "sft", seed=7, include_play=True)
+    [ranking] = collect_rankings(policy, tokenizer, prompts, CONFIG, length, "sft", 7, length)
     assert len(ranking.completions) == 3
 
 

@@ -574,7 +574,7 @@ def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
         ({"responses": 1}, "responses must be at least 2"),
         ({"label_temperature": -1.0}, "label_temperature must be at least 0"),
         ({"temperature": 0.0}, "temperature must be positive"),
-        ({"warmup_fraction": 2.0}, r"warmup_fraction must be in \[0, 1\]"),
+        ({"warmup_fraction": 2.0}, "warmup_fraction must be between"),
         ({"rankings_use": "mix"}, "give --rankings"),
         ({"score": "golden"}, "module:callable"),
         ({"rankings": ("absent.jsonl",)}, "absent.jsonl"),
