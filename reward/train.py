@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from trl import RewardConfig
 
 from data.console import UserError
-from data.dialogue import Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
+from data.dialogue import Pair, encode_completion, encode_prompt, heldout_pairs
 from data.jsonl import read_texts
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.options import settings
@@ -41,7 +41,7 @@ from reward.rankings import (
 from reward.trainer import RankingCollator, RankingTrainer, RewardCallback, ranking_dataset
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
-from sft.pairs import split_prompts
+from sft.pairs import corpus_pairs, split_prompts
 from sft.trl import last_checkpoint, run_trainer, trainer_arguments
 
 SHOWN = 6
@@ -54,10 +54,8 @@ class Rankings(NamedTuple):
     training: list[Ranking]
     samples: list[Ranking]
     """SFT samples on held-out prompts, of the validation text (dev) or the user's file: the scale of the scores."""
-    own_heldout: list[Ranking]
-    """Of the user's own rankings, a tenth of the prompts."""
     heldout: list[Ranking]
-    """What the model is judged on: the user's own, after the samples unless these are replaced."""
+    """What the model is judged on: the user's own of a tenth of their prompts, after the samples unless replaced."""
 
 
 class RewardStage:
@@ -123,7 +121,7 @@ class RewardStage:
             dev = read_collected(kept / "dev.jsonl")
             training = [] if self.replaced else read_collected(kept / "training.jsonl")
         heldout = self.own_heldout if self.replaced else dev + self.own_heldout
-        found = Rankings(training + self.own_training, dev, self.own_heldout, heldout)
+        found = Rankings(training + self.own_training, dev, heldout)
         if self.state.is_main_process:
             write_rankings(folder.path / "rankings.jsonl", found.training)
             write_pairs(folder.path / "pairs.jsonl", found.training)
@@ -163,14 +161,19 @@ class RewardStage:
         config = self.config
         of_samples = score_rankings(model, rankings.samples, normalise=False)
         model.set_normalisation(of_samples.mean().item(), of_samples.std().item())
-        of_own = score_rankings(model, rankings.own_heldout)
+        of_own = score_rankings(model, self.own_heldout)
         scores = of_own if self.replaced else torch.cat([model.normalised(of_samples), of_own])
         figures = evaluate_reward(
             model, rankings.heldout, config.label_temperature, longer_wins(rankings.training), scores
         )
         self._write_figures(folder, model, rankings.heldout, scores)
         terms = [self.gold.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
-        play = [reply for pair in self.dev if (reply := self._encoded_reply(pair))]
+        prompt, response = config.lengths
+        play = [
+            (encode_prompt(self.tokenizer, pair.prompt, prompt), reply.ids)
+            for pair in self.dev
+            if pair.completion and (reply := encode_completion(self.tokenizer, pair.completion, response))
+        ]
         figures |= {
             "prompts": len({r.prompt for r in rankings.training}),
             "completions": sum(len(r.completions) for r in rankings.training),
@@ -239,12 +242,7 @@ class RewardStage:
         """(training, held out): of the user's file, without replies, or of the corpus's dialogue."""
         config = self.config
         if config.prompts is None:
-            pairs, dev = dialogue_pairs(self.corpus.train), self.heldout.dev
-            if not pairs or not dev:
-                raise UserError(
-                    f"corpus '{self.corpus.name}' has no dialogue in its training or its validation split: "
-                    "give prompts with --prompts FILE.jsonl"
-                )
+            pairs, dev = corpus_pairs(self.corpus, "prompts with --prompts FILE.jsonl")
         else:
             parts = split_prompts(config.prompts, read_texts(config.prompts, "prompt"), config.seed)
             pairs, dev = ([Pair(prompt, "") for prompt in part] for part in parts)
@@ -268,11 +266,6 @@ class RewardStage:
                 "--rankings-use mix"
             )
         return training, held_out
-
-    def _encoded_reply(self, pair: Pair) -> tuple[list[int], list[int]] | None:
-        prompt, response = self.config.lengths
-        reply = encode_completion(self.tokenizer, pair.completion, response) if pair.completion else None
-        return (encode_prompt(self.tokenizer, pair.prompt, prompt), reply.ids) if reply else None
 
 
 def train_reward(config: RewardModelConfig, preset: str) -> Path:
@@ -307,10 +300,9 @@ def train_reward(config: RewardModelConfig, preset: str) -> Path:
 def sample_section(ranking: Ranking, rewards: torch.Tensor) -> tuple[str, list[tuple[str, str]]]:
     """A prompt with its responses: the label's place, the annotator's score, the reward model's."""
     texts = [("", ranking.prompt)]
-    places = {index: place for place, group in enumerate(ranking.ranking, start=1) for index in group}
-    for index in sorted(places, key=lambda index: places[index]):
+    for place, index in [(place, index) for place, group in enumerate(ranking.ranking, 1) for index in group]:
         gold = f" · {ranking.annotator} {ranking.scores[index]:.3f}" if ranking.scores else ""
         end = "" if ranking.stopped[index] else " · did not stop"
-        caption = f"**place {places[index]}**{gold} · reward {rewards[index].item():+.2f}{end}"
+        caption = f"**place {place}**{gold} · reward {rewards[index].item():+.2f}{end}"
         texts.append((caption, ranking.completions[index]))
     return "Prompt", texts

@@ -62,13 +62,7 @@ class Sources(NamedTuple):
 def load_pairs(config: FineTuneConfig, corpus: Corpus) -> Sources:
     """The corpus's dialogue (train and dev of its own split), or the user's file, a tenth of its prompts held out."""
     if config.data is None:
-        sources = Sources(dialogue_pairs(corpus.train), heldout_pairs(corpus.validation).dev)
-        if not sources.train or not sources.dev:
-            raise UserError(
-                f"corpus '{corpus.name}' has no dialogue in its training or its validation split "
-                "(SPEAKER: on a line, the speech, a blank line): give pairs with --data FILE.jsonl"
-            )
-        return sources
+        return corpus_pairs(corpus, "pairs with --data FILE.jsonl")
     rows = read_texts(config.data, "prompt", "completion")
     pairs = [Pair(row["prompt"], row["completion"]) for row in rows]
     _, held_out = split_prompts(config.data, rows, config.seed)
@@ -76,6 +70,17 @@ def load_pairs(config: FineTuneConfig, corpus: Corpus) -> Sources:
         train=[pair for pair in pairs if pair.prompt not in held_out],
         dev=[pair for pair in pairs if pair.prompt in held_out],
     )
+
+
+def corpus_pairs(corpus: Corpus, instead: str) -> Sources:
+    """The corpus's dialogue, train and dev of its own split; UserError, with what to give instead, if there is none."""
+    sources = Sources(dialogue_pairs(corpus.train), heldout_pairs(corpus.validation).dev)
+    if not sources.train or not sources.dev:
+        raise UserError(
+            f"corpus '{corpus.name}' has no dialogue in its training or its validation split "
+            f"(SPEAKER: on a line, the speech, a blank line): give {instead}"
+        )
+    return sources
 
 
 def split_prompts(path: Path, rows: Sequence[Mapping[str, str]], seed: int) -> tuple[list[str], list[str]]:

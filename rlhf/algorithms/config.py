@@ -169,11 +169,6 @@ class GroupConfig(BatchOptions, BudgetOptions):
         for name in ("num_generations", "num_mini_batches"):
             if self.batch_size % getattr(self, name):
                 raise UserError(f"{name} {getattr(self, name)} does not divide batch_size {self.batch_size}")
-        if self.batch_size % (self.num_mini_batches * processes):
-            raise UserError(
-                f"the {self.batch_size // self.num_mini_batches} responses of a minibatch (batch_size / "
-                f"num_mini_batches) cannot be shared equally by {processes} processes: change one of the three"
-            )
         self.micro_batches(processes)
 
 

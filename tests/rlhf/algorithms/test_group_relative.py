@@ -286,7 +286,7 @@ def test_settings_that_make_no_sense(room: Any, changes: dict[str, Any], message
 
 
 def test_processes_that_cannot_share(room: Any) -> None:
-    with pytest.raises(UserError, match="cannot be shared equally by 3 processes"):
+    with pytest.raises(UserError, match="a step's batch of 8 is not divisible by 3 processes"):
         config_for(room.run, "rloo").check(3)
 
 
