@@ -1,10 +1,9 @@
 """How good a reward model is on rankings that it has not seen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import spearmanr
@@ -18,8 +17,7 @@ BINS = 10
 """Equal bins of the predicted probability in the reliability diagram."""
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(NamedTuple):
     """Pairs whose predicted probability lies in one tenth: how many, the mean of it, and how often it came true."""
 
     pairs: int

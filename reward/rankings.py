@@ -125,19 +125,15 @@ def read_rankings(path: str | Path, tokenizer: Tokenizer, prompt_length: int, re
 
 
 def split_by_prompt(
-    rankings: Sequence[Ranking], heldout_prompts: frozenset[str], every: int = 10
+    rankings: Sequence[Ranking], heldout_prompts: frozenset[str]
 ) -> tuple[list[Ranking], list[Ranking]]:
-    """(training, held out): every `every`-th distinct prompt is held out, and all of `heldout_prompts`.
+    """(training, held out): every tenth distinct prompt is held out, and all of `heldout_prompts`.
 
     All rankings of a prompt stand on one side.
     """
-    order: dict[str, int] = {}
-    for ranking in rankings:
-        if ranking.prompt not in heldout_prompts:
-            order.setdefault(ranking.prompt, len(order))
-    heldout = [r for r in rankings if r.prompt in heldout_prompts or order[r.prompt] % every == every - 1]
-    training = [r for r in rankings if r.prompt not in heldout_prompts and order[r.prompt] % every != every - 1]
-    return training, heldout
+    others = [prompt for prompt in dict.fromkeys(r.prompt for r in rankings) if prompt not in heldout_prompts]
+    held_out = heldout_prompts.union(others[9::10])
+    return [r for r in rankings if r.prompt not in held_out], [r for r in rankings if r.prompt in held_out]
 
 
 def _check(row: dict[str, Any]) -> None:

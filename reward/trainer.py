@@ -174,7 +174,8 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """−log σ(r_chosen − r_rejected), the mean over the batch's pairs, and the same by the mean over tokens."""
-        hidden = torch.cat([self._hidden(model, inputs, start) for start in self._starts(inputs)]).flatten(0, 1)
+        starts = range(0, len(inputs["input_ids"]), self.rankings_per_forward)
+        hidden = torch.cat([self._hidden(model, inputs, start) for start in starts]).flatten(0, 1)
         heads = self.accelerator.unwrap_model(model)
         rewards = heads.score(hidden[inputs["ends"]].to(heads.score.weight.dtype)).squeeze(-1).float()
         margins = rewards[inputs["chosen"]] - rewards[inputs["rejected"]]
@@ -201,9 +202,6 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         scores = head(hidden[owned].float()).squeeze(-1)
         sums = scores.new_zeros(len(inputs["ends"])).index_add(0, owners[owned], scores)
         return sums / owners[owned].bincount(minlength=len(sums))
-
-    def _starts(self, inputs: dict[str, Tensor]) -> range:
-        return range(0, len(inputs["input_ids"]), self.rankings_per_forward)
 
     def _hidden(self, model: Any, inputs: dict[str, Tensor], start: int) -> Tensor:
         """Final hidden states (rows, T, width) of some rows, run at their own length and padded with 0."""

@@ -104,19 +104,13 @@ def controls(training_text: str, heldout: Sequence[Pair], rng: random.Random) ->
 def table(gold: GoldJudge, texts: dict[str, list[Pair]]) -> str:
     """One row per kind of text: the score and every term, mean ± standard deviation over its replies."""
     names = list(gold.terms("", ""))
-    rows = [f"{'':21}{'score':>10} " + "".join(f"{name[:9]:>10}" for name in names)]
+    rows = [["", "score", *names]]
     for kind, pairs in texts.items():
-        if not pairs:
-            continue
         terms = [gold.terms(pair.prompt, pair.completion) for pair in pairs]
-        cells = [_cell([gold.score(term) for term in terms])]
-        cells += [_cell([term[name] for term in terms]) for name in names]
-        rows.append(f"{kind:21}{cells[0]:>10} " + "".join(f"{cell:>10}" for cell in cells[1:]))
-    return "\n".join(rows)
-
-
-def _cell(values: Sequence[float]) -> str:
-    return f"{fmean(values):.2f}±{pstdev(values):.2f}"
+        columns = [[gold.score(term) for term in terms], *([term[name] for term in terms] for name in names)]
+        if pairs:
+            rows.append([kind, *(f"{fmean(values):.2f}±{pstdev(values):.2f}" for values in columns)])
+    return "\n".join(f"{kind:21}" + "".join(f"{cell[:9]:>10}" for cell in cells) for kind, *cells in rows)
 
 
 def _cut(reply: str) -> str:

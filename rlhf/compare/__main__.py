@@ -8,7 +8,7 @@ counting judge them. The results are `compare.json`, `samples.md` and `report.ht
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -179,7 +179,7 @@ class Gathering:
         rewards = torch.tensor([each.reward for each in candidates]).T
         bins = reliability(self.reward_model, rankings, [*rewards])
         metrics = evaluate_reward(self.reward_model, rankings, self.temperature, scores=rewards.reshape(-1))
-        return metrics | {"calibration": [asdict(each) for each in bins]}
+        return metrics | {"calibration": [each._asdict() for each in bins]}
 
 
 def compare(options: CompareOptions) -> Path:

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data.run.plots import Curve
 from rlhf.judging.sources import COLOURS as SOURCE_COLOURS
 from rlhf.judging.sources import SOURCES
-
-Curve = tuple[Sequence[float], Sequence[float]]
 
 # Colours that stand for the page's CSS variables: put into the SVG in their place when it is written.
 COLOURS = {name: "#" + 3 * f"{number:02}" for number, name in enumerate(["ink", "faint", *SOURCE_COLOURS], 1)}
