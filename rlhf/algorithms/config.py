@@ -8,7 +8,7 @@ import torch
 import tyro
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions, check_ranges
+from data.run.options import BatchOptions, StageOptions
 from data.run.record import StageRecord
 from pretrain.machine import choose_device, compute_dtype
 from rlhf.algorithms import ALGORITHMS
