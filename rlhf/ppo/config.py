@@ -89,8 +89,8 @@ class PPOConfig:
     cliprange_value: float = 0.2
     """Bound on the change of each value within a rollout, in units of score."""
     vf_coef: float = 0.1
-    """Weight of the value loss. The networks are separate, each with its own Adam, which is blind to scale:
-    it matters through `max_grad_norm` and `adam_eps` only."""
+    """Weight of the value loss. The networks are separate and Adam is blind to scale: it matters through
+    `max_grad_norm` and `adam_eps` only."""
     whiten_advantages: bool = True
     """Bring advantages to mean 0 and variance 1 over the rollout of all processes."""
     whiten_rewards: bool = False
