@@ -1,9 +1,6 @@
 """The course of the learning rate over a run."""
 
 import math
-from functools import lru_cache
-
-import torch
 
 from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
 
@@ -16,8 +13,7 @@ def learning_rate_scale(step: int, config: PretrainConfig) -> float:
     high every cycle, exp_range to a height that shrinks by `gamma` every step.
     """
     if config.schedule in CYCLIC_SCHEDULES:
-        cycles = _cyclic_scales(config.schedule, config.base_fraction, config.step_size, config.gamma, config.steps)
-        return cycles[step]
+        return config.base_fraction + _rise(step, config)
     warmup = round(config.warmup_fraction * config.steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -28,22 +24,10 @@ def learning_rate_scale(step: int, config: PretrainConfig) -> float:
     return config.final_fraction + (1 - config.final_fraction) * shape
 
 
-@lru_cache(maxsize=64)
-def _cyclic_scales(mode: str, base: float, step_size: int, gamma: float, steps: int) -> list[float]:
-    """The scales of steps 0 … `steps`, from torch's own CyclicLR on an optimizer that moves nothing."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.CyclicLR(
-        optimizer,
-        base_lr=base,
-        max_lr=1.0,
-        step_size_up=step_size,
-        mode=mode,  # type: ignore[arg-type]
-        gamma=gamma,
-        cycle_momentum=False,
-    )
-    optimizer.step()  # torch warns where a scheduler moves before its optimizer
-    scales = []
-    for _ in range(steps + 1):
-        scales.append(float(optimizer.param_groups[0]["lr"]))
-        scheduler.step()
-    return scales
+def _rise(step: int, config: PretrainConfig) -> float:
+    """How far above the lower bound a cyclic schedule is, in the order of operations of torch's CyclicLR."""
+    cycle = math.floor(1 + step / (2 * config.step_size))
+    share = 1 + step / (2 * config.step_size) - cycle
+    height = 2 * share if share <= 0.5 else (share - 1) / -0.5
+    shrunk = {"triangular": 1.0, "triangular2": 0.5 ** (cycle - 1), "exp_range": config.gamma**step}
+    return (1 - config.base_fraction) * height * shrunk[config.schedule]
