@@ -51,6 +51,8 @@ def with_s(word: str, pattern: str) -> tuple[str, str]:
         return (word[:-2] if word.endswith("fe") else word[:-1]) + "ves", pattern
     if word in _PLURALS:
         return _PLURALS[word], pattern
+    if word.endswith("man"):
+        return word[:-2] + "en", pattern
     if re.search(r"(s|x|z|ch|sh)$", word) and word != "monarch":
         return word + "es", pattern + "0"
     if re.search(r"(ce|se|ge|ze)$", word):
@@ -61,19 +63,10 @@ def with_s(word: str, pattern: str) -> tuple[str, str]:
 
 
 _PLURALS = {
-    "gentleman": "gentlemen",
-    "huntsman": "huntsmen",
-    "boatman": "boatmen",
-    "fisherman": "fishermen",
-    "ploughman": "ploughmen",
-    "kinsman": "kinsmen",
-    "watchman": "watchmen",
     "mouse": "mice",
-    "seaman": "seamen",
     "goose": "geese",
     "salmon": "salmon",
     "herring": "herring",
-    "cuckoo": "cuckoos",
     "stomach": "stomachs",
 }
 
