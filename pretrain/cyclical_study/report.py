@@ -255,28 +255,14 @@ def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, 
     for row, line in enumerate(figures["comparisons"]):
         first, second = line["loss_of"], line["over_loss_of"]
         factors = losses.by_schedule[first] / losses.by_schedule[second]
-        colour = COLOURS[second]
-        right.plot(
-            factors, row + jitter.uniform(-0.28, 0.28, len(factors)), ".", color=colour, markersize=4, alpha=0.35
-        )
-        low, high = line["interval"]
-        right.errorbar(
-            [line["mean"]],
-            [row],
-            xerr=[[line["mean"] - low], [high - line["mean"]]],
-            fmt="D",
-            color="black",
-            markersize=5,
-            capsize=4,
-            zorder=5,
-        )
-        right.annotate(
-            f"{line['mean']:.3f} [{low:.3f}, {high:.3f}], won {line['won']:.0%}",
-            (line["mean"], row - 0.36),
-            ha="center",
-            fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        )
+        places = row + jitter.uniform(-0.28, 0.28, len(factors))
+        right.plot(factors, places, ".", color=COLOURS[second], markersize=4, alpha=0.35)
+        mean, (low, high) = line["mean"], line["interval"]
+        interval = [[mean - low], [high - mean]]
+        right.errorbar([mean], [row], xerr=interval, fmt="D", color="black", markersize=5, capsize=4, zorder=5)
+        said = f"{mean:.3f} [{low:.3f}, {high:.3f}], won {line['won']:.0%}"
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        right.annotate(said, (mean, row - 0.36), ha="center", fontsize=8, bbox=box)
         names.append(f"{label(first, ratio)}\nover {label(second, ratio)}")
     right.axvline(1, color="black", linewidth=0.8)
     right.set_yticks(range(len(names)), names, fontsize=8)
