@@ -86,8 +86,8 @@ class StageFolder:
         if is_main_process():
             record = self.record
             record.config, record.results = self.config, self.results
-            record.weights_sha256 = _sha256_if_there(self.path / "model.safetensors")
-            record.tokenizer_sha256 = _sha256_if_there(self.path / "tokenizer.json")
+            record.weights_sha256 = sha256_of(self.path / "model.safetensors")
+            record.tokenizer_sha256 = sha256_of(self.path / "tokenizer.json")
             record.wall_seconds = round(self.seconds, 2)
             record.peak_memory_gib = peak_memory_gib()
             record.versions = versions()
@@ -246,7 +246,3 @@ def _settings_of(partial: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise UserError(f"{partial} cannot be resumed (no readable settings.json): use --overwrite") from None
     return values
-
-
-def _sha256_if_there(path: Path) -> str:
-    return sha256_of(path) if path.exists() else ""

@@ -44,6 +44,9 @@ class StageRecord:
 
 
 def sha256_of(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    if not path.exists():
+        return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -70,13 +73,9 @@ def read_stage(folder: Path, stage: str | None = None, command: str | None = Non
         ("model.safetensors", record.weights_sha256),
         ("tokenizer.json", record.tokenizer_sha256),
     ):
-        if not expected:
-            continue
-        file = folder / file_name
-        if not file.exists():
-            raise UserError(f"{file} is missing: {again}")
-        if sha256_of(file) != expected:
-            raise UserError(f"{file} was changed or truncated after the stage ended: {again}")
+        if expected and (found := sha256_of(folder / file_name)) != expected:
+            what = "was changed or truncated after the stage ended" if found else "is missing"
+            raise UserError(f"{folder / file_name} {what}: {again}")
     return record
 
 
