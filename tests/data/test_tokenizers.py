@@ -85,7 +85,8 @@ def test_a_loaded_tokenizer_is_the_saved_one(kind, tmp_path):
 
 ANY_TEXT = (
     st.text(max_size=60) | st.text("ab eé'sl\n\t\u00a0.-1½ \u3000", max_size=60) | st.text("aeilmw ", max_size=40)
-)
+).filter(lambda text: EOS not in text and PAD not in text)
+"""Hypothesis takes strings from the source too, and a special token's name is a special token in `tokenizers` alone."""
 
 
 @given(ANY_TEXT)
