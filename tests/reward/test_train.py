@@ -572,7 +572,7 @@ def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
         ({"batch_size": 4, "micro_batch_size": 3}, "not divisible by micro_batch_size 3"),
         ({"prompt_length": 50, "response_length": 15}, "exceed the model's context of 64"),
         ({"responses": 1}, "responses must be at least 2"),
-        ({"label_temperature": -1.0}, "label_temperature must be at least 0"),
+        ({"label_temperature": -1.0}, "label_temperature must not be negative"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"warmup_fraction": 2.0}, "warmup_fraction must be between"),
         ({"rankings_use": "mix"}, "give --rankings"),

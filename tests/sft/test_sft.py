@@ -510,7 +510,7 @@ def test_impossible_settings(run: Path) -> None:
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
-        ({"min_words": -1}, "min_words must be at least 0"),
+        ({"min_words": -1}, "min_words must not be negative"),
         ({"min_words": 10_000}, "no pair is left"),
     ):
         with pytest.raises(UserError, match=message):
