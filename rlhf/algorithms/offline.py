@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, Trainer
 
-from data.console import UserError, is_main_process
+from data.console import is_main_process
 from data.run.folder import StageFolder
-from data.run.options import BatchOptions
+from data.run.options import BatchOptions, check_ranges
 from data.run.progress import Bar, progress_bar
 from pretrain.machine import compute_dtype, process_state
 from rlhf.algorithms.config import AlignOptions
@@ -53,17 +53,15 @@ class OfflineOptions(BatchOptions, AlignOptions):
     save_every: int = 50
     """Optimizer steps between the states that --resume continues from."""
 
-    def check(self) -> None:
+    def check(self, processes: int = 1) -> None:
         """Raise UserError on what makes no sense."""
-        for name in ("epochs", "log_every", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("lr_floor", "warmup_fraction", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
+        check_ranges(
+            self,
+            counts="batch_size epochs log_every eval_every save_every",
+            positive="learning_rate max_grad_norm",
+            rates="lr_floor warmup_fraction adam_beta2",
+        )
+        self.micro_batches(processes)
 
 
 class OfflineRun:

@@ -14,7 +14,7 @@ from trl import SFTConfig
 
 from data.console import UserError
 from data.run.folder import open_stage
-from data.run.record import read_stage
+from data.run.record import read_metrics, read_stage
 from pretrain.fast.decoder import KVDecoder
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.offline import HeldoutWatch, OfflineOptions, OfflineRun
@@ -58,17 +58,13 @@ def learn(config: OfflineOptions) -> Path:
     return stage.final
 
 
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-
-
 @pytest.fixture(scope="module")
 def learned(run: Path) -> Path:
     return learn(config_for(run, lr_floor=0.2, warmup_fraction=0.4))
 
 
 def test_every_step_has_its_line_and_its_rate(learned: Path) -> None:
-    lines = [line for line in lines_of(learned) if "nats" in line]
+    lines = [line for line in read_metrics(learned) if "nats" in line]
     assert [line["step"] for line in lines] == [*range(1, STEPS + 1)]
     # Two steps of warm-up, then a line that would be at its floor after the last step.
     assert [line["learning_rate"] for line in lines] == pytest.approx(
@@ -78,7 +74,7 @@ def test_every_step_has_its_line_and_its_rate(learned: Path) -> None:
 
 
 def test_the_looks_are_at_the_policy_as_it_is(run: Path, learned: Path) -> None:
-    looks = [line for line in lines_of(learned) if "eval/gold" in line]
+    looks = [line for line in read_metrics(learned) if "eval/gold" in line]
     assert [line["step"] for line in looks] == [0, 2, 4, 5]
     first, last = looks[0], looks[-1]
     assert first["eval/kl"] == 0
@@ -101,7 +97,7 @@ def test_it_leaves_what_every_algorithm_leaves(run: Path, learned: Path) -> None
     names = {path.name for path in learned.iterdir()}
     assert names >= {"samples.md", "reward.png", "kl.png", "gold.png", "generation_config.json", "tokenizer.json"}
     assert "resume" not in names
-    record, last = read_stage(learned), lines_of(learned)[-2]
+    record, last = read_stage(learned), read_metrics(learned)[-2]
     assert record.tokenizer_sha256 == read_stage(run / "sft").tokenizer_sha256
     assert record.results["reward"] == last["eval/reward"]
     assert record.results["kl"] == last["eval/kl"]
@@ -136,7 +132,7 @@ def test_what_is_judged_is_float32(run: Path, monkeypatch: pytest.MonkeyPatch, p
 
 def test_a_stopped_run_continues_to_the_same_weights(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = learn(config_for(run))
-    weights, lines = (folder / "model.safetensors").read_bytes(), lines_of(folder)
+    weights, lines = (folder / "model.safetensors").read_bytes(), read_metrics(folder)
     look = OfflineRun.look
 
     def killed(self: OfflineRun, lm: Any, step: int, bar: Any) -> None:
@@ -151,7 +147,7 @@ def test_a_stopped_run_continues_to_the_same_weights(run: Path, monkeypatch: pyt
     torch.manual_seed(99)
     resumed = learn(config_for(run, resume=True, overwrite=False))
     assert (resumed / "model.safetensors").read_bytes() == weights
-    assert [line | {"seconds": 0} for line in lines_of(resumed)] == [line | {"seconds": 0} for line in lines]
+    assert [line | {"seconds": 0} for line in read_metrics(resumed)] == [line | {"seconds": 0} for line in lines]
 
 
 def test_a_loss_that_is_no_number_is_one_line(run: Path) -> None:
@@ -162,11 +158,13 @@ def test_a_loss_that_is_no_number_is_one_line(run: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"eval_every": 0}, "eval_every is 0"),
-        ({"learning_rate": math.nan}, "learning_rate is nan"),
-        ({"lr_floor": 1.0}, "lr_floor is 1.0"),
-        ({"warmup_fraction": -0.1}, "warmup_fraction is -0.1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, but is 0"),
+        ({"micro_batch_size": 3}, "batch of 4 is not divisible by micro_batch_size 3"),
+        ({"epochs": 0}, "epochs must be at least 1, but is 0"),
+        ({"eval_every": 0}, "eval_every must be at least 1, but is 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive, but is nan"),
+        ({"lr_floor": 1.0}, r"lr_floor must be in \[0, 1\), but is 1.0"),
+        ({"warmup_fraction": -0.1}, r"warmup_fraction must be in \[0, 1\), but is -0.1"),
     ],
 )
 def test_bad_settings_are_refused(run: Path, changes: dict[str, Any], message: str) -> None:
