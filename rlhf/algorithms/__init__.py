@@ -62,5 +62,15 @@ ALGORITHMS = {
         run="rlhf.algorithms.best_of_n:choose_best",
         trains=False,
     ),
+    "dpo": Algorithm(
+        title="DPO",
+        colour="#b8860b",
+        folder="rlhf-dpo",
+        summary="TRL's trainer; learns from the pairs of RUN/reward's rankings, without sampling or a reward",
+        presets="rlhf.algorithms.dpo:PRESETS",
+        run="rlhf.algorithms.dpo:prefer",
+        any_reward=False,
+        tokens="those of the rankings",
+    ),
 }
 """Every algorithm of the alignment stage, by its name on the command line."""
