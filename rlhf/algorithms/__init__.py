@@ -72,5 +72,13 @@ ALGORITHMS = {
         any_reward=False,
         tokens="those of the rankings",
     ),
+    "rejection": Algorithm(
+        title="rejection",
+        colour="#3f8f9b",
+        folder="rlhf-rejection",
+        summary="fine-tuning on the SFT model's best responses of n",
+        presets="rlhf.algorithms.rejection:PRESETS",
+        run="rlhf.algorithms.rejection:fine_tune_on_the_best",
+    ),
 }
 """Every algorithm of the alignment stage, by its name on the command line."""
