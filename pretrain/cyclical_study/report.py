@@ -149,23 +149,17 @@ def _rows(figures: dict[str, Any], ratio: float) -> list[list[str]]:
     """The comparisons under HEADINGS."""
     rows = []
     for line in figures["comparisons"]:
-        low, high = line["interval"]
-        best_low, best_high = line["both_at_their_best_interval"]
-        rows.append(
-            [
-                f"{label(line['loss_of'], ratio)} / {label(line['over_loss_of'], ratio)}",
-                f"{line['mean']:.4f}",
-                f"{low:.4f} to {high:.4f}",
-                f"{line['median']:.4f}",
-                f"{line['won']:.0%}",
-                *(
-                    "" if line["regions"][name]["mean"] is None else f"{line['regions'][name]['mean']:.3f}"
-                    for name in REGIONS
-                ),
-                f"{line['both_at_their_best']:.4f} ({best_low:.3f} to {best_high:.3f})",
-            ]
-        )
+        pair = f"{label(line['loss_of'], ratio)} / {label(line['over_loss_of'], ratio)}"
+        (low, high), (best_low, best_high) = line["interval"], line["both_at_their_best_interval"]
+        best = f"{line['both_at_their_best']:.4f} ({best_low:.3f} to {best_high:.3f})"
+        numbers = [f"{line['mean']:.4f}", f"{low:.4f} to {high:.4f}", f"{line['median']:.4f}"]
+        rows.append([pair, *numbers, f"{line['won']:.0%}", *_region_means(line), best])
     return rows
+
+
+def _region_means(line: dict[str, Any]) -> list[str]:
+    means = [line["regions"][name]["mean"] for name in REGIONS]
+    return ["" if mean is None else f"{mean:.3f}" for mean in means]
 
 
 def terminal_table(figures: dict[str, Any]) -> Table:
@@ -181,12 +175,11 @@ def terminal_table(figures: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for line in figures["comparisons"]:
         low, high = line["interval"]
-        means = [line["regions"][name]["mean"] for name in REGIONS]
         table.add_row(
             f"{line['loss_of']}/{line['over_loss_of']}",
             f"{line['mean']:.3f} {low:.3f} {high:.3f}",
             f"{line['won']:.0%}",
-            *("" if mean is None else f"{mean:.3f}" for mean in means),
+            *_region_means(line),
             f"{line['both_at_their_best']:.3f}",
         )
     return table
@@ -194,10 +187,22 @@ def terminal_table(figures: dict[str, Any]) -> Table:
 
 def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, Any], ratio: float) -> None:
     """table.md: the comparisons, the schedules, and every trial."""
-    names = list(trials[0]["losses"])
-    labels = [label(name, ratio) for name in names]
-    best = figures["best_constant_rate"]
-    counts = figures["comparisons"][0]["regions"]
+    names, best, counts = list(trials[0]["losses"]), figures["best_constant_rate"], figures["comparisons"][0]["regions"]
+    schedules = [
+        [
+            label(name, ratio),
+            f"{line['mean_nats_per_char']:.4f}",
+            f"{line['best_nats_per_char']:.4f}",
+            f"{line['best_rate']:.1e}",
+            str(line["diverged"]),
+        ]
+        for name, line in figures["schedules"].items()
+    ]
+    each = [
+        [str(trial["trial"]), str(trial["seed"]), f"{trial['rate']:.3e}"]
+        + [f"{trial['losses'][name]:.4f}" + "*" * (name in trial["diverged"]) for name in names]
+        for trial in trials
+    ]
     parts = [
         "# Cyclical learning rates against a constant one\n",
         f"{figures['trials']} trials; r is the rate drawn, losses are nats per character on the whole validation "
@@ -208,28 +213,11 @@ def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str
         markdown_table(HEADINGS, _rows(figures, ratio)),
         "\n## Each schedule by itself\n",
         markdown_table(
-            ["schedule", "mean loss over the range", "loss at its best", "where r is", "diverged"],
-            [
-                [
-                    label(name, ratio),
-                    f"{line['mean_nats_per_char']:.4f}",
-                    f"{line['best_nats_per_char']:.4f}",
-                    f"{line['best_rate']:.1e}",
-                    str(line["diverged"]),
-                ]
-                for name, line in figures["schedules"].items()
-            ],
+            ["schedule", "mean loss over the range", "loss at its best", "where r is", "diverged"], schedules
         ),
         "\nA run that ends worse than the uniform guess, or with no number, counts as the uniform guess.\n",
         "## Each trial\n",
-        markdown_table(
-            ["trial", "seed", "r", *labels],
-            [
-                [str(trial["trial"]), str(trial["seed"]), f"{trial['rate']:.3e}"]
-                + [f"{trial['losses'][name]:.4f}" + "*" * (name in trial["diverged"]) for name in names]
-                for trial in trials
-            ],
-        ),
+        markdown_table(["trial", "seed", "r", *(label(name, ratio) for name in names)], each),
     ]
     path.write_text("\n".join(parts) + "\n", "utf-8")
 
