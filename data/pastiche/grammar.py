@@ -37,17 +37,14 @@ class Chooser:
 
     def pick(self, options: Sequence[T], weights: Sequence[int] | None = None) -> T:
         """One of `options`, in proportion to its integer weight (all 1 by default)."""
-        return self.pick_cumulative(options, tuple(accumulate(weights))) if weights else self._uniform(options)
-
-    def _uniform(self, options: Sequence[T]) -> T:
-        index = int(self._random.random() * len(options))
-        self.bits += math.log2(len(options))
-        return options[index]
-
-    def pick_cumulative(self, options: Sequence[T], sums: Sequence[int]) -> T:
-        """One of `options`, given the running sums of their weights."""
-        index = bisect_right(sums, self._random.random() * sums[-1])
-        self.bits += math.log2(sums[-1] / (sums[index] - (sums[index - 1] if index else 0)))
+        level = self._random.random()
+        if weights is None:
+            index, odds = int(level * len(options)), float(len(options))
+        else:
+            sums = tuple(accumulate(weights))
+            index = bisect_right(sums, level * sums[-1])
+            odds = sums[-1] / weights[index]
+        self.bits += math.log2(odds)
         return options[index]
 
 
