@@ -53,12 +53,8 @@ MODERN_NAMES = [
     (r"^head\.weight$", r"lm_head.weight"),
     (r"^blocks\.(\d+)\.attention_norm\.", r"model.layers.\1.input_layernorm."),
     (r"^blocks\.(\d+)\.feed_forward_norm\.", r"model.layers.\1.post_attention_layernorm."),
-    (r"^blocks\.(\d+)\.attention\.query_norm\.", r"model.layers.\1.self_attn.q_norm."),
-    (r"^blocks\.(\d+)\.attention\.key_norm\.", r"model.layers.\1.self_attn.k_norm."),
-    (r"^blocks\.(\d+)\.attention\.query\.", r"model.layers.\1.self_attn.q_proj."),
-    (r"^blocks\.(\d+)\.attention\.key\.", r"model.layers.\1.self_attn.k_proj."),
-    (r"^blocks\.(\d+)\.attention\.value\.", r"model.layers.\1.self_attn.v_proj."),
-    (r"^blocks\.(\d+)\.attention\.out\.", r"model.layers.\1.self_attn.o_proj."),
+    (r"^blocks\.(\d+)\.attention\.([qk])[a-z]+_norm\.", r"model.layers.\1.self_attn.\2_norm."),
+    (r"^blocks\.(\d+)\.attention\.([qkvo])[a-z]+\.", r"model.layers.\1.self_attn.\2_proj."),
     (r"^blocks\.(\d+)\.feed_forward\.(gate|up|down)\.", r"model.layers.\1.mlp.\2_proj."),
 ]
 GPT2_NAMES = [

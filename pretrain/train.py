@@ -255,14 +255,11 @@ def conclude(run: Pretraining, stage: StageFolder) -> None:
         f"validation split{f', where the grammar itself has {floor:.4f} bits' if floor else ''}"
     )
     write_plot(stage.path / "loss.png", metrics, run)
-    write_samples(
-        stage.path / "samples.md",
-        "Samples while training",
-        (
-            (f"Step {line['step']}, {line['bits_per_char']:.3f} bits per character", [("", line["sample"])])
-            for line in reversed(metrics)
-        ),
+    samples = (
+        (f"Step {line['step']}, {line['bits_per_char']:.3f} bits per character", [("", line["sample"])])
+        for line in reversed(metrics)
     )
+    write_samples(stage.path / "samples.md", "Samples while training", samples)
 
 
 def write_plot(path: Path, metrics: list[dict[str, Any]], run: Pretraining) -> None:
@@ -270,19 +267,12 @@ def write_plot(path: Path, metrics: list[dict[str, Any]], run: Pretraining) -> N
     metrics = [line for line in metrics if line["step"]]
     chars_per_token = len(run.corpus.train) / len(run.windows.ids)
     steps = [line["step"] for line in metrics]
+    training = [line["train_nats_per_token"] / math.log(2) / chars_per_token for line in metrics]
+    validation = [line["bits_per_char"] for line in metrics]
     floor = run.corpus.entropy_bits_per_char
     plot_curves(
         path,
-        {
-            "training (dropout on)": (
-                steps,
-                [line["train_nats_per_token"] / math.log(2) / chars_per_token for line in metrics],
-            ),
-            "validation, whole split": (
-                steps,
-                [line["bits_per_char"] for line in metrics],
-            ),
-        },
+        {"training (dropout on)": (steps, training), "validation, whole split": (steps, validation)},
         xlabel="optimizer step",
         ylabel="bits per character",
         title=f"Pretraining on {run.corpus.name}",

@@ -69,10 +69,8 @@ def read_stage(folder: Path, stage: str | None = None, command: str | None = Non
     if stage is not None and record.stage != stage:
         raise UserError(f"{folder} holds the stage '{record.stage}', not '{stage}': {again}")
     again = f"run `{record.command} --run {folder.parent} --overwrite`"
-    for file_name, expected in (
-        ("model.safetensors", record.weights_sha256),
-        ("tokenizer.json", record.tokenizer_sha256),
-    ):
+    hashes = {"model.safetensors": record.weights_sha256, "tokenizer.json": record.tokenizer_sha256}
+    for file_name, expected in hashes.items():
         if expected and (found := sha256_of(folder / file_name)) != expected:
             what = "was changed or truncated after the stage ended" if found else "is missing"
             raise UserError(f"{folder / file_name} {what}: {again}")
@@ -165,14 +163,8 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
