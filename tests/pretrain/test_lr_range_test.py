@@ -80,7 +80,8 @@ def test_the_command(command: Run, refused: Run, tiny: list, tmp_path: Path) -> 
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == found["steps"]
     assert found["upper"] in [line["learning_rate"] for line in lines]
-    assert Image.open(found["plot"]).size == (768, 456)
+    with Image.open(found["plot"]) as plot:
+        assert plot.size == (768, 456)
     assert json.loads((folder / "stage.json").read_text())["results"]["upper"] == found["upper"]
     assert [path.name for path in tmp_path.iterdir()] == ["lr_range_test"]
     assert "--overwrite" in refused(*arguments)

@@ -104,7 +104,7 @@ def test_teachers_of_another_kind_are_not_taken(config: PretrainConfig) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teachers": -1}, "teachers must be at least 0"),
+        ({"teachers": -1}, "teachers must not be negative"),
         ({"teacher_preset": "socrates"}, "no preset is called socrates"),
         ({"context_length": 24}, "preset tiny cannot teach"),
     ],

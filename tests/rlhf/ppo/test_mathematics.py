@@ -94,7 +94,9 @@ def value_loss(new: Rows, old: Rows, returns: Rows, denominator: float, clip: fl
     total, clipped = 0.0, 0
     for rows in zip(new, old, returns, strict=True):
         for value, before, target in zip(*rows, strict=True):
-            near = before + min(max(value - before, -clip), clip)
+            near = min(
+                max(value, before - clip), before + clip
+            )  # the value itself, to the bit, where it is not clipped
             total += max((value - target) ** 2, (near - target) ** 2) / 2
             clipped += (near - target) ** 2 > (value - target) ** 2
     return total / denominator, clipped
@@ -241,7 +243,7 @@ def difference_quotients(function: Callable[[Rows], float], at: Rows, step: floa
 
 
 def _far_from_value_kinks(value: float, before: float, target: float) -> bool:
-    near = before + min(max(value - before, -CLIP), CLIP)
+    near = min(max(value, before - CLIP), before + CLIP)
     # At the clip's bounds, and where the clipped and the free error are equal on opposite sides of the target.
     return abs(abs(value - before) - CLIP) > KINK and (near == value or abs(near + value - 2 * target) > KINK)
 

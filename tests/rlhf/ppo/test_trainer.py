@@ -425,7 +425,7 @@ def test_a_bad_reward_is_said(make: Make, tokenizer: Any, changes: dict[str, Any
     [
         ({"num_mini_batches": 5}, "does not divide"),
         ({"total_episodes": 8}, "less than one batch"),
-        ({"temperature": 0.0}, "PPO samples"),
+        ({"temperature": 0.0}, "responses are sampled"),
         ({"response_length": 60}, "more than the 64"),
         ({"missing_eos_rule": "forgive"}, "subtract or replace"),
         ({"save_every": 1}, "output_dir"),
