@@ -94,9 +94,7 @@ def value_loss(new: Rows, old: Rows, returns: Rows, denominator: float, clip: fl
     total, clipped = 0.0, 0
     for rows in zip(new, old, returns, strict=True):
         for value, before, target in zip(*rows, strict=True):
-            near = min(
-                max(value, before - clip), before + clip
-            )  # the value itself, to the bit, where it is not clipped
+            near = min(max(value, before - clip), before + clip)  # the value to the bit, where nothing is clipped
             total += max((value - target) ** 2, (near - target) ** 2) / 2
             clipped += (near - target) ** 2 > (value - target) ** 2
     return total / denominator, clipped
