@@ -68,7 +68,7 @@ def test_from_text_to_report(tmp_path: Path) -> None:
     """One test, since the run is made once: the stages, the comparison, the page, and the same command again."""
     run = tmp_path / "run"
     done = pipeline(run, "pastiche")
-    assert not re.search(r"Traceback|Warning|warn\(", done.stdout + done.stderr)
+    assert not re.search(r"Traceback|Warning|warn\(|it/s", done.stdout + done.stderr)
     for name in (*STAGES, "total"):
         assert re.search(rf"^{name} +\d+ s$", done.stderr, flags=re.MULTILINE), f"no time of {name}"
     assert {path.name for path in run.iterdir()} == {*STAGES, "corpus.txt"}, "nothing half-written is left"

@@ -10,6 +10,7 @@ from rlhf.algorithms.learning import SAMPLED_UPDATES, conclude, progress
 from rlhf.algorithms.task import AlignmentTask
 from rlhf.ppo.trackers import check_trackers
 from rlhf.ppo.trainer import Metrics, PPOTrainer
+from sft.models.loading import quiet
 
 
 def align(config: AlignConfig, preset: str) -> Path:
@@ -19,7 +20,8 @@ def align(config: AlignConfig, preset: str) -> Path:
     ppo.check(process_state(task.device).num_processes)
     check_trackers(ppo)
     reward = task.reward
-    with open_stage(config.folder_name, config, preset=preset, command=config.command, parent=task.sft) as stage:
+    name, command = config.folder_name, config.command
+    with quiet(), open_stage(name, config, preset=preset, command=command, parent=task.sft) as stage:
         trainer = PPOTrainer(
             config.run / "sft",
             reward,
@@ -49,7 +51,7 @@ def align(config: AlignConfig, preset: str) -> Path:
             bar.advance(1, progress(metrics))
 
         trainer.callbacks.append(log)
-        with progress_bar(config.folder_name, ppo.num_updates, trainer.updates_done) as bar:
+        with progress_bar(name, ppo.num_updates, trainer.updates_done) as bar:
             trainer.train()
         trainer.save(stage.path)
         if trainer.accelerator.is_main_process:
