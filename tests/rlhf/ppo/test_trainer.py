@@ -290,7 +290,7 @@ def test_equal_seeds_equal_trajectories(make: Make) -> None:
 
 
 PROCESSES = """
-import sys
+import os, sys
 import torch
 from rlhf import PPOConfig, PPOTrainer
 from transformers import AutoModelForCausalLM
@@ -315,6 +315,7 @@ if trainer.accelerator.is_main_process:
     torch.save({**models, "responses": responses, "history": history}, f"{folder}/{count}.pt")
 trainer.accelerator.wait_for_everyone()
 trainer.accelerator.end_training()
+os._exit(0)  # all is written; gloo's threads now and then abort a process that ends in the ordinary way
 """
 
 
