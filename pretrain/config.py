@@ -118,7 +118,9 @@ class PretrainConfig(BatchOptions, StageOptions):
             return GPTConfig(**shape | {"vocab_size": vocab_size})
         for name, value in LADDER_IS.items():
             if getattr(self, name) != value:
-                raise UserError(f"the rung {self.family} has {name} {value}, not {getattr(self, name)}: leave it so")
+                raise UserError(
+                    f"{name} is fixed at {value} for rung {self.family}, but is {getattr(self, name)}: leave it out"
+                )
         sizes = {name: getattr(self, name) for name in ("context_length", "width", "layers", "heads", "feed_forward")}
         return LadderConfig(rung=self.family, vocab_size=vocab_size, **sizes)
 

@@ -201,7 +201,7 @@ class RewardStage:
         plot_curves(
             folder.path / "loss.png",
             {
-                "loss (nats a pair)": curve(metrics, "step", "loss"),
+                "loss (nats per pair)": curve(metrics, "step", "loss"),
                 "pairs ordered right": curve(metrics, "step", "accuracy"),
             },
             xlabel="optimizer step",

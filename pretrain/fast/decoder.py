@@ -132,7 +132,7 @@ class KVDecoder:
 
     def __init__(self, body: Body, head: Linear, context_length: int, dtype: torch.dtype) -> None:
         """dtype: of the activations. Token by token a CPU computes in float32 all the same: its kernels of bfloat16
-        are made anew for every size, and the batch shrinks with every row that stops.
+        are made for every size, and the batch shrinks with every row that stops.
         """
         self.body, self.head, self.context_length, self.dtype = body, head, context_length, dtype
 

@@ -15,7 +15,7 @@ GROUP = 16
 STRIP = 64
 """Queries that meet the keys together. Of later keys than the strip's last query sees, nothing is computed."""
 WIDTH_STEP, TOKEN_STEP = 16, 128
-"""Sizes are rounded up to multiples of these: the CPU's kernels are made anew for every size, and kept."""
+"""Sizes are rounded up to multiples of these: a CPU makes its kernels for every size, and keeps them."""
 
 
 def round_up(number: int, step: int) -> int:

@@ -50,7 +50,7 @@ class LadderConfig:
         for name in ("vocab_size", "context_length", "width", "heads", "layers", "feed_forward"):
             value = getattr(self, name)
             if value != fixed.get(name, value):
-                raise UserError(f"the rung {self.rung} has {name} {fixed[name]}, not {value}: leave it so")
+                raise UserError(f"{name} is fixed at {fixed[name]} for rung {self.rung}, but is {value}: leave it out")
             if name not in fixed and value < 1:
                 raise UserError(f"{name} must be at least 1 in the rung {self.rung}, not {value}")
         if self.heads and self.width % self.heads:

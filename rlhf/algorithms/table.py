@@ -25,7 +25,7 @@ PANELS = (("reward", "reward: what is maximised (SFT: 0 ± 1)"), ("gold", "gold:
 
 
 def columns(row: Mapping[str, Any]) -> dict[str, str]:
-    """One source's figures as they stand in the tables, by the head of their column."""
+    """One source's numbers as the tables show them, by the head of their column."""
     rate = row["beats_sft"]
     return {
         "gold": f"{row['gold']:.3f}",
@@ -123,7 +123,7 @@ def reward_kl_plot(path: Path, rows: Rows, paths: Mapping[str, Mapping[str, Curv
 
 
 def _points(axes: Axes, rows: Rows, measure: str) -> None:
-    """Every source at its KL; the best of n, which begin at SFT, as one curve with n beside its points."""
+    """Every source at its KL; the best of n, which begin at SFT, as one curve with n next to its points."""
     best = {name: row for name, row in rows.items() if name.startswith("best of")}
     places = {name: (row["kl_to_sft"], row[measure]) for name, row in rows.items()}
     for name in [name for name in rows if name not in best]:

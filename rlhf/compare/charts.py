@@ -35,7 +35,7 @@ def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: 
 
 
 def calibration_chart(bins: Mapping[str, Sequence[tuple[float, float]]], colours: Sequence[str]) -> str:
-    """Named (predicted, observed) shares beside the diagonal of perfect calibration."""
+    """Named (predicted, observed) shares next to the diagonal of perfect calibration."""
     figure, axes = _axes(4.2, 2.6)
     axes.plot([0, 1], [0, 1], color=COLOURS["faint"], linewidth=1.2, linestyle="--")
     for (name, points), colour in zip(bins.items(), colours, strict=True):

@@ -21,7 +21,7 @@ FEWEST_IN_BIN = 20  # pairs; a point of the calibration made of fewer says nothi
 COLUMNS = [
     ("Gold", "{gold:.3f} ± {gold_half:.3f}", "mean score in [0, 1] with its 95 % interval; higher is better"),
     ("Reward", "{reward:+.2f} ± {reward_half:.2f}", "mean by the reward model, in standard deviations from SFT's"),
-    ("KL", "{kl}", "distance from the SFT model, nats a reply; best of 4: the known bound"),
+    ("KL", "{kl}", "distance from the SFT model, nats per reply; best of 4: the known bound"),
     ("Tokens", "{tokens:.1f}", "mean length in tokens, the end counted"),
     ("Words", "{words:.1f}", "mean length in words"),
     ("Stops", "{stopped:.1%}", "share of replies that end by themselves"),
@@ -123,7 +123,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
     if controls["sft_t07"]["gold"] >= rlhf["gold"]:
         doubt.append("Sampling SFT at temperature .7 does as well as PPO did.")
     if rlhf["kl_to_sft"] > 10:
-        doubt.append(f"The aligned model is {rlhf['kl_to_sft']:.1f} nats a reply away from SFT: far.")
+        doubt.append(f"The aligned model is {rlhf['kl_to_sft']:.1f} nats per reply away from SFT: far.")
     model = result["reward_model"]["rlhf"]
     if model["heldout_accuracy"] is not None:
         doubt.append(

@@ -250,10 +250,10 @@ def test_a_ladder_that_cannot_go_on_is_refused_before_it_begins(
 @pytest.mark.parametrize(
     ("rung", "changes", "words"),
     [
-        ("bigram", {"width": 64}, "bigram has width 0, not 64"),
-        ("one-head", {"dropout": 0.1}, "one-head has dropout 0.0, not 0.1"),
-        ("residual", {"precision": "bf16"}, "residual has precision fp32, not bf16"),
-        ("layer-norm", {"tied": True}, "layer-norm has tied False, not True"),
+        ("bigram", {"width": 64}, "width is fixed at 0 for rung bigram, but is 64"),
+        ("one-head", {"dropout": 0.1}, "dropout is fixed at 0.0 for rung one-head, but is 0.1"),
+        ("residual", {"precision": "bf16"}, "precision is fixed at fp32 for rung residual, but is bf16"),
+        ("layer-norm", {"tied": True}, "tied is fixed at False for rung layer-norm, but is True"),
         ("layer-norm", {"heads": 5}, "not divisible by 5 heads"),
     ],
 )
@@ -277,7 +277,7 @@ def test_a_rung_is_no_gpt_and_says_what_makes_one(ladder: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ({"rung": "one-head"}, "has heads 1|at least 1"),
+        ({"rung": "one-head"}, "heads is fixed at 1|at least 1"),
         ({"colour": "red"}, "broken checkpoint"),
         ({"vocab_size": 0}, "vocab_size must be at least 1"),
         ({"model_type": "llama"}, "not one of ours"),

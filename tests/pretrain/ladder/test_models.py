@@ -179,10 +179,10 @@ def test_parameters_counted_by_hand() -> None:
 @pytest.mark.parametrize(
     ("rung", "changes", "words"),
     [
-        ("bigram", {"width": 32}, "bigram has width 0, not 32"),
-        ("one-head", {"heads": 2}, "one-head has heads 1, not 2"),
-        ("multi-head", {"layers": 2}, "multi-head has layers 1, not 2"),
-        ("multi-head", {"feed_forward": 48}, "multi-head has feed_forward 0, not 48"),
+        ("bigram", {"width": 32}, "width is fixed at 0 for rung bigram, but is 32"),
+        ("one-head", {"heads": 2}, "heads is fixed at 1 for rung one-head, but is 2"),
+        ("multi-head", {"layers": 2}, "layers is fixed at 1 for rung multi-head, but is 2"),
+        ("multi-head", {"feed_forward": 48}, "feed_forward is fixed at 0 for rung multi-head, but is 48"),
         ("feed-forward", {"feed_forward": 0}, "feed_forward must be at least 1"),
         ("residual", {"layers": 0}, "layers must be at least 1"),
         ("layer-norm", {"heads": 5}, "not divisible by 5 heads"),
