@@ -30,7 +30,7 @@ bench-ppo: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[rlhf,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[rlhf,ui,dev]'
 	touch $@
 
 clean:

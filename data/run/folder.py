@@ -39,7 +39,7 @@ class StageFolder:
 
     def __init__(self, options: StageOptions, record: StageRecord) -> None:
         self.options, self.record = options, record
-        self.final, self.path = _places(options.run, record.stage)
+        self.final, self.path = _places(options, record.stage)
         self.resuming = options.resume
         self.resume_path = self.path / "resume"
         self.config, self.results = record.config, record.results
@@ -169,7 +169,7 @@ def open_stage(
 
 def first_corpus(name: str, options: StageOptions, spec: str) -> Corpus:
     """The text of `--corpus spec` for a stage without a parent; on --resume the one that it began with."""
-    _, partial = _places(options.run, name)
+    _, partial = _places(options, name)
     if options.resume and (partial / CORPUS).exists():
         entry = _settings_of(partial)["text"]
         return Corpus(text=(partial / CORPUS).read_bytes().decode("utf-8"), **entry)
@@ -196,13 +196,14 @@ def announce(stage: str, line: str) -> None:
         console.print(f"[bold]{stage}[/bold]  {line}", soft_wrap=True)
 
 
-def _places(run: Path, name: str) -> tuple[Path, Path]:
+def _places(options: StageOptions, name: str) -> tuple[Path, Path]:
     """(finished folder, unfinished folder) of a stage."""
-    return run / name, run / f".{name}.partial"
+    parent = options.into or options.run
+    return parent / name, parent / f".{name}.partial"
 
 
 def _check_claim(name: str, options: StageOptions, begun: dict[str, Any]) -> None:
-    final, partial = _places(options.run, name)
+    final, partial = _places(options, name)
     if options.resume and options.overwrite:
         raise UserError("--resume and --overwrite exclude each other: choose one")
     if final.exists() and not options.overwrite:
@@ -228,7 +229,7 @@ def _check_claim(name: str, options: StageOptions, begun: dict[str, Any]) -> Non
 
 
 def _claim(name: str, options: StageOptions, begun: dict[str, Any], corpus: Corpus | None) -> None:
-    _, partial = _places(options.run, name)
+    _, partial = _places(options, name)
     if options.overwrite:
         shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -1,5 +1,6 @@
 """What every stage's command takes, and how it reads its preset."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -33,8 +34,10 @@ class StageOptions:
     """Continue a stage that was stopped, with the same settings."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the stage computes: auto is a CUDA GPU where there is one, otherwise the CPU."""
+    into: tyro.conf.Suppress[Path | None] = None
+    """Folder that gets the stage, where that is not the run: a taste has stages of its own."""
 
-    how: ClassVar[tuple[str, ...]] = ("run", "overwrite", "resume", "device")
+    how: ClassVar[tuple[str, ...]] = ("run", "overwrite", "resume", "device", "into")
     """Options that only say where and how a stage runs; they are no settings."""
 
 
@@ -86,6 +89,15 @@ def check_ranges(options: object, **names: str) -> None:
             value = getattr(options, name)
             if value is not None and not holds(value):
                 raise UserError(f"{name} {words}, but is {value}")
+
+
+def check_name(kind: str, name: str) -> str:
+    """`name`, if it can name a file or folder and nothing outside of its parent; UserError otherwise."""
+    if not re.fullmatch(r"\w[\w .-]{0,63}", name) or name.endswith((".", " ")):
+        raise UserError(
+            f"{kind} {name[:64]!r}: use 1 to 64 letters, digits, spaces, '-', '_' or '.', a letter or digit first"
+        )
+    return name
 
 
 def settings(options: StageOptions) -> dict[str, Any]:

@@ -227,3 +227,11 @@ assert not loaded, loaded
     record = json.loads((tmp_path / "sft" / "stage.json").read_text())
     assert record["device"].startswith("cpu (")
     assert (tmp_path / "sft" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stage_can_stand_elsewhere_than_in_the_run(tmp_path: Path) -> None:
+    options = StageOptions(run=tmp_path, into=tmp_path / "tastes" / "mine")
+    with open_stage("pretrain", options, preset="smoke", corpus=TEXT) as folder:
+        (folder.path / "model.safetensors").write_bytes(b"weights")
+    assert read_stage(tmp_path / "tastes" / "mine" / "pretrain").config == {"seed": 1}
+    assert not (tmp_path / "pretrain").exists()

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions, settings
+from data.run.options import BatchOptions, StageOptions, check_name, settings
 
 
 @dataclass(kw_only=True)
@@ -38,3 +38,33 @@ def test_a_batch_is_split_over_processes_and_forward_passes() -> None:
     ):
         with pytest.raises(UserError, match=words):
             split(batch, micro, processes)
+
+
+@pytest.mark.parametrize("name", ["mine", "Ada L", "v1.2", "Zoë", "a" * 64])
+def test_a_name_of_letters_names_a_file(name: str) -> None:
+    assert check_name("annotator", name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "-rf",
+        "a\0b",
+        "a\nb",
+        "end.",
+        "end ",
+        "a" * 65,
+        "<b>",
+        "\u202ename",
+    ],
+)
+def test_a_name_that_is_a_path_or_no_word_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="annotator"):
+        check_name("annotator", name)
