@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from data.run.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
+from data.run.page import write_page
 from data.run.plots import curve
 from data.run.record import read_metrics
-from rlhf.compare.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
-from rlhf.judging.sources import COLOURS, COMPARISONS, SOURCES, STAGES
+from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES
 
 SAMPLES = 10
 FEWEST_IN_BIN = 20  # pairs; a point of the calibration made of fewer says nothing
@@ -142,33 +142,32 @@ def _told_apart(p: float, q: float, n_p: float, n_q: float) -> bool:
 
 def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
     """Write the page of one comparison; curves come from the stages' metrics.jsonl in `run`, where they exist."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     rows = result["stages"] | result["controls"]
-    terms = result["stages"]["sft"]["terms"]
-    page = environment.get_template("report.html.j2").render(
+    colours = [SOURCES[stage].colour for stage in STAGES]
+    terms = {
+        name: {stage: result["stages"][stage]["terms"][name] for stage in STAGES}
+        for name in result["stages"]["sft"]["terms"]
+    }
+    rates = [(COMPARISONS[name].title, rate, COMPARISONS[name].colour) for name, rate in result["win_rates"].items()]
+    write_page(
+        path,
+        Path(__file__).parent,
+        "report.html.j2",
         result=result,
         sources=SOURCES,
         stage_names=STAGES,
-        colours=COLOURS,
         one_digit=_one_digit,
         notice=_notice(result["corpus"]),
         verdict=verdict(result),
-        win_rates=Markup(win_rate_chart([(COMPARISONS[name].title, rate, COMPARISONS[name].colour)
-                                         for name, rate in result["win_rates"].items()])),
+        win_rates=Markup(win_rate_chart(rates)),
         columns=COLUMNS,
         rows=[(SOURCES[name], _cells(row)) for name, row in rows.items()],
-        terms=[(name, TERMS.get(name, ""), Markup(bar_chart({stage: result["stages"][stage]["terms"][name]
-                                                             for stage in STAGES}, name)))
-               for name in terms],
+        terms=[(name, TERMS.get(name, ""), Markup(bar_chart(bars, colours, name))) for name, bars in terms.items()],
         curves=[(title, Markup(svg)) for title, svg in curves(run, result["reward_model"])],
         samples=result["samples"][:SAMPLES],
         made=list(result["made"].items()),
         total_seconds=sum(record["wall_seconds"] for record in result["made"].values()) + result["seconds"],
-    )  # fmt: skip
-    path.write_text(page, "utf-8")
+    )
 
 
 def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,15 +2,6 @@
 
 from dataclasses import dataclass
 
-COLOURS = {
-    "pretrain": ("#8d8578", "#9d9587"),
-    "sft": ("#2f6ea3", "#6fb1e6"),
-    "rlhf": ("#b3382c", "#f0796a"),
-    "original": ("#a37a1c", "#dcb04e"),
-    "control": ("#5f7f6a", "#8fb59c"),
-}
-"""The report's colours by name, each on light and on dark paper."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -18,7 +9,7 @@ class Source:
 
     title: str
     colour: str
-    """A name of COLOURS."""
+    """A name of `data.run.page.COLOURS`."""
     folder: str = ""
     """Stage folder of the model that is sampled; without one, the replies are the text's own."""
     draw: int = 0

@@ -14,12 +14,13 @@ import pytest
 
 from data.console import UserError
 from data.dialogue import heldout_pairs
+from data.run.page import COLOURS
 from data.run.record import parent_of, read_stage
 from reward.gold.judge import GoldJudge
 from rlhf.compare.__main__ import CompareOptions, compare
 from rlhf.compare.report import verdict, write_report
 from rlhf.judging.measures import win_rate
-from rlhf.judging.sources import COLOURS, COMPARISONS, SOURCES, STAGES, Comparison, Source
+from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Comparison, Source
 
 PROMPTS = 12
 FIGURES = {

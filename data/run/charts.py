@@ -1,4 +1,4 @@
-"""The report's plots as inline SVG, in the page's own colours and fonts, light and dark."""
+"""Charts as inline SVG, in the colours and fonts of the page that holds them, light and dark."""
 
 import io
 import re
@@ -10,16 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data.run.page import COLOURS as PAGE_COLOURS
 from data.run.plots import Curve
-from rlhf.judging.sources import COLOURS as SOURCE_COLOURS
-from rlhf.judging.sources import SOURCES
 
 # Colours that stand for the page's CSS variables: put into the SVG in their place when it is written.
-COLOURS = {name: "#" + 3 * f"{number:02}" for number, name in enumerate(["ink", "faint", *SOURCE_COLOURS], 1)}
+COLOURS = {name: "#" + 3 * f"{number:02}" for number, name in enumerate(["ink", "faint", *PAGE_COLOURS], 1)}
 
 
 def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: Sequence[str]) -> str:
-    """Named (x, y) curves; `colours` are names of COLOURS, one a curve."""
+    """Named (x, y) curves; `colours` are names of COLOURS, one per curve."""
     figure, axes = _axes(4.2, 2.6)
     for (name, (x, y)), colour in zip(curves.items(), colours, strict=True):
         marker = "o" if len(x) < 12 else None
@@ -64,11 +63,11 @@ def win_rate_chart(rates: Sequence[tuple[str, dict[str, Any], str]]) -> str:
     return _svg(figure, "win rates with 95 % intervals")
 
 
-def bar_chart(values: Mapping[str, float], title: str) -> str:
-    """One bar in [0, 1] for each source, by its key."""
+def bar_chart(values: Mapping[str, float], colours: Sequence[str], title: str) -> str:
+    """Named bars in [0, 1]; `colours` are names of COLOURS, one per bar. The names are not shown."""
     figure, axes = _axes(2.3, 1.15)
     names = list(values)
-    axes.barh(names, list(values.values()), color=[COLOURS[SOURCES[name].colour] for name in names], height=0.72)
+    axes.barh(names, list(values.values()), color=[COLOURS[colour] for colour in colours], height=0.72)
     for place, value in enumerate(values.values()):
         axes.text(value + 0.03, place, f"{value:.2f}", va="center", color=COLOURS["ink"], fontsize=9)
     axes.set(xlim=(0, 1.25), ylim=(len(names) - 0.4, -0.6))
