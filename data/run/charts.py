@@ -1,9 +1,11 @@
 """Charts as inline SVG, in the colours and fonts of the page that holds them, light and dark."""
 
+import html
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ from data.run.plots import Curve
 COLOURS = {name: "#" + 3 * f"{number:02}" for number, name in enumerate(["ink", "faint", *PAGE_COLOURS], 1)}
 
 
+@rc_context({"text.parse_math": False})  # a dollar in a name is a dollar
 def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: Sequence[str]) -> str:
     """Named (x, y) curves; `colours` are names of COLOURS, one per curve."""
     figure, axes = _axes(4.2, 2.6)
@@ -33,6 +36,7 @@ def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: 
     return _svg(figure, f"{ylabel} over {xlabel}")
 
 
+@rc_context({"text.parse_math": False})
 def calibration_chart(bins: Mapping[str, Sequence[tuple[float, float]]], colours: Sequence[str]) -> str:
     """Named (predicted, observed) shares next to the diagonal of perfect calibration."""
     figure, axes = _axes(4.2, 2.6)
@@ -45,24 +49,42 @@ def calibration_chart(bins: Mapping[str, Sequence[tuple[float, float]]], colours
     return _svg(figure, "calibration of the reward model")
 
 
-def win_rate_chart(rates: Sequence[tuple[str, dict[str, Any], str]]) -> str:
-    """One row per comparison (label, win rate, colour): a dot with its 95 % interval, and the line of chance."""
-    figure, axes = _axes(5.4, 0.34 * len(rates) + 0.8)
-    axes.axvline(0.5, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 3)))
-    for place, (_, rate, colour) in enumerate(rates):
-        axes.plot([rate["low"], rate["high"]], [place, place], color=COLOURS[colour], linewidth=5, alpha=0.35,
-                  solid_capstyle="round")  # fmt: skip
-        axes.plot(rate["rate"], place, "o", color=COLOURS[colour], markersize=6.5)
-        axes.text(1.03, place, f"{rate['rate']:.2f}", va="center", color=COLOURS["ink"], fontsize=9.5)
-    axes.set_yticks(range(len(rates)), [label for label, _, _ in rates])
-    axes.set(xlim=(0, 1), ylim=(len(rates) - 0.4, -0.6), xlabel="share of prompts won")
+class Dot(NamedTuple):
+    """A share and its interval, in a colour of COLOURS."""
+
+    value: float
+    low: float
+    high: float
+    colour: str
+
+
+@rc_context({"text.parse_math": False})
+def dot_chart(rows: Mapping[str, Sequence[Dot]], xlabel: str, label: str, reference: float | None = None) -> str:
+    """Named rows of shares in [0, 1], each a dot with its interval, several of a row below each other.
+
+    `reference` is a share that a dashed line marks; `label` says what the chart is.
+    """
+    lanes = max(map(len, rows.values()))
+    figure, axes = _axes(5.4, (0.34 + 0.2 * (lanes - 1)) * len(rows) + 0.8)
+    if reference is not None:
+        axes.axvline(reference, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 3)))
+    for row, dots in enumerate(rows.values()):
+        for lane, dot in enumerate(dots):
+            place = row + (lane - (len(dots) - 1) / 2) * 0.8 / lanes
+            axes.plot([dot.low, dot.high], [place, place], color=COLOURS[dot.colour], linewidth=5, alpha=0.35,
+                      solid_capstyle="round")  # fmt: skip
+            axes.plot(dot.value, place, "o", color=COLOURS[dot.colour], markersize=6.5)
+            axes.text(1.03, place, f"{dot.value:.2f}", va="center", color=COLOURS["ink"], fontsize=9.5)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel=xlabel)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
     axes.grid(axis="x", color=COLOURS["faint"], linewidth=0.6)
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0)
-    return _svg(figure, "win rates with 95 % intervals")
+    return _svg(figure, label)
 
 
+@rc_context({"text.parse_math": False})
 def bar_chart(values: Mapping[str, float], colours: Sequence[str], title: str) -> str:
     """Named bars in [0, 1]; `colours` are names of COLOURS, one per bar. The names are not shown."""
     figure, axes = _axes(2.3, 1.15)
@@ -91,11 +113,12 @@ def _svg(figure: Figure, label: str) -> str:
     """The figure as an <svg> element without size, font, background or metadata of its own."""
     out = io.StringIO()
     # Text stays text, so it takes the page's font; the salt makes ids differ between plots and not between runs.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # the page's font may have it
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", out.getvalue(), flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[^"]*"', "", svg, count=2)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg

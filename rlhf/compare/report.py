@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from data.run.charts import bar_chart, calibration_chart, curve_chart, win_rate_chart
+from data.run.charts import Dot, bar_chart, calibration_chart, curve_chart, dot_chart
 from data.run.page import write_page
 from data.run.plots import curve
 from data.run.record import read_metrics
@@ -148,7 +148,10 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         name: {stage: result["stages"][stage]["terms"][name] for stage in STAGES}
         for name in result["stages"]["sft"]["terms"]
     }
-    rates = [(COMPARISONS[name].title, rate, COMPARISONS[name].colour) for name, rate in result["win_rates"].items()]
+    rates = {
+        COMPARISONS[name].title: [Dot(rate["rate"], rate["low"], rate["high"], COMPARISONS[name].colour)]
+        for name, rate in result["win_rates"].items()
+    }
     write_page(
         path,
         Path(__file__).parent,
@@ -159,7 +162,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         one_digit=_one_digit,
         notice=_notice(result["corpus"]),
         verdict=verdict(result),
-        win_rates=Markup(win_rate_chart(rates)),
+        win_rates=Markup(dot_chart(rates, "share of prompts won", "win rates with 95 % intervals", 0.5)),
         columns=COLUMNS,
         rows=[(SOURCES[name], _cells(row)) for name, row in rows.items()],
         terms=[(name, TERMS.get(name, ""), Markup(bar_chart(bars, colours, name))) for name, bars in terms.items()],
