@@ -58,6 +58,32 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8"))
 
 
+def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Add one line, which is on disk when this returns. Half a line at the end, left by a kill, is replaced."""
+    line = json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
+    with Path(path).open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_appended(path: str | Path) -> list[dict[str, Any]]:
+    """The whole lines of a file that a program of ours appends to; none where there is no file.
+
+    Half a line, left by a kill, is no line.
+    """
+    try:
+        *lines, _ = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write to a temporary sibling and rename it into place, so that no reader ever sees half a file."""
     path = Path(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.console import UserError
+from data.jsonl import read_appended
 
 SCHEMA_VERSION = 2
 
@@ -118,11 +119,7 @@ def parent_of(record: StageRecord) -> dict[str, str]:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a stage's `metrics.jsonl`; none where there is no file. Half a line, left by a kill, is no line."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    *lines, _ = path.read_text("utf-8").split("\n")
-    return [json.loads(line) for line in lines]
+    return read_appended(folder / "metrics.jsonl")
 
 
 def peak_memory_gib() -> float | None:

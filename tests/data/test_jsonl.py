@@ -5,7 +5,7 @@ import pytest
 
 from data import jsonl
 from data.console import UserError
-from data.jsonl import read_jsonl, read_texts, write_jsonl, write_whole
+from data.jsonl import append_jsonl, read_appended, read_jsonl, read_texts, write_jsonl, write_whole
 
 RANKINGS = {"prompt": str, "completions": list[str], "ranking": list[list[int]]}
 GOOD = {"prompt": "A:\n", "completions": ["x", "y"], "ranking": [[1], [0]]}
@@ -99,3 +99,24 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         write_whole(path, b"half")
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
     assert read_jsonl(path, {"a": int}) == [{"a": 1}]
+
+
+def test_appended_lines_are_read_back_in_order(tmp_path):
+    path = tmp_path / "votes.jsonl"
+    assert read_appended(path) == []
+    rows = [{"text": "a"}, {"text": "é\u2028\n"}, {"text": ""}]
+    for count, row in enumerate(rows, start=1):
+        append_jsonl(path, row)
+        assert read_appended(path) == rows[:count]
+
+
+@pytest.mark.parametrize("whole", [b"", b'{"n": 0}\n'])
+@pytest.mark.parametrize("half", [b"{", b'{"text": "\xc3'])
+def test_half_a_line_is_no_line_and_the_next_one_takes_its_place(tmp_path, whole, half):
+    path = tmp_path / "votes.jsonl"
+    path.write_bytes(whole + half)
+    before = read_appended(path)
+    assert before == ([{"n": 0}] if whole else [])
+    append_jsonl(path, {"n": 1})
+    assert path.read_bytes() == whole + b'{"n": 1}\n'
+    assert read_appended(path) == [*before, {"n": 1}]
