@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from data.tokenizers import Tokenizer
@@ -52,10 +53,15 @@ def dialogue_pairs(text: str) -> list[Pair]:
     """
     chunks = _chunks(text)
     return [
-        Pair(prompt=f"{cue}\n\n{reply.speaker}:\n", completion=reply.lines)
+        Pair(prompt=prompt_of([cue], reply.speaker), completion=reply.lines)
         for cue, reply in itertools.pairwise(chunks)
         if cue is not None and reply is not None
     ]
+
+
+def prompt_of(said: Iterable[Speech], speaker: str) -> str:
+    """What was said last, and who is to answer, as every stage reads it."""
+    return "\n\n".join([*map(str, said), f"{speaker}:\n"])
 
 
 def heldout_pairs(validation_text: str, seed: int = 0) -> HeldOut:

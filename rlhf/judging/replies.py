@@ -50,6 +50,15 @@ def choose(replies: Sequence[Replies], chosen: Sequence[int]) -> Replies:
     return Replies(**picked)
 
 
+def end_at_blank_line(tokenizer: Tokenizer, ids: list[int]) -> tuple[str, list[int], bool]:
+    """(text, ids, whether it ended) of a reply up to its first blank line, with `<|endoftext|>` in the line's place."""
+    text, stopped = cut_at_blank_line(tokenizer.decode(ids))
+    if not stopped:
+        return text, ids, False
+    count = next(n for n in range(len(ids), -1, -1) if len(tokenizer.decode(ids[:n])) <= len(text))
+    return text, [*ids[:count], tokenizer.eos_id], True
+
+
 class ReplySampler:
     """Samples replies to the same prompts from any model, each time with random numbers of its own."""
 
@@ -67,13 +76,9 @@ class ReplySampler:
 
     def sample_pretrained(self, lm: PreTrainedModel, draw: int, temperature: float = 1.0) -> Replies:
         """Replies of a model that knows no `<|endoftext|>`: they end at the first blank line, the text's own end."""
-        drawn = self._draw(lm, draw, temperature)
-        cuts = [cut_at_blank_line(self.tokenizer.decode(ids)) for ids in drawn]
-        ended = [
-            [*self._tokens_within(ids, len(text)), self.tokenizer.eos_id] if stop else ids
-            for ids, (text, stop) in zip(drawn, cuts, strict=True)
-        ]
-        return Replies([text for text, _ in cuts], ended, [stop for _, stop in cuts])
+        ended = [end_at_blank_line(self.tokenizer, ids) for ids in self._draw(lm, draw, temperature)]
+        texts, replies, stopped = zip(*ended, strict=True)
+        return Replies(list(texts), list(replies), list(stopped))
 
     def original(self, pairs: Sequence[Pair]) -> Replies:
         """The text's own replies, cut like SFT's examples: at the last end of a sentence that fits."""
@@ -104,7 +109,3 @@ class ReplySampler:
                 )
         lm.train(was_training)
         return drawn
-
-    def _tokens_within(self, ids: list[int], characters: int) -> list[int]:
-        count = next(n for n in range(len(ids), -1, -1) if len(self.tokenizer.decode(ids[:n])) <= characters)
-        return ids[:count]

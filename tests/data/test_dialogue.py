@@ -10,6 +10,7 @@ from data.dialogue import (
     encode_completion,
     encode_prompt,
     heldout_pairs,
+    prompt_of,
     speeches,
 )
 from data.tokenizers import bpe_tokenizer, character_tokenizer
@@ -157,3 +158,13 @@ def test_completions_of_a_trained_tokenizer_fit_and_end():
         kept = tokenizer.decode(ids)
         assert long.startswith(kept + " ")
         assert kept.endswith(".")
+
+
+def test_a_prompt_is_what_was_said_and_who_is_to_answer():
+    said = [Speech("ANNA", "Who is there?"), Speech("BEN", "A friend,\nand no thief.")]
+    assert prompt_of(said[1:], "ANNA") == "BEN:\nA friend,\nand no thief.\n\nANNA:\n"
+    assert prompt_of(said, "CARL") == "ANNA:\nWho is there?\n\nBEN:\nA friend,\nand no thief.\n\nCARL:\n"
+    text = "\n\n".join(map(str, [*said, Speech("ANNA", "Come in.")]))
+    assert [pair.prompt for pair in dialogue_pairs(text)] == [
+        prompt_of([each], who) for each, who in zip(said, ["BEN", "ANNA"], strict=True)
+    ]
