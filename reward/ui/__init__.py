@@ -1,0 +1,1 @@
+"""The labelling page: its server, its store of judgements, its templates."""
