@@ -43,6 +43,7 @@ _PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '
 _WORD = r"\w+(?:'\w+)*"
 _WORDS = re.compile(_WORD)
 _WORDS_AND_PAUSES = re.compile(_WORD + r"|[.?!;:,]+|--+")
+_WORDS_AND_MARKS = re.compile(_WORD + r"|[.?!;:,]|--+")
 _WORDS_AND_SYMBOLS = re.compile(_WORD + r"|[^\w\s.,;:!?'\"()\[\]-]")
 _FINAL_STOP = re.compile(r"[.?!\u2026\u3002][.?!'\")\]]*$")
 _FINAL_PAUSE = re.compile(r"[;:,-]['\")\]]*$")
@@ -59,6 +60,11 @@ Pair = tuple[str, str]
 def words_of(text: str) -> list[str]:
     """The words of a text in order: lower case, no punctuation; an apostrophe inside a word stays."""
     return _WORDS.findall(_plain(text).lower())
+
+
+def words_and_marks(text: str) -> list[str]:
+    """The words of a text as `words_of` gives them and its punctuation marks, in order; a dash is "--"."""
+    return ["--" if each.startswith("--") else each for each in _WORDS_AND_MARKS.findall(_plain(text).lower())]
 
 
 class GoldJudge:

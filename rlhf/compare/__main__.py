@@ -38,6 +38,7 @@ from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words
 from rlhf.judging.measures import win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
+from rlhf.judging.words import prior_counts, what_changed
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.model import ModelReward
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
@@ -98,6 +99,7 @@ class Gathering:
         self.sampler = ReplySampler(tokenizer, prompts, lengths["response_length"], options.seed)
         made = {record.stage for record in records.values()}
         self.sources = {key: source for key, source in SOURCES.items() if not source.folder or source.folder in made}
+        self.usual = prior_counts(corpus)
         self.temperature = float(records["reward"].config["label_temperature"])
 
     def results(self) -> dict[str, Any]:
@@ -129,6 +131,7 @@ class Gathering:
                 policy: self.reward_model_metrics(candidates[first], policy) for policy, first in POLICIES.items()
             },
             "diversity_words": words,
+            "words": what_changed(replies["sft"], replies["rlhf"], self.usual).to_json(),
             "samples": [
                 {"prompt": pair.prompt}
                 | {key: replies[key].texts[i] for key in STAGES}

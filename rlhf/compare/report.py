@@ -14,6 +14,7 @@ from data.run.charts import Dot, bar_chart, calibration_chart, curve_chart, dot_
 from data.run.page import write_page
 from data.run.plots import curve
 from data.run.record import read_metrics
+from rlhf.judging.panel import words_panel
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES
 
 SAMPLES = 10
@@ -163,6 +164,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         notice=_notice(result["corpus"]),
         verdict=verdict(result),
         win_rates=Markup(dot_chart(rates, "share of prompts won", "win rates with 95 % intervals", 0.5)),
+        words=words_panel(result["words"], *((SOURCES[name].title, SOURCES[name].colour) for name in ("sft", "rlhf"))),
         columns=COLUMNS,
         rows=[(SOURCES[name], _cells(row)) for name, row in rows.items()],
         terms=[(name, TERMS.get(name, ""), Markup(bar_chart(bars, colours, name))) for name, bars in terms.items()],

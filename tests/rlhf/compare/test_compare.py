@@ -20,7 +20,9 @@ from reward.gold.judge import GoldJudge
 from rlhf.compare.__main__ import CompareOptions, compare
 from rlhf.compare.report import verdict, write_report
 from rlhf.judging.measures import win_rate
+from rlhf.judging.panel import SHOWN
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Comparison, Source
+from rlhf.judging.words import count_words
 
 PROMPTS = 12
 FIGURES = {
@@ -87,6 +89,18 @@ def test_rates_follow_from_the_samples(maker: Any, result: dict[str, Any]) -> No
         first, second = COMPARISONS[name].first, COMPARISONS[name].second
         expected = win_rate(scores[first], scores[second])._asdict()
         assert {key: result["win_rates"][name][key] for key in expected} == pytest.approx(expected)
+
+
+def test_words_that_changed_follow_from_the_samples(maker: Any, result: dict[str, Any]) -> None:
+    changes, page = result["words"], (maker.run / "compare/report.html").read_text("utf-8")
+    replies = [[sample[name] for sample in result["samples"]] for name in ("sft", "rlhf")]
+    assert [changes["before_total"], changes["after_total"]] == [count_words(texts).total() for texts in replies]
+    asked = next(rate for rate in changes["rates"] if rate["name"] == "exclaims")
+    assert [asked[side]["value"] for side in ("before", "after")] == [
+        sum("!" in text for text in texts) / PROMPTS for texts in replies
+    ]
+    assert page.count('<td class="word">') == len(changes["more"][:SHOWN]) + len(changes["less"][:SHOWN])
+    assert "What changed, in words" in page
 
 
 def test_pretrained_replies_end_at_the_first_blank_line(result: dict[str, Any]) -> None:
