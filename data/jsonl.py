@@ -15,13 +15,16 @@ Kind = type | tuple[type, ...] | types.GenericAlias
 
 
 def read_jsonl(
-    path: str | Path, required: Mapping[str, Kind], check: Callable[[dict[str, Any]], None] = lambda row: None
+    path: str | Path,
+    required: Mapping[str, Kind],
+    check: Callable[[dict[str, Any]], None] = lambda row: None,
+    optional: Mapping[str, Kind] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a UTF-8 file of one JSON object a line; blank lines are skipped, further keys are kept.
 
-    `required` maps each key that must be there to its type; `check` raises UserError for a row that is wrong in another
-    way. Raises UserError, naming the file and the line, for a missing or empty file, text that is not UTF-8, a broken
-    line, a missing key, a wrong type, and what `check` says.
+    `required` maps each key that must be there to its type, `optional` each that may be; `check` raises UserError for a
+    row that is wrong in another way, and may change it. Raises UserError, naming the file and the line, for a missing
+    or empty file, text that is not UTF-8, a broken line, a missing key, a wrong type, and what `check` says.
     """
     path = Path(path)
     try:
@@ -33,7 +36,7 @@ def read_jsonl(
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             try:
-                rows.append(_parse(line, required))
+                rows.append(_parse(line, required, optional or {}))
                 check(rows[-1])
             except UserError as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
@@ -98,7 +101,7 @@ def write_whole(path: str | Path, content: bytes) -> None:
         sibling.unlink(missing_ok=True)
 
 
-def _parse(line: bytes, required: Mapping[str, Kind]) -> dict[str, Any]:
+def _parse(line: bytes, required: Mapping[str, Kind], optional: Mapping[str, Kind]) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
         json.dumps(row, ensure_ascii=False).encode("utf-8")  # an escaped lone surrogate is no text either
@@ -110,10 +113,10 @@ def _parse(line: bytes, required: Mapping[str, Kind]) -> dict[str, Any]:
         raise UserError(f"not valid JSON ({error}); correct or remove the line") from error
     if not isinstance(row, dict):
         raise UserError(f"must be a JSON object, not {_json_name(row)}")
-    for key, kind in required.items():
-        if key not in row:
-            raise UserError(f'the key "{key}" is missing; needed: {", ".join(required)}')
-        if not _matches(row[key], kind):
+    if missing := [key for key in required if key not in row]:
+        raise UserError(f'the key "{missing[0]}" is missing; needed: {", ".join(required)}')
+    for key, kind in (*required.items(), *optional.items()):
+        if key in row and not _matches(row[key], kind):
             raise UserError(f'"{key}" must be {_kind_name(kind)}, not {_json_name(row[key])}')
     return row
 

@@ -1,5 +1,6 @@
 """What a reward run is made of, and the presets."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -36,7 +37,9 @@ class RewardModelConfig(TrainerOptions):
     label_temperature: float = 0.08
     """Noise of the labels, in units of the score: P(a before b) = sigmoid((a - b)/temperature); 0 is exact."""
     rankings: tuple[str, ...] = ()
-    """JSONL files of rankings made elsewhere, by people for example."""
+    """JSONL files of rankings or votes made elsewhere, by people for example."""
+    weights: tuple[float, ...] = ()
+    """Weight of the rankings of each of these files: their pairs' loss is multiplied by it. Default: 1 for each."""
     rankings_use: Literal["replace", "mix"] = "replace"
     """Whether --rankings take the place of the scored rankings or are added to them."""
 
@@ -67,6 +70,12 @@ class RewardModelConfig(TrainerOptions):
         for name, least in (("n_heldout", 8), ("responses", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, but is {getattr(self, name)}")
+        if self.weights and len(self.weights) != len(self.rankings):
+            raise UserError(
+                f"{len(self.weights)} weights for {len(self.rankings)} files of rankings: give one per file"
+            )
+        if not all(math.isfinite(weight) and weight > 0 for weight in self.weights):
+            raise UserError(f"weights must be positive and finite, but are {' '.join(map(str, self.weights))}")
         if self.rankings_use == "mix" and not self.rankings:
             raise UserError("rankings_use mix needs something to mix with: give --rankings FILE")
 

@@ -57,7 +57,7 @@ def evaluate_reward(
         "heldout_accuracy": _accuracy(labels),
         "accuracy_ceiling": None,
         "accuracy_vs_gold": _accuracy(true),
-        "length_baseline": by_length if longer_wins else 1 - by_length,
+        "length_baseline": (by_length if longer_wins else 1 - by_length) if labels else None,
         "ece": expected_calibration_error(reliability(model, rankings, by_ranking)),
         "spearman": None,
         "rankings": len(rankings),

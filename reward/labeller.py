@@ -64,12 +64,14 @@ def ranking_to_pairs(
 ) -> list[tuple[int, int]]:
     """All (better, worse) pairs of indices that a ranking implies; tied and identical completions make none.
 
-    Raises UserError if the ranking is not one of these completions, each exactly once.
+    A partial ranking leaves completions out: they make no pair. Raises UserError if the ranking names what is not
+    among these completions, or one of them twice.
     """
-    if sorted(index for group in ranking for index in group) != list(range(len(completions))):
+    placed = [index for group in ranking for index in group]
+    if len(set(placed)) < len(placed) or not set(placed) <= set(range(len(completions))):
         raise UserError(
             f"ranking {[list(group) for group in ranking]} of the prompt {prompt[-40:]!r}: "
-            f"name each of its {len(completions)} completions, 0 to {len(completions) - 1}, exactly once"
+            f"name each of its {len(completions)} completions, 0 to {len(completions) - 1}, at most once"
         )
     return [
         (better, worse)

@@ -95,7 +95,7 @@ class RewardStage:
         if config.rankings:
             own = (
                 f"{len(self.own_training) + len(self.own_heldout)} rankings of your own "
-                f"({self.replies_cut} replies cut, {self.replies_dropped} left out)"
+                f"({self.own.cut} replies cut, {self.own.dropped} left out, {self.own.repeated} judgements repeated)"
             )
             source = own if config.rankings_use == "replace" else f"{source}, and {own}"
         return (
@@ -178,8 +178,9 @@ class RewardStage:
             "prompts": len({r.prompt for r in rankings.training}),
             "completions": sum(len(r.completions) for r in rankings.training),
             "pairs": sum(len(r.pairs()) for r in rankings.training),
-            "replies_cut": self.replies_cut,
-            "replies_dropped": self.replies_dropped,
+            "replies_cut": self.own.cut,
+            "replies_dropped": self.own.dropped,
+            "rankings_repeated": self.own.repeated,
             "heldout_rankings": figures.pop("rankings"),
             "heldout_pairs": figures.pop("pairs"),
             "reward_mean": model.mean,
@@ -253,17 +254,23 @@ class RewardStage:
         return training, dev[: config.n_heldout]
 
     def _read_rankings(self) -> tuple[list[Ranking], list[Ranking]]:
-        """(training, held out) of the user's own rankings; their replies that were cut or left out are counted."""
-        read = [read_rankings(path, self.tokenizer, *self.config.lengths) for path in self.config.rankings]
-        self.replies_cut, self.replies_dropped = sum(file.cut for file in read), sum(file.dropped for file in read)
-        kept_out = frozenset(pair.prompt for pair in (*self.dev, *self.heldout.dev, *self.heldout.test))
-        own = [ranking for file in read for ranking in file.rankings]
-        training, held_out = split_by_prompt(own, kept_out)
-        if self.replaced and not (training and held_out):
+        """(training, held out) of the user's own rankings; `own` counts what of them was cut or left out."""
+        config = self.config
+        self.own = read_rankings(config.rankings, self.tokenizer, *config.lengths, config.weights)
+        if not config.rankings:
+            return [], []
+        files = " ".join(config.rankings)
+        if not any(ranking.pairs() for ranking in self.own.rankings):
             raise UserError(
-                f"{len(own)} rankings leave nothing to train on or nothing to judge by "
-                f"({self.replies_dropped} replies were too long): give rankings of at least 10 prompts, or "
-                "--rankings-use mix"
+                f"{files}: none of {len(self.own.rankings)} rankings says anything, since no reply is placed above "
+                "another: rank replies without ties"
+            )
+        kept_out = frozenset(pair.prompt for pair in (*self.dev, *self.heldout.dev, *self.heldout.test))
+        training, held_out = split_by_prompt(self.own.rankings, kept_out)
+        if self.replaced and not any(ranking.pairs() for ranking in training):
+            raise UserError(
+                f"{files}: all rankings that say something are of prompts that the run keeps for testing: rank replies "
+                "to other prompts, or add --rankings-use mix"
             )
         return training, held_out
 
@@ -290,9 +297,11 @@ def train_reward(config: RewardModelConfig, preset: str) -> Path:
             run.tokenizer.save(stage.path, run.policy.context_length)
             ceiling = results["accuracy_ceiling"]
             stage.summary = (
-                f"{results['heldout_accuracy']:.3f} of held-out pairs right"
+                f"{results['heldout_accuracy']:.3f} of {results['heldout_pairs']} held-out pairs right"
                 f"{f' where {ceiling:.3f} is the most that the labels allow' if ceiling else ''} · "
                 f"length alone {results['length_baseline']:.3f}"
+                if results["heldout_pairs"]
+                else "too few rankings to hold any out: nothing says how good the model is"
             )
     return stage.final
 
@@ -300,9 +309,11 @@ def train_reward(config: RewardModelConfig, preset: str) -> Path:
 def sample_section(ranking: Ranking, rewards: torch.Tensor) -> tuple[str, list[tuple[str, str]]]:
     """A prompt with its responses: the label's place, the annotator's score, the reward model's."""
     texts = [("", ranking.prompt)]
-    for place, index in [(place, index) for place, group in enumerate(ranking.ranking, 1) for index in group]:
+    places = {index: f"place {place}" for place, group in enumerate(ranking.ranking, 1) for index in group}
+    places |= {index: "not placed" for index in range(len(ranking.completions)) if index not in places}
+    for index, place in places.items():
         gold = f" · {ranking.annotator} {ranking.scores[index]:.3f}" if ranking.scores else ""
         end = "" if ranking.stopped[index] else " · did not stop"
-        caption = f"**place {place}**{gold} · reward {rewards[index].item():+.2f}{end}"
+        caption = f"**{place}**{gold} · reward {rewards[index].item():+.2f}{end}"
         texts.append((caption, ranking.completions[index]))
     return "Prompt", texts

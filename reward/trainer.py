@@ -28,27 +28,29 @@ from sft.trl import SilentTrainer, StageCallback
 class RankingRow:
     """One ranking as one sequence of tokens: the prompt, then each distinct completion, which sees only the prompt.
 
-    A pair compares the completions `chosen[i]` and `rejected[i]`, places in `completion_ids`.
+    A pair compares the completions `chosen[i]` and `rejected[i]`, places in `completion_ids`; the loss of each is
+    multiplied by `weight`.
     """
 
     prompt_ids: list[int]
     completion_ids: list[list[int]]
     chosen: list[int]
     rejected: list[int]
+    weight: float
 
     @classmethod
     def of(cls, ranking: Ranking) -> "RankingRow":
-        """Completions of the same tokens run through the model once."""
-        places: dict[tuple[int, ...], int] = {}
-        for ids in ranking.completion_ids:
-            places.setdefault(tuple(ids), len(places))
-        place = [places[tuple(ids)] for ids in ranking.completion_ids]
+        """Completions of the same tokens run through the model once, and those of no pair not at all."""
         pairs = ranking.pairs()
+        compared = sorted({index for pair in pairs for index in pair})
+        places: dict[tuple[int, ...], int] = {}
+        place = {index: places.setdefault(tuple(ranking.completion_ids[index]), len(places)) for index in compared}
         return cls(
             prompt_ids=ranking.prompt_ids,
             completion_ids=[list(ids) for ids in places],
             chosen=[place[better] for better, _ in pairs],
             rejected=[place[worse] for _, worse in pairs],
+            weight=ranking.weight,
         )
 
     @property
@@ -101,7 +103,8 @@ class RankingCollator:
 
     `input_ids`, `position_ids`, `segments` (R, T), see `RankingRow`; segment −1 is padding. `ends` (N,): where the N
     completions end, in the flattened rows. `owners` (R, T): which of the N a token belongs to, −1 where to none.
-    `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares.
+    `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares; `weights` (P,): what the loss of
+    each is multiplied by.
     """
 
     def __init__(self, pad_id: int, width_step: int = 1) -> None:
@@ -114,11 +117,13 @@ class RankingCollator:
         ends: list[int] = []
         chosen: list[int] = []
         rejected: list[int] = []
+        weights: list[float] = []
         owners: list[list[int]] = []
         for number, row in enumerate(ordered):
             owners.append([segment - 1 + len(ends) if segment else -1 for segment in row.segments])
             chosen += [len(ends) + place for place in row.chosen]
             rejected += [len(ends) + place for place in row.rejected]
+            weights += [row.weight] * len(row.chosen)
             ends += [number * width + end for end in row.ends]
 
         def padded(lists: list[list[int]], value: int) -> Tensor:
@@ -132,6 +137,7 @@ class RankingCollator:
             "ends": torch.tensor(ends),
             "chosen": torch.tensor(chosen),
             "rejected": torch.tensor(rejected),
+            "weights": torch.tensor(weights),
         }
 
 
@@ -169,24 +175,42 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         self.width_step = collator.width_step
         self.rankings_per_forward = rankings_per_forward
         self.mean_loss_coef = mean_loss_coef
+        # So that every loss is divided by the number of micro-batches, whatever the model's forward pass takes.
+        self.model_accepts_loss_kwargs = False
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The micro-batches of an optimizer step, and the mean weight of the pairs of one of them on one process.
+
+        The mean of losses divided by it is that of the whole step as one batch.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weight = torch.stack([batch["weights"].sum() for batch in batches]).mean()
+        return batches, self.accelerator.gather(weight.to(device)).mean()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """−log σ(r_chosen − r_rejected), the mean over the batch's pairs, and the same by the mean over tokens."""
+        """−log σ(r_chosen − r_rejected), the weighted mean over the pairs, and the same by the mean over tokens.
+
+        `num_items_in_batch` is what `get_batch_samples` gives; without it the mean is that of these inputs.
+        """
         starts = range(0, len(inputs["input_ids"]), self.rankings_per_forward)
         hidden = torch.cat([self._hidden(model, inputs, start) for start in starts]).flatten(0, 1)
         heads = self.accelerator.unwrap_model(model)
         rewards = heads.score(hidden[inputs["ends"]].to(heads.score.weight.dtype)).squeeze(-1).float()
-        margins = rewards[inputs["chosen"]] - rewards[inputs["rejected"]]
-        loss = pair_loss = -F.logsigmoid(margins).mean()
+        weights = inputs["weights"]
+
+        def sum_of_losses(scores: Tensor) -> Tensor:
+            return -(F.logsigmoid(scores[inputs["chosen"]] - scores[inputs["rejected"]]) * weights).sum()
+
+        loss = pair_loss = sum_of_losses(rewards)
         if self.mean_loss_coef:
-            means = self._means(heads.mean_score, hidden, inputs)
-            mean_margins = means[inputs["chosen"]] - means[inputs["rejected"]]
-            loss = pair_loss - self.mean_loss_coef * F.logsigmoid(mean_margins).mean()
+            loss = pair_loss + self.mean_loss_coef * sum_of_losses(self._means(heads.mean_score, hidden, inputs))
+        loss = loss / (weights.sum() if num_items_in_batch is None else num_items_in_batch)
+        margins = rewards[inputs["chosen"]] - rewards[inputs["rejected"]]
         mode = "train" if model.training else "eval"
         figures = {
-            "pair_loss": pair_loss,
+            "pair_loss": pair_loss / weights.sum(),
             "accuracy": (margins > 0).float().mean(),
             "margin": margins.mean(),
             "mean_reward": rewards.mean(),

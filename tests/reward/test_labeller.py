@@ -97,9 +97,16 @@ def test_a_ranking_makes_all_its_pairs_but_none_of_equals():
     assert ranking_to_pairs("cue", ["a", "a", "b"], [[0], [1], [2]]) == [(0, 2), (1, 2)]
 
 
-@pytest.mark.parametrize("ranking", [[[0], [1]], [[0], [1], [1, 2]], [[0], [1], [3]]])
-def test_a_ranking_must_name_every_completion_once(ranking):
-    with pytest.raises(UserError, match=r"ROMEO.*exactly once"):
+def test_what_a_partial_ranking_does_not_place_makes_no_pair():
+    completions = ["a", "b", "c", "d"]
+    assert ranking_to_pairs("cue", completions, [[3], [0, 1]]) == [(3, 0), (3, 1)]
+    assert ranking_to_pairs("cue", completions, [[2]]) == ranking_to_pairs("cue", completions, []) == []
+    assert ranking_to_pairs("cue", completions, [[0, 1, 2, 3]]) == []
+
+
+@pytest.mark.parametrize("ranking", [[[0], [1], [1, 2]], [[0, 0], [1]], [[0], [1], [3]], [[-1], [0]]])
+def test_a_ranking_names_its_completions_at_most_once(ranking):
+    with pytest.raises(UserError, match=r"ROMEO.*at most once"):
         ranking_to_pairs("ROMEO:\n", ["a", "b", "c"], ranking)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.console import UserError
-from data.tokenizers import Tokenizer, character_tokenizer
+from data.tokenizers import Tokenizer, bpe_tokenizer, character_tokenizer
 from reward.rankings import (
     Ranking,
     read_collected,
@@ -86,7 +86,7 @@ def test_a_reply_a_token_too_long_is_cut_as_fine_tuning_cuts_and_counted(tmp_pat
     completions, ranking = [long, exact, "so", "Good morrow so morrow"], [[1], [2], [3], [0]]
     rows = [line(completions=completions, ranking=ranking), line(completions=["so", "Good " * 9])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    assert read_rankings(path, tokenizer, 64, 64)[1:] == (0, 0)
+    assert read_rankings(path, tokenizer, 64, 64)[1:] == (0, 0, 0)
     read = read_rankings(path, tokenizer, 64, len(long))
     # No sentence of the fourth ends in time, nor one of the second row's, which has no pair left.
     assert (read.cut, read.dropped) == (1, 2)
@@ -104,7 +104,7 @@ def test_a_reply_that_did_not_stop_is_cut_like_a_sample(tmp_path: Path, tokenize
     path = tmp_path / "people.jsonl"
     row = line(completions=["so.", "And you. Good sir"], stopped=[True, False])
     path.write_text(json.dumps(row) + "\n", "utf-8")
-    [kept], cut, dropped = read_rankings(path, tokenizer, 64, 10)
+    [kept], cut, dropped, _ = read_rankings(path, tokenizer, 64, 10)
     assert (cut, dropped) == (1, 0)
     assert kept.completions[1] == "And you. G"
     assert kept.completion_ids[1] == tokenizer.encode("And you. G")
@@ -123,10 +123,16 @@ def test_pairs_hold_the_text_of_every_pair(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ranking": [[0], [0]]}, "exactly once"),
-        ({"ranking": [[0]]}, "exactly once"),
-        ({"ranking": [[0], [2]]}, "exactly once"),
+        ({"ranking": [[0], [0]]}, "at most once"),
+        ({"ranking": [[0, 0]]}, "at most once"),
+        ({"ranking": [[0], [2]]}, "at most once"),
         ({"ranking": [0, 1]}, '"ranking" must be'),
+        ({"ranking": [[True], [0]]}, '"ranking" must be'),
+        ({"all_bad": True}, '"all_bad" is true'),
+        ({"all_bad": 1}, '"all_bad" must be true or false'),
+        ({"id": 7}, '"id" must be a string'),
+        ({"seconds": "2"}, '"seconds" must be an integer or a number'),
+        ({"policies": ["sft"]}, '"policies" must name one for each'),
         ({"completions": ["so."], "ranking": [[0]]}, "at least 2"),
         ({"completions": "so."}, '"completions" must be'),
         ({"prompt": ""}, '"prompt" is empty'),
@@ -162,3 +168,106 @@ def test_the_split_is_by_prompt() -> None:
     assert len(training) + len(heldout) == 100
     assert "P0:\n" in held
     assert len(held) == 1 + 24 // 10
+
+
+def test_of_few_prompts_one_is_held_out_and_of_fewer_than_five_none() -> None:
+    for count, expected in ((1, []), (4, []), (5, [4]), (9, [8]), (10, [9]), (20, [9, 19])):
+        rankings = [make(prompt=f"P{index}:\n") for index in range(count)]
+        assert split_by_prompt(rankings, frozenset())[1] == [rankings[index] for index in expected], count
+
+
+def test_what_says_nothing_is_not_held_out() -> None:
+    tied, telling = make(prompt="tied:\n", ranking=[[0, 1, 2]]), [make(prompt=f"P{index}:\n") for index in range(5)]
+    training, heldout = split_by_prompt([*telling, tied, tied], frozenset())
+    assert heldout == [telling[-1]]
+    assert training == [*telling[:-1], tied, tied]
+
+
+def write(path: Path, *rows: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_a_judgement_of_a_person_keeps_what_it_says_of_itself(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    said = {"id": "a1", "time": "2026-01-02T03:04:05Z", "seconds": 2.5, "screen": "s1", "annotator": "me"}
+    rows = [line(**said), line(ranking=[[0, 1]], all_bad=True, id="a2")]
+    rankings = read_rankings(write(tmp_path / "me.jsonl", *rows), tokenizer, 64, 64).rankings
+    assert said.items() <= rankings[0].to_json().items()
+    assert rankings[1].all_bad
+    assert rankings[1].pairs() == []
+    assert rankings[1].annotator == "me.jsonl"
+    write_rankings(tmp_path / "kept.jsonl", rankings)
+    assert read_collected(tmp_path / "kept.jsonl") == rankings
+
+
+def test_a_partial_ranking_places_some_replies(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    row = line(completions=["so.", "And you.", "Good.", "sir."], ranking=[[3], [0, 1]])
+    [read] = read_rankings(write(tmp_path / "r.jsonl", row), tokenizer, 64, 64).rankings
+    assert read.pairs() == [(3, 0), (3, 1)]
+    # The second is too long: it is left out, and the others keep their places.
+    [read] = read_rankings(tmp_path / "r.jsonl", tokenizer, 64, 6).rankings
+    assert (read.completions, read.ranking) == (["so.", "Good.", "sir."], [[2], [0]])
+
+
+def test_a_repeated_request_is_one_judgement(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    first = write(tmp_path / "a.jsonl", line(id="x"), line(id="x", ranking=[[0], [1]]), line(), line())
+    second = write(tmp_path / "b.jsonl", line(id="y"), line(id="x"))
+    read = read_rankings([first, second], tokenizer, 64, 64, weights=[3.0, 0.5])
+    assert read.repeated == 2
+    assert [(r.id, r.ranking, r.weight, r.source) for r in read.rankings] == [
+        ("x", [[1], [0]], 3.0, str(first)),
+        (None, [[1], [0]], 3.0, str(first)),
+        (None, [[1], [0]], 3.0, str(first)),
+        ("y", [[1], [0]], 0.5, str(second)),
+    ]
+    assert read_rankings([first, first], tokenizer, 64, 64).repeated == 3
+
+
+def test_a_vote_is_a_ranking_of_two(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    vote: dict[str, object] = {
+        "id": "v",
+        "prompt": "ANNE:\n",
+        "completions": ["so.", "And."],
+        "policies": ["sft", "rlhf"],
+    }
+    rows = [vote | {"id": str(number), "choice": choice} for number, choice in enumerate((0, 1, None))]
+    read = read_rankings(write(tmp_path / "votes.jsonl", *rows), tokenizer, 64, 64).rankings
+    assert [r.ranking for r in read] == [[[0], [1]], [[1], [0]], [[0, 1]]]
+    assert (read[0].policy, read[0].policies) == ("sft / rlhf", ["sft", "rlhf"])
+    wrong_ones: list[dict[str, object]] = [{"choice": 2}, {"choice": True}, {"choice": "sft"}]
+    for changes in [*wrong_ones, {"choice": 0, "completions": ["a", "b", "c"]}]:
+        wrong = write(tmp_path / "wrong.jsonl", rows[0], {"prompt": "x", "completions": ["a", "b"], **changes})
+        with pytest.raises(UserError, match=r"wrong\.jsonl, line 2: a vote is between 2"):
+            read_rankings(wrong, tokenizer, 64, 64)
+
+
+def test_sampled_ids_are_kept_where_this_tokenizer_reads_the_same_text(tmp_path: Path) -> None:
+    tokenizer = bpe_tokenizer(TEXT * 3, 290)
+    whole, apart = tokenizer.encode("And you."), [token for char in "And you." for token in tokenizer.encode(char)]
+    assert len(whole) < len(apart)
+    eos = tokenizer.eos_id
+    row = {"prompt": "ANNE:\n", "completions": ["And you."] * 2, "ranking": [[0], [1]]}
+    prompt = [token for char in "NE:\n" for token in tokenizer.encode(char)]
+
+    def read(prompt_ids: object, completion_ids: object) -> Ranking:
+        changes = {"prompt_ids": prompt_ids, "completion_ids": completion_ids}
+        [found] = read_rankings(write(tmp_path / "r.jsonl", row | changes), tokenizer, 20, 20).rankings
+        return found
+
+    kept = read(prompt, [[*apart, eos], [*whole, eos]])
+    assert (kept.prompt_ids, kept.completion_ids) == (prompt, [[*apart, eos], [*whole, eos]])
+    again = [[*whole, eos]] * 2
+    for ids in ([apart, [*whole, eos, eos]], [[1, 2], [10**9]], [["a"], []], [[*apart, eos]], "ids", [None, apart * 4]):
+        other = read("nothing", ids)
+        assert other.prompt_ids == tokenizer.encode("ANNE:\n")
+        assert other.completion_ids == again, ids
+
+
+def test_a_file_made_for_another_model_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    long = "Good " * 20
+    mixed = write(tmp_path / "mixed.jsonl", line(prompt=long), line())
+    assert [len(r.prompt_ids) for r in read_rankings(mixed, tokenizer, 30, 40).rankings] == [30, 6]
+    with pytest.raises(UserError, match=r"long\.jsonl, line 1 and all others: a prompt has 100 tokens .* room for 70"):
+        read_rankings(write(tmp_path / "long.jsonl", line(prompt=long)), tokenizer, 30, 40)
+    with pytest.raises(UserError, match=r"wordy\.jsonl, line 1 and all others: fewer than two replies fit in 40"):
+        read_rankings(write(tmp_path / "wordy.jsonl", line(completions=[long, "so"])), tokenizer, 30, 40)

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from data.console import UserError
@@ -576,6 +577,9 @@ def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"warmup_fraction": 2.0}, "warmup_fraction must be between"),
         ({"rankings_use": "mix"}, "give --rankings"),
+        ({"weights": (1.0,)}, "1 weights for 0 files of rankings: give one per file"),
+        ({"rankings": ("a", "b"), "weights": (1.0, 0.0)}, "weights must be positive and finite, but are 1.0 0.0"),
+        ({"rankings": ("a",), "weights": (math.inf,)}, "weights must be positive and finite"),
         ({"score": "golden"}, "module:callable"),
         ({"rankings": ("absent.jsonl",)}, "absent.jsonl"),
     ):
@@ -585,18 +589,94 @@ def test_bad_configurations_are_one_line_and_leave_nothing(run: Path) -> None:
 
 
 def test_a_broken_line_of_rankings_is_named(run: Path) -> None:
-    (run / "people.jsonl").write_text('{"prompt": "x", "completions": ["a", "b"], "ranking": [[0]]}\n', "utf-8")
+    (run / "people.jsonl").write_text('{"prompt": "x", "completions": ["a", "b"], "ranking": [[2]]}\n', "utf-8")
     with pytest.raises(UserError, match=r"people\.jsonl, line 1: ranking"):
         train_reward(config(run, rankings=(str(run / "people.jsonl"),)), "smoke")
     assert not (run / ".reward.partial").exists()
 
 
-def test_too_few_rankings_are_refused(run: Path) -> None:
-    row = {"prompt": "x:\n", "completions": ["a", "b"], "ranking": [[0], [1]]}
-    (run / "people.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
-    with pytest.raises(UserError, match="rankings of at least 10 prompts"):
-        train_reward(config(run, rankings=(str(run / "people.jsonl"),)), "smoke")
+def peoples_file(run: Path, rankings: list[list[list[int]]], prompt: str = "GUEST {}:\n") -> tuple[str]:
+    rows = [
+        {"prompt": prompt.format(number), "completions": ["Well.", "What?"], "ranking": ranking}
+        for number, ranking in enumerate(rankings)
+    ]
+    (run / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return (str(run / "people.jsonl"),)
+
+
+def test_rankings_that_say_nothing_are_refused(run: Path) -> None:
+    files = peoples_file(run, [[[0, 1]]] * 12)
+    with pytest.raises(UserError, match=r"people\.jsonl: none of 12 rankings says anything"):
+        train_reward(config(run, rankings=files), "smoke")
+    test_prompt = RewardStage(config(run)).heldout.test[0].prompt
+    files = peoples_file(run, [[[0], [1]]], test_prompt)
+    with pytest.raises(UserError, match=r"people\.jsonl: all rankings that say something are of prompts that the run"):
+        train_reward(config(run, rankings=files), "smoke")
     assert not (run / ".reward.partial").exists()
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (5, 1), (20, 2)])
+def test_few_rankings_are_enough(run: Path, count: int, held_out: int) -> None:
+    folder = train_reward(config(run, rankings=peoples_file(run, [[[1], [0]]] * count)), "smoke")
+    results = read_stage(folder).results
+    assert (results["pairs"], results["heldout_pairs"]) == (count - held_out, held_out)
+    if held_out:
+        assert results["heldout_accuracy"] == 1.0
+    else:
+        assert results["heldout_accuracy"] is results["length_baseline"] is results["ece"] is None
+    rows = (folder / "rankings.jsonl").read_text("utf-8").splitlines()
+    assert len(rows) == count - held_out
+
+
+def test_the_weight_of_a_file_multiplies_the_loss_of_its_pairs(base: Path, tmp_path: Path) -> None:
+    """A weight of 2 is the ranking twice, however the step is cut into micro-batches."""
+    folder = base / "sft"
+    tokenizer = Tokenizer.load(folder)
+    one, two = some_rankings(tokenizer, 2)
+
+    def gradients(rankings: list[Ranking], micro_batch_size: int) -> dict[str, torch.Tensor]:
+        count = len(rankings)
+        model = new_reward_model(folder, seed=1)
+        trainer = RankingTrainer(
+            model=model,
+            args=RewardConfig(
+                output_dir=str(tmp_path),
+                use_cpu=True,
+                bf16=False,
+                max_length=None,
+                per_device_train_batch_size=micro_batch_size,
+                gradient_accumulation_steps=count // micro_batch_size,
+                num_train_epochs=1,
+                report_to="none",
+                save_strategy="no",
+                disable_tqdm=True,
+            ),
+            train_dataset=ranking_dataset(rankings, 64),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            collator=RankingCollator(tokenizer.pad_id),
+            rankings_per_forward=4,
+        )
+        found: dict[str, torch.Tensor] = {}
+
+        def keep(*_: Any, **__: Any) -> None:
+            found.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+        callback = TrainerCallback()
+        callback.on_pre_optimizer_step = keep  # type: ignore[method-assign]
+        trainer.add_callback(callback)
+        trainer.args.max_grad_norm = 0.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.train()
+        return found
+
+    weighted = [one, replace(two, weight=2.0)]
+    whole, cut, doubled = gradients(weighted, 2), gradients(weighted, 1), gradients([one, two, two], 3)
+    plain = gradients([one, two], 2)
+    assert max((whole[name] - plain[name]).abs().max() for name in plain) > 1e-3
+    for name in whole:
+        torch.testing.assert_close(whole[name], doubled[name], atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(cut[name], doubled[name], atol=1e-6, rtol=1e-4)
 
 
 def test_without_its_parent_or_with_a_changed_one(run: Path) -> None:
