@@ -1,11 +1,13 @@
-"""Sample K responses to every prompt from a policy, and have them ranked.
+"""Sample K responses to every prompt from a policy, and have them ranked; or K that differ, for people to rank.
 
 Every batch of prompts has random numbers of its own, seeded by its place, so the outcome is the same
 however many processes share the work.
 """
 
 import random
+import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import torch
 from accelerate.utils import gather_object
@@ -18,6 +20,13 @@ from pretrain.sampling import CachedModel, generate
 from reward.config import RewardModelConfig
 from reward.labeller import ScoreFunction, rank
 from reward.rankings import Ranking
+
+NEAR = 0.8
+"""Replies are near-duplicates from this share of common words and marks on: one word in five may differ."""
+REDRAWS = 4
+"""How often a reply that is a near-duplicate of another is drawn again."""
+
+_WORDS_AND_MARKS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
 
 def choose_prompts(pairs: Sequence[Pair], count: int, seed: int, excluded: frozenset[str]) -> list[Pair]:
@@ -98,3 +107,46 @@ def collect_rankings(
             bar.advance(len(ranked) * state.num_processes)
     everyone = gather_object(mine) if state.num_processes > 1 else mine
     return [ranking for _, ranking in sorted(everyone, key=lambda item: item[0])]
+
+
+def near_duplicates(first: str, second: str) -> bool:
+    """Whether two replies are the same but for case, white space, and one in five of their words and marks."""
+    a, b = (_WORDS_AND_MARKS.findall(text.lower()) for text in (first, second))
+    return SequenceMatcher(None, a, b, autojunk=False).ratio() >= NEAR
+
+
+def draw_distinct(
+    policy: CachedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> list[list[list[int]]]:
+    """For every prompt `count` replies, as token ids, of which no two are near-duplicates.
+
+    Near-duplicates are drawn again, at most `REDRAWS` times; after that a prompt has the fewer replies that differ,
+    at least one. A reply ends with its end token, or after `max_new_tokens`.
+    """
+    replies: list[list[list[int]]] = [[] for _ in prompts]
+    texts: list[list[str]] = [[] for _ in prompts]
+    for _ in range(1 + REDRAWS):
+        wanted = [number for number, found in enumerate(replies) for _ in range(count - len(found))]
+        if not wanted:
+            break
+        drawn = generate(
+            policy,
+            [prompts[number] for number in wanted],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            stop_ids=[tokenizer.eos_id],
+            generator=generator,
+        )
+        for number, ids in zip(wanted, drawn, strict=True):
+            text = tokenizer.decode(ids)
+            if not any(near_duplicates(text, other) for other in texts[number]):
+                replies[number].append(ids)
+                texts[number].append(text)
+    return replies

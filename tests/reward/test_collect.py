@@ -14,7 +14,7 @@ from data.tokenizers import Tokenizer, character_tokenizer
 from pretrain.fast.gpt import decoder
 from pretrain.model import GPT, GPTConfig
 from pretrain.sampling import CachedModel
-from reward.collect import choose_prompts, collect_rankings
+from reward.collect import REDRAWS, choose_prompts, collect_rankings, draw_distinct, near_duplicates
 from reward.config import RewardModelConfig
 from sft.pairs import split_prompts
 
@@ -117,3 +117,61 @@ def test_prompts_are_chosen_once_each_and_none_that_is_excluded() -> None:
     assert sorted(pair.prompt for pair in chosen) == [f"P{index}:\n" for index in range(10) if index != 3]
     assert choose_prompts(pairs, 4, seed=1, excluded=frozenset({"P3:\n"})) == chosen[:4]
     assert choose_prompts(pairs, 9, seed=2, excluded=frozenset({"P3:\n"})) != chosen
+
+
+def test_near_duplicates_by_hand() -> None:
+    # Common words and marks, twice, over those of both: 8/9, 6/8, 8/10 and 6/9.
+    assert near_duplicates("Ay, my lord", "ay,\nMY good lord")
+    assert not near_duplicates("What say you?", "What say you.")
+    assert near_duplicates("The king is dead.", "The king is slain.")
+    assert not near_duplicates("The king lives", "The king, he lives")
+    assert near_duplicates("", " \n")
+    assert not near_duplicates("", "No.")
+
+
+class _Scripted:
+    """Draws what a list says, and counts how many are asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, texts: list[str]) -> None:
+        self.asked: list[int] = []
+        rest = iter(texts)
+
+        def drawn(policy: object, prompts: list[list[int]], **settings: object) -> list[list[int]]:
+            assert settings["stop_ids"] == [tokenizer.eos_id]
+            self.asked.append(len(prompts))
+            return [[*tokenizer.encode(next(rest)), tokenizer.eos_id] for _ in prompts]
+
+        monkeypatch.setattr("reward.collect.generate", drawn)
+
+
+def test_near_duplicates_are_drawn_again_prompt_by_prompt(
+    monkeypatch: pytest.MonkeyPatch, policy: CachedModel, tokenizer: Tokenizer
+) -> None:
+    first_prompt, second_prompt = ["Good", "Good\n", "And to you."], ["Good", "morrow", "sir"]
+    script = _Scripted(monkeypatch, tokenizer, [*first_prompt, *second_prompt, "And  to you.", "sir."])
+    drawn = draw_distinct(policy, tokenizer, [[1], [2]], 3, max_new_tokens=9)
+    assert script.asked == [6, 1, 1]
+    assert [[tokenizer.decode(ids) for ids in replies] for replies in drawn] == [
+        ["Good", "And to you.", "sir."],
+        ["Good", "morrow", "sir"],
+    ]
+
+
+def test_a_model_that_says_one_thing_ends_the_redrawing(
+    monkeypatch: pytest.MonkeyPatch, policy: CachedModel, tokenizer: Tokenizer
+) -> None:
+    script = _Scripted(monkeypatch, tokenizer, ["Good"] * 100)
+    [replies] = draw_distinct(policy, tokenizer, [[1]], 4, max_new_tokens=9)
+    assert len(replies) == 1
+    assert script.asked == [4, *[3] * REDRAWS]
+
+
+def test_distinct_replies_of_a_model(policy: CachedModel, tokenizer: Tokenizer) -> None:
+    def drawn(seed: int) -> list[list[list[int]]]:
+        generator = torch.Generator().manual_seed(seed)
+        return draw_distinct(policy, tokenizer, [[1, 2], [3]], 4, max_new_tokens=12, generator=generator)
+
+    for replies in drawn(1):
+        assert len(replies) == len({tokenizer.decode(ids).lower() for ids in replies}) == 4
+        assert all(len(ids) <= 12 for ids in replies)
+    assert drawn(1) == drawn(1) != drawn(2)
