@@ -36,13 +36,34 @@ def read_jsonl(
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             try:
-                rows.append(_parse(line, required, optional or {}))
+                rows.append(parse_row(line, required, optional or {}))
                 check(rows[-1])
             except UserError as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
     if not rows:
         raise UserError(f"{path}: is empty; it needs one JSON object a line")
     return rows
+
+
+def parse_row(line: bytes, required: Mapping[str, Kind], optional: Mapping[str, Kind]) -> dict[str, Any]:
+    """The JSON object of one line, with the keys and types of `read_jsonl`; UserError for what is none."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+        json.dumps(row, ensure_ascii=False).encode("utf-8")  # an escaped lone surrogate is no text either
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 at byte {error.start} of the line; convert the file") from error
+    except UnicodeEncodeError as error:
+        raise UserError("holds half a character (a lone surrogate escape); correct it") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid JSON ({error}); correct or remove the line") from error
+    if not isinstance(row, dict):
+        raise UserError(f"must be a JSON object, not {_json_name(row)}")
+    if missing := [key for key in required if key not in row]:
+        raise UserError(f'the key "{missing[0]}" is missing; needed: {", ".join(required)}')
+    for key, kind in (*required.items(), *optional.items()):
+        if key in row and not _matches(row[key], kind):
+            raise UserError(f'"{key}" must be {_kind_name(kind)}, not {_json_name(row[key])}')
+    return row
 
 
 def read_texts(path: str | Path, *keys: str) -> list[dict[str, str]]:
@@ -99,26 +120,6 @@ def write_whole(path: str | Path, content: bytes) -> None:
         sibling.replace(path)
     finally:
         sibling.unlink(missing_ok=True)
-
-
-def _parse(line: bytes, required: Mapping[str, Kind], optional: Mapping[str, Kind]) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-        json.dumps(row, ensure_ascii=False).encode("utf-8")  # an escaped lone surrogate is no text either
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 at byte {error.start} of the line; convert the file") from error
-    except UnicodeEncodeError as error:
-        raise UserError("holds half a character (a lone surrogate escape); correct it") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON ({error}); correct or remove the line") from error
-    if not isinstance(row, dict):
-        raise UserError(f"must be a JSON object, not {_json_name(row)}")
-    if missing := [key for key in required if key not in row]:
-        raise UserError(f'the key "{missing[0]}" is missing; needed: {", ".join(required)}')
-    for key, kind in (*required.items(), *optional.items()):
-        if key in row and not _matches(row[key], kind):
-            raise UserError(f'"{key}" must be {_kind_name(kind)}, not {_json_name(row[key])}')
-    return row
 
 
 def _matches(value: object, kind: Any) -> bool:

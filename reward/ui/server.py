@@ -1,11 +1,10 @@
-"""What serves a page of ours: guards around a list of routes, and the process that listens.
+"""What serves our pages: guards around a list of routes, and the process that listens.
 
 A request passes only if it names this server (another name that leads here is DNS rebinding), brings the token where
 there is one, and, if it may change something, comes from a page of this server, as JSON of a bounded size.
 """
 
 import contextlib
-import hashlib
 import ipaddress
 import json
 import re
@@ -18,21 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.console import UserError, console
+from data.jsonl import Kind, parse_row
+from data.run.page import templates
 
 HERE = Path(__file__).parent
-KINDS = {".css": "text/css", ".js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -48,11 +46,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str, port: int, token: str | None, max_body: int) -> None:
         self.app, self.token, self.max_body = app, token, max_body
-        self.names = {host, socket.gethostname().lower()}
-        if is_loopback(host):
-            self.names = {host, "localhost", "127.0.0.1", "::1"}
-        # Cookies do not know ports: two servers of one machine must not take each other's.
-        self.cookie, self.secret = f"token-{port}", hashlib.sha256((token or "").encode()).hexdigest()
+        own = ("localhost", "127.0.0.1", "::1") if is_loopback(host) else (socket.gethostname().lower(),)
+        self.names = {host.lower(), *own}
+        self.cookie = f"token-{port}"  # cookies do not know ports: another server of this machine has its own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,53 +60,44 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                headers.update(HEADERS)
                 if self.token and not refusal and "token" in request.query_params:
-                    headers.append("Set-Cookie", f"{self.cookie}={self.secret}; Path=/; HttpOnly; SameSite=Strict")
+                    headers.append("Set-Cookie", f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict")
             await send(message)
 
         await (refusal or self.app)(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
         """What is answered instead; None for a request that may pass."""
-        host, headers, query = request.headers.get("host", ""), request.headers, request.query_params
+        headers, host = request.headers, request.headers.get("host", "")
         if re.sub(r":\d+$", "", host.lower()).strip("[]") not in self.names and not self.names & {"0.0.0.0", "::"}:
             return error(403, "this server has another name: open the address that it printed")
-        given = request.cookies.get(self.cookie, "")
-        if "token" in query:
-            given = hashlib.sha256(query["token"].encode()).hexdigest()
-        if self.token and not secrets.compare_digest(given.encode(), self.secret.encode()):
+        given = request.query_params.get("token", request.cookies.get(self.cookie, ""))
+        if self.token and not secrets.compare_digest(given.encode(), self.token.encode()):
             return error(401, "the token is missing or wrong: open the address that the server printed")
         if request.method in ("GET", "HEAD"):
             return None
         if headers.get("origin") not in (f"http://{host}", f"https://{host}"):
             return error(403, "the request does not come from a page of this server")
-        if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        if headers.get("content-type", "").partition(";")[0] != "application/json":
             return error(415, "the request must be application/json")
-        if "content-length" not in headers:
-            return error(411, "the request must say how long it is")
-        if int(headers["content-length"]) > self.max_body:
-            return error(413, f"the request is larger than {self.max_body} bytes")
+        if int(headers.get("content-length", self.max_body + 1)) > self.max_body:
+            return error(413, f"the request must have at most {self.max_body} bytes, and say how many")
         return None
 
 
 def make_app(
     routes: Sequence[BaseRoute], *, host: str, port: int, token: str | None = None, max_body: int = 1 << 20
 ) -> Starlette:
-    """The guarded application of `routes`, served as `host` and `port`; its errors are JSON {"error": one line}."""
+    """The guarded application of `routes`, served as `host` and `port`. User errors are JSON {"error": one line}."""
     if not (token or is_loopback(host)):
         raise UserError(f"{host} can be reached from other machines: give a token")
 
-    async def failed(_: Request, raised: Exception) -> Response:
-        if isinstance(raised, HTTPException):
-            return error(raised.status_code, raised.detail)
-        known = isinstance(raised, UserError)
-        return error(400, str(raised)) if known else error(500, f"{type(raised).__name__}: see the terminal")
+    def failed(_: Request, raised: Exception) -> Response:
+        return error(400, str(raised)) if isinstance(raised, UserError) else error(507, f"cannot write ({raised})")
 
-    guard = Middleware(Guard, host=host.lower(), port=port, token=token, max_body=max_body)
-    handlers: Any = dict.fromkeys((HTTPException, UserError, Exception), failed)
-    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
+    guard = Middleware(Guard, host=host, port=port, token=token, max_body=max_body)
+    return Starlette(routes=routes, middleware=[guard], exception_handlers={UserError: failed, OSError: failed})
 
 
 def serve(routes: Sequence[BaseRoute], *, host: str, port: int, token: str | None, open_browser: bool) -> None:
@@ -136,44 +123,42 @@ def serve(routes: Sequence[BaseRoute], *, host: str, port: int, token: str | Non
         if open_browser:
             threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
         app = make_app(routes, host=host, port=port, token=token)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
-        config.timeout_graceful_shutdown = 1
+        config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def json_route(path: str, answer: Callable[[Mapping[str, Any]], Any], method: str = "GET") -> Route:
-    """A route whose `answer` gets the query (GET) or the JSON object that was posted, in a thread of its own."""
+def json_route(
+    path: str, answer: Callable[[dict[str, Any]], Any], required: Mapping[str, Kind], post: bool = False
+) -> Route:
+    """A route whose `answer` gets the query, or what was posted, with the `required` keys, in a thread of its own.
+
+    What it returns is sent as JSON, if it is no Response.
+    """
 
     async def endpoint(request: Request) -> Response:
-        values: Any = request.query_params
-        if method == "POST":
-            with contextlib.suppress(ValueError, RecursionError):
-                values = json.loads(await request.body())
-            if not isinstance(values, dict):
-                raise UserError("the request is no JSON object")
-        return JSONResponse(await run_in_threadpool(answer, values))
+        content = await request.body() if post else json.dumps(dict(request.query_params)).encode()
+        answered = await run_in_threadpool(answer, parse_row(content, required, {}))
+        return answered if isinstance(answered, Response) else JSONResponse(answered)
 
-    return Route(path, endpoint, methods=[method])
-
-
-def templates(*folders: Path) -> Environment:
-    """The templates of `folders` and of this one; whatever they are given is escaped."""
-    return Environment(loader=FileSystemLoader([*folders, HERE]), autoescape=True, undefined=StrictUndefined)
+    return Route(path, endpoint, methods=["POST" if post else "GET"])
 
 
 def static_route(*folders: Path) -> Route:
-    """/static/NAME: the style sheets and scripts of `folders` and of this one, and nothing else."""
-    files = {path.name: path for folder in (HERE, *folders) for path in folder.iterdir() if path.suffix in KINDS}
+    """/static/NAME: the style sheets and scripts of `folders` and of this one, palette.css, and nothing else."""
+    found = [path for folder in (HERE, *folders) for path in folder.iterdir() if path.suffix in (".css", ".js")]
+    files = {path.name: path.read_text("utf-8") for path in found}
+    files["palette.css"] = templates(HERE).get_template("palette.css.j2").render()
 
-    async def endpoint(request: Request) -> Response:
-        path = files.get(request.path_params["name"])
-        return FileResponse(path, media_type=KINDS[path.suffix]) if path else error(404, "there is no such file")
+    def endpoint(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in files:
+            return error(404, "there is no such file")
+        return Response(files[name], media_type="text/css" if name.endswith(".css") else "text/javascript")
 
     return Route("/static/{name}", endpoint)
 
 
 def error(status: int, reason: str) -> Response:
-    """{"error": reason}, on one line."""
     return JSONResponse({"error": " ".join(reason.split())}, status)
 
 
@@ -185,8 +170,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _open_browser(address: str) -> None:
-    opened = False
     with contextlib.suppress(webbrowser.Error):
-        opened = webbrowser.open(address)
-    if not opened:
-        console.print("no browser could be opened: open the address yourself", soft_wrap=True)
+        if webbrowser.open(address):
+            return
+    console.print("no browser could be opened: open the address yourself", soft_wrap=True)

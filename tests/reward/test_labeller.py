@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from data.console import UserError
-from reward.labeller import accuracy_ceiling, load_score_function, rank, ranking_to_pairs
+from reward.labeller import accuracy_ceiling, load_score_function, pair_agreement, rank, ranking_to_pairs
 
 
 def sigmoid(x: float) -> float:
@@ -157,3 +157,13 @@ def test_a_function_that_cannot_be_had_is_one_line(spec, message):
 def test_a_function_must_return_a_finite_number(name):
     with pytest.raises(UserError, match="finite float"):
         load_score_function(f"own_taste:{name}")("a", "b")
+
+
+def test_agreement_of_two_rankings_counts_pairs() -> None:
+    same = [[2], [0, 1], [3]]
+    assert pair_agreement([]) == (0, 0)
+    assert pair_agreement([(same, same)]) == (6, 6)
+    assert pair_agreement([([[0], [1]], [[1], [0]])]) == (0, 1)
+    assert pair_agreement([([[0], [1]], [[0, 1]])]) == (0.5, 1)
+    assert pair_agreement([([[0], [1], [2]], [[2], [0]]), (same, [[0], [1]])]) == (0.5, 2)
+    assert pair_agreement([(same, []), (same, [[1]])]) == (0, 0)
