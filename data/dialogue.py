@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from data.console import UserError
 from data.tokenizers import Tokenizer
 
 LONGEST_HEADING = 40
@@ -62,6 +63,16 @@ def dialogue_pairs(text: str) -> list[Pair]:
 def prompt_of(said: Iterable[Speech], speaker: str) -> str:
     """What was said last, and who is to answer, as every stage reads it."""
     return "\n\n".join([*map(str, said), f"{speaker}:\n"])
+
+
+def typed_speech(speaker: str, text: str) -> Speech:
+    """A speech from what somebody typed: its name on one line, no blank line in it. UserError where nothing is left."""
+    name, lines = (typed.encode("utf-8", "replace").decode() for typed in (speaker, text))
+    name = " ".join(name.replace(":", " ").split())[: LONGEST_HEADING - 1].strip()
+    lines = "\n".join(line.strip() for line in lines.splitlines() if line.strip())
+    if not name or not lines:
+        raise UserError(f"{'a speech' if name else 'a speaker'} is empty: write something")
+    return Speech(name, lines)
 
 
 def heldout_pairs(validation_text: str, seed: int = 0) -> HeldOut:

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from data.console import UserError
 from data.corpus import load_corpus
 from data.dialogue import (
     Pair,
@@ -12,6 +13,7 @@ from data.dialogue import (
     heldout_pairs,
     prompt_of,
     speeches,
+    typed_speech,
 )
 from data.tokenizers import bpe_tokenizer, character_tokenizer
 
@@ -168,3 +170,23 @@ def test_a_prompt_is_what_was_said_and_who_is_to_answer():
     assert [pair.prompt for pair in dialogue_pairs(text)] == [
         prompt_of([each], who) for each, who in zip(said, ["BEN", "ANNA"], strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("speaker", "text", "read"),
+    [
+        ("ANNA", "Who is there?", Speech("ANNA", "Who is there?")),
+        (" ANNA: \n", " one \r\n\n  \ntwo ", Speech("ANNA", "one\ntwo")),
+        ("A\nB: C", "x\u2028y", Speech("A B C", "x\ny")),
+        ("x" * 99, "half \ud800", Speech("x" * 39, "half ?")),
+    ],
+)
+def test_what_is_typed_becomes_one_speech(speaker, text, read):
+    assert typed_speech(speaker, text) == read
+    assert speeches(str(read)) == [read]
+
+
+@pytest.mark.parametrize(("speaker", "text"), [("", "x"), (":", "x"), ("A", " \n ")])
+def test_an_empty_speech_is_refused(speaker, text):
+    with pytest.raises(UserError, match="is empty"):
+        typed_speech(speaker, text)

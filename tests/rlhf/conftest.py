@@ -1,5 +1,31 @@
 """Tiny models and runs for the tests of this folder."""
 
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from tests.tiny import causal_lm, letters, reward_model, run_maker, tokenizer
 
 __all__ = ["causal_lm", "letters", "reward_model", "run_maker", "tokenizer"]
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, run_maker: type[Any]) -> Path:
+    """A run of tiny models with all stages but the comparison, and a taste. Read only: see `own_run`."""
+    maker = run_maker(tmp_path_factory.mktemp("whole"))
+    maker.language_model("pretrain", None, seed=1)
+    maker.language_model("sft", "pretrain", seed=2)
+    maker.reward_model()
+    maker.language_model("rlhf", "sft", seed=4)
+    for stage in ("reward", "rlhf"):
+        shutil.copytree(maker.run / stage, maker.run / "tastes" / "mine" / stage)
+    run: Path = maker.run
+    return run
+
+
+@pytest.fixture
+def own_run(whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run for one test."""
+    return shutil.copytree(whole_run, tmp_path / "run")
