@@ -73,7 +73,7 @@ def dot_chart(rows: Mapping[str, Sequence[Dot]], xlabel: str, label: str, refere
             place = row + (lane - (len(dots) - 1) / 2) * 0.8 / lanes
             axes.plot([dot.low, dot.high], [place, place], color=COLOURS[dot.colour], linewidth=5, alpha=0.35,
                       solid_capstyle="round")  # fmt: skip
-            axes.plot(dot.value, place, "o", color=COLOURS[dot.colour], markersize=6.5)
+            axes.plot(dot.value, place, "o", color=COLOURS[dot.colour], markersize=6.5, clip_on=False)
             axes.text(1.03, place, f"{dot.value:.2f}", va="center", color=COLOURS["ink"], fontsize=9.5)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel=xlabel)

@@ -11,6 +11,7 @@ COLOURS = {
     "sft": ("#2f6ea3", "#6fb1e6"),
     "rlhf": ("#b3382c", "#f0796a"),
     "original": ("#a37a1c", "#dcb04e"),
+    "taste": ("#7a4a9e", "#c39be6"),
     "control": ("#5f7f6a", "#8fb59c"),
 }
 """Colours by name, each on light and on dark paper: CSS variables and classes of the page."""

@@ -34,7 +34,7 @@ from reward.labeller import rank
 from reward.model import RewardModel
 from reward.rankings import Ranking
 from rlhf.compare.report import write_report
-from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, metrics_of, write_result
+from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, made_of, metrics_of, write_result
 from rlhf.judging.measures import win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
@@ -200,7 +200,7 @@ def compare(options: CompareOptions) -> Path:
                 "settings": stage.config | {"prompts": len(pairs), "temperature": 1.0, "candidates": CANDIDATES},
                 "corpus": rlhf.corpus,
                 **Gathering(options, records, corpus, pairs, state.device).results(),
-                "made": {name: _made(each) for name, each in records.items()},
+                "made": {name: made_of(each) for name, each in records.items()},
                 "seconds": round(stage.seconds, 2),
             }
             stage.results = {"win_rates": result["win_rates"], "stages": result["stages"]}
@@ -234,15 +234,6 @@ def print_table(result: dict[str, Any]) -> None:
     console.print(table)
     for name, rate in result["win_rates"].items():
         console.print(f"  {name:22} {rate['rate']:.3f}  [{rate['low']:.3f}, {rate['high']:.3f}]")
-
-
-def _made(record: StageRecord) -> dict[str, Any]:
-    """How a stage was made, for the report."""
-    kept = (
-        "preset", "seed", "parent", "weights_sha256", "wall_seconds", "peak_memory_gib", "device", "git_commit",
-        "versions", "results",
-    )  # fmt: skip
-    return {name: getattr(record, name) for name in kept}
 
 
 def _win_rate(first: list[float], second: list[float]) -> dict[str, Any]:

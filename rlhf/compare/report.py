@@ -160,13 +160,13 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         result=result,
         sources=SOURCES,
         stage_names=STAGES,
-        one_digit=_one_digit,
-        notice=_notice(result["corpus"]),
+        one_digit=one_digit,
+        notice=notice_of(result["corpus"]),
         verdict=verdict(result),
         win_rates=Markup(dot_chart(rates, "share of prompts won", "win rates with 95 % intervals", 0.5)),
         words=words_panel(result["words"], *((SOURCES[name].title, SOURCES[name].colour) for name in ("sft", "rlhf"))),
         columns=COLUMNS,
-        rows=[(SOURCES[name], _cells(row)) for name, row in rows.items()],
+        rows=[(SOURCES[name], cells_of(row)) for name, row in rows.items()],
         terms=[(name, TERMS.get(name, ""), Markup(bar_chart(bars, colours, name))) for name, bars in terms.items()],
         curves=[(title, Markup(svg)) for title, svg in curves(run, result["reward_model"])],
         samples=result["samples"][:SAMPLES],
@@ -202,7 +202,8 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
     return charts
 
 
-def _notice(corpus: Mapping[str, Any]) -> str | None:
+def notice_of(corpus: Mapping[str, Any]) -> str | None:
+    """What a page has to say of its text first, if anything."""
     if corpus["notice"]:
         return str(corpus["notice"])
     if corpus["name"] == "pastiche":
@@ -210,12 +211,13 @@ def _notice(corpus: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def cells_of(row: Mapping[str, Any]) -> list[str]:
     """A row's figures as the table shows them."""
     halves = {f"{name}_half": (row[f"{name}_high"] - row[f"{name}_low"]) / 2 for name in ("gold", "reward")}
-    kl = "-" if row["kl_to_sft"] is None else _one_digit(row["kl_to_sft"])
+    kl = "-" if row["kl_to_sft"] is None else one_digit(row["kl_to_sft"])
     return [shown.format(**row, **halves, kl=kl) for _, shown, _ in COLUMNS]
 
 
-def _one_digit(value: float) -> str:
+def one_digit(value: float) -> str:
+    """A number with one digit after the point."""
     return f"{round(value, 1) + 0.0:.1f}"  # + 0.0: a KL that is estimated as -0.01 is no "-0.0"

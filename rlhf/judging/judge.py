@@ -14,6 +14,7 @@ from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import Pair, heldout_pairs
 from data.run.options import StageOptions
+from data.run.record import StageRecord
 from data.run.writing import write_samples
 from reward.gold.judge import FREE_COPY, GoldJudge
 from rlhf.judging.measures import diversity, mean_interval, word_count
@@ -59,6 +60,15 @@ def write_result(
         "The first held-out prompts, in order, unselected",
         map(section, range(1, SHOWN + 1), result["samples"]),
     )
+
+
+def made_of(record: StageRecord) -> dict[str, Any]:
+    """How a stage was made, for a report."""
+    kept = (
+        "preset", "seed", "parent", "weights_sha256", "wall_seconds", "peak_memory_gib", "device", "git_commit",
+        "versions", "results",
+    )  # fmt: skip
+    return {name: getattr(record, name) for name in kept}
 
 
 def kl_bound(n: int) -> float:

@@ -24,10 +24,10 @@ def words_panel(changes: Mapping[str, Any], before: tuple[str, str], after: tupl
         "before": before,
         "after": after,
         "lists": [
-            (title, kind, [_row(use, *totals) for use in uses[:SHOWN]], max(0, len(uses) - SHOWN))
-            for title, kind, uses in (
-                ("More often now", "more", changes["more"]),
-                ("Less often now", "less", changes["less"]),
+            (title, of, [_row(use, *totals) for use in uses[:SHOWN]], max(0, len(uses) - SHOWN))
+            for title, of, uses in (
+                ("More often now", colour_after, changes["more"]),
+                ("Less often now", colour, changes["less"]),
             )
         ],
         "compared": changes["compared"],

@@ -18,7 +18,8 @@ from data.corpus import Corpus
 from data.dialogue import dialogue_pairs
 from reward.gold.judge import words_and_marks, words_of
 from reward.tastes import asks
-from rlhf.judging.measures import diversity, mean_interval, wilson_interval, word_count
+from rlhf.judging.judge import common_words
+from rlhf.judging.measures import diversity, mean_interval, wilson_interval
 from rlhf.judging.replies import Replies
 
 ALPHA0 = 1000.0
@@ -139,7 +140,7 @@ def what_changed(
     uses = [use for use in word_uses(first, second, prior) if use.before + use.after >= FEWEST]
     found = beyond_chance(uses)
     more, less = [use for use in found if use.z > 0], [use for use in reversed(found) if use.z < 0]
-    words = [use.word for use in (*more[:SHARES_OF_WORDS], *less[:SHARES_OF_WORDS])]
+    words = [use.word for use in (*more[:SHARES_OF_WORDS], *less[:SHARES_OF_WORDS]) if use.word != "!"]
     counted = rates(before, after, words, has or {})
     return Changes(more, less, counted, len(uses), first.total(), second.total())
 
@@ -150,7 +151,7 @@ def rates(
     """Named shares of replies with Wilson's intervals, then words per reply and distinct-2, before and after.
 
     `has` are shares that come first; `words` are words and marks whose share of replies is counted. distinct-2 is
-    taken from equally many words of both.
+    taken from equally many words of both: `rlhf.judging.judge.common_words`.
     """
     tests: dict[str, Callable[[str], bool]] = {
         **has,
@@ -167,7 +168,7 @@ def rates(
     shares |= {f"has “{word}”": [[word in text for text in texts] for texts in used] for word in words}
     counted = [Rate(name, True, *map(_share, found)) for name, found in shares.items()]
     length = [Figure(*mean_interval([len(words_of(text)) for text in replies.texts])) for replies in both]
-    common = min(word_count(replies.texts) for replies in both)
+    common = common_words(both)
     distinct = [Figure(diversity(replies.texts, common).distinct_2) for replies in both]
     return [*counted, Rate("words per reply", False, *length), Rate("distinct-2", False, *distinct)]
 
