@@ -275,10 +275,13 @@ class RewardStage:
         return training, held_out
 
 
-def train_reward(config: RewardModelConfig, preset: str) -> Path:
-    """Make the reward model of RUN/sft and leave it in RUN/reward; returns that folder."""
+def train_reward(config: RewardModelConfig, preset: str, command: str | None = None) -> Path:
+    """Make the reward model of RUN/sft and leave it in RUN/reward; returns that folder.
+
+    `command` makes the stage, where that is not `python -m reward PRESET`.
+    """
     run = RewardStage(config)
-    with open_stage("reward", config, preset=preset, parent=run.parent) as stage:
+    with open_stage("reward", config, preset=preset, command=command, parent=run.parent) as stage:
         stage.config = settings(run.config)
         stage.announce(run.describe())
         times = [stage.seconds]

@@ -11,7 +11,7 @@ et al. (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arX
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,8 +57,8 @@ class PPOTrainer:
 
     policy: folder, hub name or causal language model (trained in place).
     reward: folder, hub name or sequence-classification model of one label; or a function
-        `(prompts, responses) -> scores` of texts; or a list of (reward, weight). A model whose tokenizer is not the
-        policy's reads the responses as text.
+        `(prompts, responses) -> scores` of texts; or a list of (reward, weight), or a mapping name -> (reward, weight).
+        A model whose tokenizer is not the policy's reads the responses as text.
     prompts: texts, lists of token ids, conversations (lists of {"role", "content"}, written out by the chat
         template), a `datasets.Dataset` with a column "prompt" of these, or a JSONL file of {"prompt"}. A reward
         function gets texts as they were given, and conversations as the template wrote them.
@@ -76,7 +76,7 @@ class PPOTrainer:
     def __init__(
         self,
         policy: ModelSource,
-        reward: RewardSource | Sequence[tuple[RewardSource, float]],
+        reward: RewardSource | Sequence[tuple[RewardSource, float]] | Mapping[str, tuple[RewardSource, float]],
         prompts: Any,
         config: PPOConfig,
         *,

@@ -1,7 +1,7 @@
 """From what a user gives as the reward to a `Reward`, or to the sum of several."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,18 @@ def build_reward(
 ) -> tuple[Reward, PreTrainedModel | None]:
     """The reward, and the first sequence-classification model in it that reads the policy's tokens.
 
-    source: a folder, hub name or model of sequence classification, a function, or a list of (reward, weight).
+    source: a folder, hub name or model of sequence classification, a function, a list of (reward, weight), or a
+        mapping from the name that each has in the log to (reward, weight).
     batch_rows: sequences per forward pass of a model. UserError on what cannot give a reward.
     """
-    if isinstance(source, list | tuple):
+    if isinstance(source, list | tuple | Mapping):
         parts: dict[str, tuple[Reward, float]] = {}
         first = None
-        for number, (part, weight) in enumerate(_weighted(source)):
+        given = list(source) if isinstance(source, Mapping) else [None] * len(source)
+        several = list(source.values()) if isinstance(source, Mapping) else source
+        for number, (own_name, (part, weight)) in enumerate(zip(given, _weighted(several), strict=True)):
             reward, model = build_reward(part, policy, batch_rows, device)
-            name = _name(part)
+            name = own_name or _name(part)
             parts[name if name and name not in parts else f"{name or 'reward'}_{number}"] = (reward, weight)
             first = model if first is None else first
         return WeightedReward(parts), first
