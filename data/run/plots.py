@@ -18,6 +18,7 @@ def plot_curves(
     title: str = "",
     floor: tuple[str, float] | None = None,
     marks: tuple[str, Mapping[str, tuple[float, float]]] | None = None,
+    log_x: bool = False,
 ) -> None:
     """Draw named (x, y) curves into one PNG.
 
@@ -33,7 +34,7 @@ def plot_curves(
         axes.plot([], [], marker="D", color="grey", linestyle="", markerfacecolor="none", label=marks[0])
     if floor is not None:
         axes.axhline(floor[1], color="grey", linestyle="--", linewidth=1, label=floor[0])
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log" if log_x else "linear")
     axes.grid(alpha=0.25)
     if len(curves) > 1 or floor is not None:
         axes.legend(frameon=False, fontsize=9)
