@@ -33,7 +33,7 @@ LONGEST, LONGEST_TEXT = 400, 4000
 Kept = TypeVar("Kept", LogProbs, RewardModel)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sampling:
     """How replies are drawn."""
 

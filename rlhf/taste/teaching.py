@@ -68,8 +68,8 @@ class Teaching:
         annotators: Sequence[str],
         craft: float | None,
         watch: Sequence[str],
-    ) -> None:
-        """Begin, with the judgements of all where `annotators` is empty. UserError where it cannot."""
+    ) -> dict[str, Any]:
+        """Begin, with the judgements of all where `annotators` is empty; the state then. UserError where it cannot."""
         if mode not in MODES:
             raise UserError(f"the mode is {mode!r:.20}: choose one of {', '.join(MODES)}")
         command = [*self.program, "--run", str(self.run), "--name", check_name("taste", name), *MODES[mode]]
@@ -93,11 +93,13 @@ class Teaching:
                 self._process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
                 )
+        return self.state()
 
-    def stop(self) -> None:
-        """Ask the taste that is being taught to end with what it has."""
+    def stop(self) -> dict[str, Any]:
+        """Ask the taste that is being taught to end with what it has; the state then."""
         if self.running and self._folder.is_dir():
             (self._folder / "stop").touch()
+        return self.state()
 
     def close(self) -> None:
         """End the process, if there is one, and all that it started."""
