@@ -3,7 +3,8 @@
 python -m rlhf.compare --run runs/mine
 
 Every source (`rlhf.judging.sources`) writes one reply to every prompt; the gold judge, the reward model and plain
-counting judge them. The results are `compare.json`, `samples.md` and `report.html` in RUN/compare.
+counting judge them, and people's votes are counted where --votes gives some. The results are `compare.json`,
+`samples.md`, `report.html` and, for readers on paper, `blind.md` with its key in RUN/compare.
 """
 
 import random
@@ -33,11 +34,14 @@ from reward.gold.judge import GoldJudge
 from reward.labeller import rank
 from reward.model import RewardModel
 from reward.rankings import Ranking
+from rlhf.compare.blind import write_blind
 from rlhf.compare.report import write_report
+from rlhf.compare.votes import tally_votes, title_of
 from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, made_of, metrics_of, write_result
 from rlhf.judging.measures import win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
+from rlhf.judging.votes import read_votes
 from rlhf.judging.words import prior_counts, what_changed
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.model import ModelReward
@@ -58,6 +62,9 @@ SCORED_AT_ONCE = 32
 @dataclass(kw_only=True)
 class CompareOptions(HeldoutOptions):
     """Compare the stages of a run on held-out prompts."""
+
+    votes: tuple[str, ...] = ()
+    """JSONL files of people's votes to count, such as RUN/votes.jsonl of `python -m rlhf.play`."""
 
 
 def read_chain(run: Path) -> dict[str, StageRecord]:
@@ -190,21 +197,25 @@ def compare(options: CompareOptions) -> Path:
     state, run = process_state(choose_device(options.device)), options.run
     records = read_chain(run)
     rlhf = records["rlhf"]
+    votes = [vote for path in options.votes for vote in read_votes(path)]
     corpus = run_corpus(run, rlhf)
     pairs = choose_pairs(corpus, options.split, options.prompts)
     with open_stage("compare", options, preset=rlhf.preset, command="python -m rlhf.compare", parent=rlhf) as stage:
         stage.announce(f"{len(pairs)} held-out prompts ({options.split}) of {corpus.name}")
         stage.config |= {name: records["sft"].config[name] for name in ("prompt_length", "response_length")}
         if state.is_main_process:
+            gathering = Gathering(options, records, corpus, pairs, state.device)
             result = {
                 "settings": stage.config | {"prompts": len(pairs), "temperature": 1.0, "candidates": CANDIDATES},
                 "corpus": rlhf.corpus,
-                **Gathering(options, records, corpus, pairs, state.device).results(),
+                **gathering.results(),
+                "votes": tally_votes(votes, gathering.judge.gold) if votes else None,
                 "made": {name: made_of(each) for name, each in records.items()},
                 "seconds": round(stage.seconds, 2),
             }
             stage.results = {"win_rates": result["win_rates"], "stages": result["stages"]}
             write_result(stage.path / "compare.json", result, sample_section)
+            write_blind(stage.path, result["samples"], options.seed)
             write_report(stage.path / "report.html", result, run)
             print_table(result)
             stage.summary = f"report: {stage.final / 'report.html'}"
@@ -234,6 +245,10 @@ def print_table(result: dict[str, Any]) -> None:
     console.print(table)
     for name, rate in result["win_rates"].items():
         console.print(f"  {name:22} {rate['rate']:.3f}  [{rate['low']:.3f}, {rate['high']:.3f}]")
+    for pair in result["votes"]["pairs"] if result["votes"] else []:
+        who = f"{title_of(pair['first'])} against {title_of(pair['second'])}"
+        shown = f"people: {who} {pair['rate']:.3f}  [{pair['low']:.3f}, {pair['high']:.3f}]  {pair['n']} votes"
+        console.print(f"  {shown}", markup=False)
 
 
 def _win_rate(first: list[float], second: list[float]) -> dict[str, Any]:

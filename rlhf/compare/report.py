@@ -14,6 +14,7 @@ from data.run.charts import Dot, bar_chart, calibration_chart, curve_chart, dot_
 from data.run.page import write_page
 from data.run.plots import curve
 from data.run.record import read_metrics
+from rlhf.compare.votes import colour_of, title_of
 from rlhf.judging.panel import words_panel
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES
 
@@ -93,6 +94,16 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
         else:
             (better if sign * (rlhf[key] - sft[key]) > 0 else same).append(f"{sentence}.")
 
+    for pair in result["votes"]["pairs"] if result["votes"] else []:
+        first, second = title_of(pair["first"]), title_of(pair["second"])
+        figure = f"in {pair['rate']:.0%} of {pair['n']} votes ({pair['low']:.0%} to {pair['high']:.0%})"
+        if pair["low"] > 0.5:
+            better.append(f"People prefer {first} to {second} {figure}.")
+        elif pair["high"] < 0.5:
+            same.append(f"People prefer {second} to {first}: {first} wins {figure}.")
+        else:
+            same.append(f"People's votes do not tell {first} from {second}: {first} wins {figure}.")
+
     kept = rlhf["distinct_2"] / sft["distinct_2"] if sft["distinct_2"] else 1.0
     if kept < 0.97:
         same.append(f"Variety fell: distinct-2 is {kept:.0%} of SFT's.")
@@ -125,6 +136,11 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
         doubt.append("Sampling SFT at temperature .7 does as well as PPO did.")
     if rlhf["kl_to_sft"] > 10:
         doubt.append(f"The aligned model is {rlhf['kl_to_sft']:.1f} nats per reply away from SFT: far.")
+    if result["votes"] and (agreed := result["votes"]["gold"]):
+        doubt.append(
+            f"The gold judge prefers the reply that people chose in {agreed['rate']:.0%} of {agreed['n']} votes "
+            f"({agreed['low']:.0%} to {agreed['high']:.0%})."
+        )
     model = result["reward_model"]["rlhf"]
     if model["heldout_accuracy"] is not None:
         doubt.append(
@@ -165,6 +181,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         verdict=verdict(result),
         win_rates=Markup(dot_chart(rates, "share of prompts won", "win rates with 95 % intervals", 0.5)),
         words=words_panel(result["words"], *((SOURCES[name].title, SOURCES[name].colour) for name in ("sft", "rlhf"))),
+        votes=_votes(result["votes"]),
         columns=COLUMNS,
         rows=[(SOURCES[name], cells_of(row)) for name, row in rows.items()],
         terms=[(name, TERMS.get(name, ""), Markup(bar_chart(bars, colours, name))) for name, bars in terms.items()],
@@ -200,6 +217,25 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
         if len(points[0]) > 1:
             charts.append((f"PPO: {title}", curve_chart({title: points}, "episode", title, [colour])))
     return charts
+
+
+def _votes(votes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """People's votes as the page shows them."""
+    if not votes:
+        return None
+    dots: dict[str, list[Dot]] = {}
+    rows: list[tuple[Any, ...]] = []
+    for pair in votes["pairs"]:
+        title = f"{title_of(pair['first'])} beats {title_of(pair['second'])}"
+        dots[title] = [Dot(pair["rate"], pair["low"], pair["high"], colour_of(pair["first"]))]
+        one_by_one = [(name, rate, None) for name, rate in pair["by_annotator"].items()]
+        if len(one_by_one) == 1:
+            one_by_one = [(name, rate, pair["gold"]) for name, rate, _ in one_by_one]
+        else:
+            one_by_one.insert(0, ("all", pair, pair["gold"]))
+        rows += [(title, *row) for row in one_by_one]
+    chart = Markup(dot_chart(dots, "share of votes won", "people's votes with 95 % intervals", 0.5))
+    return {"chart": chart, "rows": rows, "count": votes["votes"], "gold": votes["gold"]}
 
 
 def notice_of(corpus: Mapping[str, Any]) -> str | None:

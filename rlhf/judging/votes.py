@@ -19,15 +19,19 @@ def read_votes(path: str | Path) -> list[dict[str, Any]]:
     return read_jsonl(path, {"prompt": str, "completions": list[str], "policies": list[str]}, _check)
 
 
+def distinct_votes(votes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The votes, each once: of those with the same id the last one."""
+    return [*{vote.get("id") or number: vote for number, vote in enumerate(votes)}.values()]
+
+
 def count_votes(votes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], WinRate]:
     """(first, second) -> how often the reply of the policy `first` was chosen; a tie counts one half.
 
     A vote counts once, by its id if it has one. Of two policies the first is the one that comes later in the pipeline;
     a taste comes after the stages. The pairs are in that order too.
     """
-    once = {vote.get("id") or number: vote for number, vote in enumerate(votes)}
     chosen: dict[tuple[str, str], list[float]] = {}
-    for vote in once.values():
+    for vote in distinct_votes(votes):
         second, first = sorted(vote["policies"], key=_place)
         winner = 0.5 if vote["choice"] is None else float(vote["policies"][vote["choice"]] == first)
         chosen.setdefault((first, second), []).append(winner)

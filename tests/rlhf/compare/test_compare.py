@@ -177,6 +177,44 @@ def test_report_is_one_file_that_asks_for_nothing(maker: Any) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_pairs_for_readers_are_of_this_comparison(maker: Any, result: dict[str, Any]) -> None:
+    key = json.loads((maker.run / "compare/blind-key.json").read_text("utf-8"))
+    by_prompt = {sample["prompt"]: sample for sample in result["samples"]}
+    assert 0 < len(key["pairs"]) <= PROMPTS
+    for pair in key["pairs"]:
+        assert pair["completions"] == [by_prompt[pair["prompt"]][policy] for policy in pair["policies"]]
+    assert (maker.run / "compare/blind.md").read_text("utf-8").count("\n## ") == len(key["pairs"])
+    assert result["votes"] is None
+    assert "What people say" not in (maker.run / "compare/report.html").read_text("utf-8")
+
+
+def test_votes_are_counted_into_the_report(copied: Any, tmp_path: Path) -> None:
+    key = json.loads((copied.run / "compare/blind-key.json").read_text("utf-8"))["pairs"]
+    votes = [pair | {"choice": pair["policies"].index(max(pair["policies"])), "annotator": "<b>ann"} for pair in key]
+    files = [str(tmp_path / name) for name in ("ann.jsonl", "ben.jsonl")]
+    Path(files[0]).write_text("".join(json.dumps(vote) + "\n" for vote in votes), "utf-8")
+    Path(files[1]).write_text(json.dumps(votes[0] | {"choice": None, "annotator": "ben"}) + "\n", "utf-8")
+    compare(CompareOptions(run=copied.run, prompts=4, overwrite=True, votes=tuple(files)))
+    result = json.loads((copied.run / "compare/compare.json").read_text("utf-8"))
+    assert result["votes"]["votes"] == len(votes) + 1
+    assert result["settings"]["votes"] == files
+    by_first = {(pair["first"], pair["second"]): pair for pair in result["votes"]["pairs"]}
+    assert sum(pair["ties"] for pair in by_first.values()) == 1
+    assert by_first["sft", "pretrain"]["by_annotator"]["<b>ann"]["rate"] == 1
+    page = (copied.run / "compare/report.html").read_text("utf-8")
+    assert "What people say" in page
+    assert "<b>ann" not in page
+    assert "&lt;b&gt;ann" in page
+    assert "People prefer" in page or "People's votes do not tell" in page
+
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(json.dumps(votes[0]) + "\n" + json.dumps(votes[0] | {"choice": 2}) + "\n", "utf-8")
+    with pytest.raises(UserError, match=r'broken.jsonl, line 2: "choice" must be 0 or 1'):
+        compare(CompareOptions(run=copied.run, overwrite=True, votes=(str(broken),)))
+    assert json.loads((copied.run / "compare/compare.json").read_text("utf-8")) == result
+    assert not (copied.run / ".compare.partial").exists()
+
+
 def test_report_escapes_all_text(maker: Any, result: dict[str, Any], tmp_path: Path) -> None:
     spoiled = copy.deepcopy(result)
     attack = "<script>alert('x')</script>"
