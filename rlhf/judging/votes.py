@@ -20,8 +20,11 @@ def read_votes(path: str | Path) -> list[dict[str, Any]]:
 
 
 def distinct_votes(votes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The votes, each once: of those with the same id the last one."""
-    return [*{vote.get("id") or number: vote for number, vote in enumerate(votes)}.values()]
+    """The votes, each once: of those with the same id the first one."""
+    once: dict[object, Mapping[str, Any]] = {}
+    for number, vote in enumerate(votes):
+        once.setdefault(vote.get("id") or number, vote)
+    return [*once.values()]
 
 
 def count_votes(votes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], WinRate]:

@@ -33,7 +33,7 @@ def test_votes_are_tallied_by_pair_and_annotator() -> None:
         vote("rlhf", "sft", None, "ben"),
         vote("sft", "tastes/love", 1),
         vote("sft", "tastes/love", 1, id="once"),
-        vote("sft", "tastes/love", 1, id="once"),
+        vote("sft", "tastes/love", 0, id="once"),
     ]
     told = tally_votes(votes, gold)
     assert told["votes"] == 6
