@@ -13,18 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import tyro
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from data.console import UserError, run_command
+from data.jsonl import Kind
 from data.run.folder import announce, run_corpus
 from data.run.options import check_name, check_ranges
 from data.run.page import templates
 from data.run.record import read_parent
-from reward.screens import Drawing, draw_screens, policy_name, screen_prompts
-from reward.ui.labelling import labelling_routes
-from reward.ui.server import HERE, serve, static_route
-from reward.ui.store import Store, rankings_file
+from reward.screens import Drawing, draw_screens, policy_name, rankings_file, screen_prompts
+from reward.ui.server import HERE, json_route, serve, static_route
+from reward.ui.store import Store
 
 AHEAD = 16
 """Screens that are ready before anyone asks for them."""
@@ -103,6 +107,30 @@ def made_ahead(store: Store, screens: Iterator[dict[str, Any]]) -> Iterator[None
             store.changed.notify_all()
         thread.join()
         store.lock.release()
+
+
+def labelling_routes(store: Store, html: str, path: str = "/label") -> list[BaseRoute]:
+    """The page, `html` from a template that extends label.html.j2, at `path`, and what it asks for, at /label/…."""
+
+    async def page(_: Request) -> Response:
+        return HTMLResponse(html)
+
+    def export(request: Request) -> Response:
+        name = request.query_params.get("annotator", "")
+        file = rankings_file(store.folder, name)
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}.jsonl"}
+        return Response(file.read_bytes() if file.exists() else b"", headers=headers, media_type="application/jsonl")
+
+    named: dict[str, Kind] = {"annotator": str}
+    judged: dict[str, Kind] = {"id": str, "screen": str, "ranking": list[list[int]], "all_bad": bool}
+    return [
+        Route(path, page),
+        Route("/label/export", export),
+        json_route("/label/state", store.state, named),
+        json_route("/label/judge", store.judge, named | judged | {"seconds": (int, float)}, post=True),
+        json_route("/label/undo", store.undo, named | {"id": str}, post=True),
+        json_route("/label/delete", store.delete, named, post=True),
+    ]
 
 
 def open_run(options: LabelOptions) -> tuple[Store, Iterator[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from data.console import UserError
 from data.corpus import Corpus
 from data.dialogue import dialogue_pairs, encode_prompt, heldout_pairs
 from data.jsonl import read_texts
-from data.run.options import check_ranges
+from data.run.options import check_name, check_ranges
 from data.run.record import StageRecord
 from data.tokenizers import Tokenizer
 from reward.labeller import ranking_to_pairs
@@ -75,6 +75,11 @@ def judgement_of(values: Mapping[str, Any], rows: Sequence[Row], screens: Sequen
         "repeat": repeat,
     }
     return screen | said | ({"all_bad": True} if values["all_bad"] else {})
+
+
+def rankings_file(folder: Path, annotator: str) -> Path:
+    """Where the judgements of an annotator are; UserError for what is no name."""
+    return folder / "rankings" / f"{check_name('annotator', annotator)}.jsonl"
 
 
 # ---- how they are drawn ----

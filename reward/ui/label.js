@@ -3,23 +3,23 @@ import { ask, fail, get } from "/static/page.js";
 
 const field = get("who").elements.annotator;
 const annotator = field.value = new URL(location.href).searchParams.get("annotator") || field.value;
-const query = `?annotator=${encodeURIComponent(annotator)}`;
+const query = `?annotator=${encodeURIComponent(annotator)}`, present = "/label/state" + query;
 const unsent = `unsent ${annotator}`;  // what the server may not have yet; it survives a reload
 let state = { order: [] }, groups = [], tie = false, busy = true, since = 0;
 
-// Ask until there is an answer; a judgement that is sent again counts once, by its id.
+// Ask until there is an answer, and show it. A judgement that is sent again counts once, by its id.
 async function send(path, body) {
+  let answer, wait = 100;
   busy = true;
-  localStorage.setItem(unsent, JSON.stringify([path, body]));
-  for (let wait = 250, done = false; !done; wait = Math.min(2 * wait, 4000)) {
-    const answer = await ask(path, body).catch((error) => error);
-    done = !(answer instanceof Error) || answer.status === 400;
-    if (done) localStorage.removeItem(unsent);
-    if (answer.status === 400) await load();
-    if (!(answer instanceof Error)) show(answer);
-    else fail(answer.message + (done ? "" : ": nothing is lost, trying again"));
-    if (!done) await new Promise((resolve) => setTimeout(resolve, wait));
+  if (body) localStorage.setItem(unsent, JSON.stringify([path, body]));
+  while ((answer = await ask(path, body).catch((error) => error)) instanceof Error && answer.status !== 400) {
+    fail(`${answer.message}: nothing is lost, trying again`);
+    await new Promise((resolve) => setTimeout(resolve, wait = Math.min(2 * wait, 4000)));
   }
+  if (body) localStorage.removeItem(unsent);
+  if (!(answer instanceof Error)) return show(answer);
+  if (body) await send(present);
+  fail(answer.message);
 }
 
 function judge(ranking, all_bad = false) {
@@ -29,30 +29,26 @@ function judge(ranking, all_bad = false) {
 }
 
 const ordinal = (place) => ["1st", "2nd", "3rd"][place] ?? `${place + 1}th`;
-const load = () => ask("/label/state" + query).then(show, (error) => fail(error.message));
 const cite = ([agreed, pairs], whom) => pairs && `${Math.round(100 * agreed / pairs)} % of ${pairs} pairs as ${whom}`;
 
 function show(next) {
-  const { screen, order, done, goal, problem } = next, waiting = !screen && done < goal;
-  if (waiting && !problem) setTimeout(load, 300);
-  [state, groups, tie, busy] = [next, next.restored || [], false, false];
-  fail(problem);
+  const { screen, order, done, goal } = state = next, waiting = !screen && done < goal;
+  [groups, tie, busy, since] = [next.restored || [], false, false, performance.now()];
   [get("done").value, get("done").max, get("count").textContent] = [done, goal, `${done} of ${goal}`];
-  get("agreement").textContent =
-    [cite(next.with_self, "yourself"), cite(next.with_others, "others")].filter(Boolean).join(", ");
+  const agreement = [cite(next.with_self, "yourself"), cite(next.with_others, "others")];
+  get("agreement").textContent = agreement.filter(Boolean).join(", ");
   get("prompt").textContent = screen?.prompt ?? (waiting ? "The next replies are on their way…" : "All done. Thank you!");
   get("replies").replaceChildren(...order.map((index, at) => {
     const row = get("reply").content.cloneNode(true), text = row.querySelector(".text");
     row.querySelector("kbd").textContent = at + 1;
+    row.querySelector("button").onclick = () => press(at + 1);
     text.textContent = screen.completions[index];
     text.classList.toggle("cut", !screen.stopped[index]);
-    row.querySelector("button").onclick = () => press(at + 1);
     return row;
   }));
+  fail(next.problem);
   mark();
-  document.dispatchEvent(new CustomEvent("judged", { detail: next }));
-  if (waiting) return;
-  since = performance.now();
+  if (waiting) return setTimeout(() => state === next && !busy && send(present), 300);
   scrollTo(0, 0);
   get("prompt").focus({ preventScroll: true });
 }
@@ -64,14 +60,13 @@ function mark() {
     reply.querySelector("button").setAttribute("aria-pressed", place >= 0);
     reply.querySelector(".place").textContent = place < 0 ? "" : ordinal(place) + (groups[place].length > 1 ? " =" : "");
   });
-  const placed = groups.flat().length, left = state.order.length - placed;
+  const placed = groups.flat().length, count = groups.length;
   get("tie").setAttribute("aria-pressed", tie);
-  get("hint").textContent = !left ? "" : tie ? `Which reply shares the ${ordinal(groups.length - 1)} place?`
-    : placed ? `Which reply is ${ordinal(groups.length)}?` : "Which reply is best?";
-  for (const button of document.querySelectorAll(".keys button")) {
-    const undo = button.dataset.key === "u";
-    button.disabled = undo ? !state.last : !state.screen || (button.dataset.key === "enter" && placed < 2);
-  }
+  get("hint").textContent = placed === state.order.length ? "" : tie ? `Which reply shares the ${ordinal(count - 1)} place?`
+    : count ? `Which reply is ${ordinal(count)}?` : "Which reply is best?";
+  for (const button of document.querySelectorAll(".keys button")) button.disabled = !state.screen;
+  get("submit").disabled = placed < 2;
+  get("undo").disabled = !state.last;
 }
 
 // One step; false for a key that means nothing here.
@@ -79,9 +74,8 @@ function press(key) {
   const index = state.order[key - 1], placed = groups.flat();
   if (busy) return false;
   if (key === "u" && state.last) send("/label/undo", { annotator, id: state.last });
-  else if (!state.screen) return false;
-  else if (key === "b") judge([], true);
-  else if (key === "s") judge([]);
+  else if (key === "b" && state.screen) judge([], true);
+  else if (key === "s" && state.screen) judge([]);
   else if (key === "enter" && placed.length > 1) judge(groups);
   else if (key === "t" && placed.length) tie = !tie;
   else if (index === undefined) return false;
@@ -104,5 +98,5 @@ for (const button of document.querySelectorAll("[data-key]")) button.onclick = (
 get("delete").onclick = () => confirm(`Delete all that ${annotator} said?`) && send("/label/delete", { annotator });
 get("export").href += query;
 const kept = JSON.parse(localStorage.getItem(unsent));
-await load();
+await send(present);
 if (kept) send(...kept);

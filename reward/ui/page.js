@@ -1,8 +1,7 @@
 // What every page needs: requests to this server, and lines for the reader.
 export const get = (id) => document.getElementById(id);
-const show = (id) => (line) => { get(id).textContent = line; };
-export const say = show("said");    // at the foot of the page, read aloud when it is convenient
-export const fail = show("error");  // at the top, read aloud at once; "" removes it
+export const say = (line) => { get("said").textContent = line; };    // at the foot, read aloud when it is convenient
+export const fail = (line) => { get("error").textContent = line; };  // at the top, read aloud at once; "" removes it
 
 // The JSON that `path` answers, to `body` (posted) where there is one. An Error has the server's reason and its status.
 export async function ask(path, body) {

@@ -51,14 +51,11 @@ class Guard:
         self.cookie = f"token-{port}"  # cookies do not know ports: another server of this machine has its own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request = Request(scope)
-        refusal = self._refusal(request)
+        request = Request(scope) if scope["type"] == "http" else None
+        refusal = request and self._refusal(request)
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if request and message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 if self.token and not refusal and "token" in request.query_params:
@@ -93,11 +90,9 @@ def make_app(
     if not (token or is_loopback(host)):
         raise UserError(f"{host} can be reached from other machines: give a token")
 
-    def failed(_: Request, raised: Exception) -> Response:
-        return error(400, str(raised)) if isinstance(raised, UserError) else error(507, f"cannot write ({raised})")
-
     guard = Middleware(Guard, host=host, port=port, token=token, max_body=max_body)
-    return Starlette(routes=routes, middleware=[guard], exception_handlers={UserError: failed, OSError: failed})
+    told: Any = {UserError: lambda _, said: error(400, str(said)), OSError: lambda _, said: error(507, str(said))}
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=told)
 
 
 def serve(routes: Sequence[BaseRoute], *, host: str, port: int, token: str | None, open_browser: bool) -> None:
@@ -120,20 +115,21 @@ def serve(routes: Sequence[BaseRoute], *, host: str, port: int, token: str | Non
         name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
         print(address, flush=True)
-        if open_browser:
-            threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
+
+        def look() -> None:
+            if open_browser and not webbrowser.open(address):
+                console.print("no browser could be opened: open the address yourself")
+
+        threading.Thread(target=look, daemon=True).start()
         app = make_app(routes, host=host, port=port, token=token)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def json_route(
     path: str, answer: Callable[[dict[str, Any]], Any], required: Mapping[str, Kind], post: bool = False
 ) -> Route:
-    """A route whose `answer` gets the query, or what was posted, with the `required` keys, in a thread of its own.
-
-    What it returns is sent as JSON, if it is no Response.
-    """
+    """A route: a thread has `answer` make JSON, or a Response, of the query or of what was posted (`required` keys)."""
 
     async def endpoint(request: Request) -> Response:
         content = await request.body() if post else json.dumps(dict(request.query_params)).encode()
@@ -145,8 +141,7 @@ def json_route(
 
 def static_route(*folders: Path) -> Route:
     """/static/NAME: the style sheets and scripts of `folders` and of this one, palette.css, and nothing else."""
-    found = [path for folder in (HERE, *folders) for path in folder.iterdir() if path.suffix in (".css", ".js")]
-    files = {path.name: path.read_text("utf-8") for path in found}
+    files = {path.name: path.read_text("utf-8") for folder in (HERE, *folders) for path in folder.glob("*.[cj]s*")}
     files["palette.css"] = templates(HERE).get_template("palette.css.j2").render()
 
     def endpoint(request: Request) -> Response:
@@ -167,10 +162,3 @@ def is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host.lower() == "localhost"
-
-
-def _open_browser(address: str) -> None:
-    with contextlib.suppress(webbrowser.Error):
-        if webbrowser.open(address):
-            return
-    console.print("no browser could be opened: open the address yourself", soft_wrap=True)

@@ -6,35 +6,27 @@ judgement. What comes next for an annotator follows from these files alone, so a
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from data.console import UserError
 from data.jsonl import append_jsonl, read_appended, write_jsonl
-from data.run.options import check_name
 from reward.labeller import pair_agreement
-from reward.screens import Row, judgement_of, next_screen
-
-Values = Mapping[str, Any]
+from reward.screens import Row, judgement_of, next_screen, rankings_file
 
 
-def rankings_file(folder: Path, annotator: str) -> Path:
-    """Where the judgements of an annotator are; UserError for what is no name."""
-    return folder / "rankings" / f"{check_name('annotator', annotator)}.jsonl"
-
-
-def _request(method: Callable[..., Row | None]) -> Callable[["Store", Values], Row]:
+def _request(method: Callable[..., Row | None]) -> Callable[["Store", Row], Row]:
     """A request of an `annotator`, from any thread; it is answered with what they see after it."""
 
     @wraps(method)
-    def answer(store: "Store", values: Values) -> Row:
+    def answer(store: "Store", values: Row) -> Row:
         with store.changed:
             file = rankings_file(store.folder, values["annotator"])
-            more = method(store, values, file, store.judged.get(file.stem, []))
+            rows = store.judged[file.stem] = store.judged.get(file.stem) or read_appended(file)
+            more = method(store, values, file, rows)
             store.changed.notify_all()
             return store.view(file.stem) | (more or {})
 
@@ -65,23 +57,20 @@ class Store:
             self.screens.append(screen)
 
     @_request
-    def state(self, values: Values, file: Path, rows: list[Row]) -> None:
+    def state(self, values: Row, file: Path, rows: list[Row]) -> None:
         """What the annotator sees."""
 
     @_request
-    def judge(self, values: Values, file: Path, rows: list[Row]) -> None:
+    def judge(self, values: Row, file: Path, rows: list[Row]) -> None:
         """Save what `reward.screens.judgement_of` makes of `values`, once for each id."""
         if values["id"] not in [row["id"] for row in rows]:
             row = judgement_of(values, rows, self.screens[: self.goal])
-            try:
-                append_jsonl(file, row)
-                self.judged[file.stem] = [*rows, row]
-            except OSError:  # the line may be there all the same
-                self.judged[file.stem] = read_appended(file)
-                raise
+            self.judged[file.stem] = []  # read again where this fails: the line may be there all the same
+            append_jsonl(file, row)
+            self.judged[file.stem] = [*rows, row]
 
     @_request
-    def undo(self, values: Values, file: Path, rows: list[Row]) -> Row | None:
+    def undo(self, values: Row, file: Path, rows: list[Row]) -> Row | None:
         """Remove the last judgement if it has this `id`; the answer then has the ranking that it `restored`."""
         if not rows or rows[-1]["id"] != values["id"]:
             return None
@@ -89,7 +78,7 @@ class Store:
         return {"restored": rows[-1]["ranking"]}
 
     @_request
-    def delete(self, values: Values, file: Path, rows: list[Row]) -> None:
+    def delete(self, values: Row, file: Path, rows: list[Row]) -> None:
         """Remove all that the annotator said."""
         self._keep(file, [])
 

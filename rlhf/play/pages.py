@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from data.dialogue import prompt_of, typed_speech
 from data.jsonl import Kind
 from data.run.page import templates
-from reward.ui.labelling import labelling_routes
+from reward.label import labelling_routes
 from reward.ui.server import json_route, static_route
 from reward.ui.store import Store
 from rlhf.judging.blind import Booth

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from data.console import UserError
+from reward.screens import rankings_file
 from reward.ui import store as module
-from reward.ui.store import Store, rankings_file
+from reward.ui.store import Store
 
 REPLIES = 4
 
