@@ -10,6 +10,9 @@ from data.run.options import check_ranges
 from data.run.record import StageRecord
 from sft.config import TrainerOptions, check_lengths
 
+SMALLEST_BATCH, STEPS_PER_EPOCH, FEWEST_STEPS, MOST_EPOCHS, PASSES = 4, 50, 24, 4, 8400
+"""See `RewardModelConfig.scheduled`."""
+
 
 @dataclass(kw_only=True)
 class RewardModelConfig(TrainerOptions):
@@ -43,13 +46,17 @@ class RewardModelConfig(TrainerOptions):
     rankings_use: Literal["replace", "mix"] = "replace"
     """Whether --rankings take the place of the scored rankings or are added to them."""
 
+    epochs: int | None = None
+    """Passes over the rankings; default: what their number asks for, which may divide the batch too."""
     batch_size: int = 16
-    """Rankings an optimizer step, over all processes; all pairs of a ranking stand in one batch."""
+    """Rankings per optimizer step, over all processes; all pairs of a ranking are in one batch."""
     micro_batch_size: int | None = None
     """Rankings a forward and backward pass on one process; fewer than the batch accumulates gradients."""
     rankings_per_forward: int = 8
     """Rankings that run through the model together; those of a batch are grouped by length."""
     weight_decay: float = 0.0
+    loss: Literal["pairs", "plackett-luce"] = "pairs"
+    """What a ranking teaches: each of its pairs by itself, or each reply's place before all that stand below it."""
     mean_loss_coef: float = 0.5
     """Weight of a second loss, by a score that is the mean over a response's tokens instead of read at its last."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -63,7 +70,7 @@ class RewardModelConfig(TrainerOptions):
         self.check()
         check_ranges(
             self,
-            counts="n_prompts rankings_per_forward sample_batch_size",
+            counts="epochs n_prompts rankings_per_forward sample_batch_size",
             positive="temperature",
             not_negative="label_temperature weight_decay mean_loss_coef",
         )
@@ -86,6 +93,25 @@ class RewardModelConfig(TrainerOptions):
         assert self.response_length is not None
         return self.prompt_length, self.response_length
 
+    def scheduled(self, rankings: int, processes: int) -> "RewardModelConfig":
+        """With the epochs, and a batch no greater, that so many rankings ask for where no epochs are given.
+
+        The batch is halved, to 4 at the least, until an epoch has 50 steps: from few rankings a model learns by many
+        small steps what it does not by fewer larger ones. An epoch is repeated up to 4 times, and more often where
+        that makes fewer than 24 steps. Measured in docs/LOG.md.
+        """
+        if self.epochs is not None:
+            return self
+        size = self.batch_size
+        while size >= 2 * SMALLEST_BATCH and rankings < STEPS_PER_EPOCH * size:
+            try:
+                replace(self, batch_size=size // 2).micro_batches(processes)
+            except UserError:
+                break  # what is left cannot be divided
+            size //= 2
+        few = math.ceil(FEWEST_STEPS / math.ceil(rankings / size))
+        return replace(self, batch_size=size, epochs=max(few, min(MOST_EPOCHS, round(PASSES / rankings)), 1))
+
     def resolved(self, sft: StageRecord, context_length: int) -> "RewardModelConfig":
         """With the lengths of the SFT stage where none are given; UserError if they outgrow the context."""
         prompt = sft.config["prompt_length"] if self.prompt_length is None else self.prompt_length
@@ -97,11 +123,11 @@ class RewardModelConfig(TrainerOptions):
 PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
     "smoke": (
         "seconds: what the tests drive",
-        RewardModelConfig(n_prompts=48, n_heldout=16, batch_size=8, log_every=2, save_every=3),
+        RewardModelConfig(n_prompts=48, n_heldout=16, epochs=1, batch_size=8, log_every=2, save_every=3),
     ),
     "laptop": (
         "2 CPU cores, under 4 minutes",
-        RewardModelConfig(include_play=True, epochs=2, learning_rate=3e-3),
+        RewardModelConfig(include_play=True, learning_rate=3e-3),
     ),
     "gpu": (
         "one GPU, bf16",

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import permutations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import spearmanr
 
-from data.run.plots import plot_curves
 from reward.labeller import accuracy_ceiling
 from reward.model import RewardModel
 from reward.rankings import Ranking
@@ -45,7 +43,7 @@ def evaluate_reward(
     scores = score_rankings(model, rankings) if scores is None else scores
     by_ranking = scores.split([len(r.completions) for r in rankings])
     paired = [(r, s.tolist()) for r, s in zip(rankings, by_ranking, strict=True)]
-    labels = [(s[better], s[worse]) for r, s in paired for better, worse in r.pairs()]
+    judged = judge_pairs(rankings, [s for _, s in paired])
     scored = [(r.scores, s) for r, s in paired if r.scores is not None]
     true = [(s[a], s[b]) for g, s in scored for a, b in permutations(range(len(s)), 2) if g[a] > g[b]]
     margins = [(r.scores[a], r.scores[b]) for r in rankings if r.scores is not None for a, b in r.pairs()]
@@ -54,20 +52,38 @@ def evaluate_reward(
     if longer_wins is None:
         longer_wins = by_length >= 0.5
     figures: dict[str, Any] = {
-        "heldout_accuracy": _accuracy(labels),
+        "heldout_accuracy": sum(pair.right for pair in judged) / len(judged) if judged else None,
         "accuracy_ceiling": None,
         "accuracy_vs_gold": _accuracy(true),
-        "length_baseline": (by_length if longer_wins else 1 - by_length) if labels else None,
+        "length_baseline": (by_length if longer_wins else 1 - by_length) if judged else None,
         "ece": expected_calibration_error(reliability(model, rankings, by_ranking)),
         "spearman": None,
         "rankings": len(rankings),
-        "pairs": len(labels),
+        "pairs": len(judged),
     }
     if margins and label_temperature is not None:
         figures["accuracy_ceiling"] = accuracy_ceiling(margins, label_temperature)
     if len(set(gold)) > 1 and len(set(given)) > 1:
         figures["spearman"] = float(spearmanr(given, gold).statistic)
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
+
+
+class Judged(NamedTuple):
+    """A labelled pair of a held-out ranking, and how the model orders it: 1 as the label does, 0 not so, 1/2 a tie."""
+
+    ranking: Ranking
+    better: int
+    worse: int
+    right: float
+
+
+def judge_pairs(rankings: Sequence[Ranking], scores: Sequence[Sequence[float]]) -> list[Judged]:
+    """Every labelled pair of `rankings`, whose completions have these scores."""
+    return [
+        Judged(ranking, better, worse, (of[better] > of[worse]) + (of[better] == of[worse]) / 2)
+        for ranking, of in zip(rankings, scores, strict=True)
+        for better, worse in ranking.pairs()
+    ]
 
 
 def score_rankings(model: RewardModel, rankings: Sequence[Ranking], normalise: bool = True) -> torch.Tensor:
@@ -103,20 +119,6 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float | None:
     """Mean distance between predicted and observed frequency, weighted by pairs (Naeini et al., AAAI 2015)."""
     total = sum(entry.pairs for entry in bins)
     return sum(entry.pairs * abs(entry.predicted - entry.observed) for entry in bins) / total if total else None
-
-
-def write_calibration(path: Path, bins: Sequence[Bin]) -> None:
-    """The reliability diagram as a PNG."""
-    plot_curves(
-        path,
-        {
-            "as often as predicted": ([0.0, 1.0], [0.0, 1.0]),
-            "held-out pairs": ([entry.predicted for entry in bins], [entry.observed for entry in bins]),
-        },
-        xlabel="predicted probability that a response wins",
-        ylabel="how often it won",
-        title="Calibration of the reward model",
-    )
 
 
 def _length_accuracy(rankings: Sequence[Ranking]) -> float:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from numbers import Real
+from statistics import NormalDist
 
 from data.console import UserError
 
@@ -97,6 +98,31 @@ def pair_agreement(
             agreed += 1 - abs(orders[0] - orders[1]) / 2
             pairs += 1
     return agreed, pairs
+
+
+def ceiling_from_agreement(agreement: float) -> float:
+    """The best pair accuracy that labels allow which agree with a second labelling by the same hand this often.
+
+    A labeller who prefers the likelier response with probability q agrees with themselves with q² + (1 − q)², so
+    q = (1 + √(2 · agreement − 1)) / 2. That is concave: where some pairs are harder than others, the ceiling is lower
+    than what their mean agreement gives here. 1/2 where the agreement is no better than a coin's.
+    """
+    return (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2
+
+
+def wilson_interval(wins: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share of `wins` in `n` (Wilson 1927). `wins` may end in one half.
+
+    Unlike ± 1.96 standard errors it stays inside [0, 1] and does not shrink to a point at 0 or n wins.
+    ValueError where n is 0 or `wins` lies outside 0 … n.
+    """
+    if n < 1 or not 0 <= wins <= n:
+        raise ValueError(f"{wins} wins in {n} comparisons")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = wins / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def load_score_function(spec: str) -> ScoreFunction:

@@ -26,7 +26,13 @@ from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device, compute_dtype, process_state
 from reward.collect import choose_prompts, collect_rankings
 from reward.config import RewardModelConfig
-from reward.evaluate import evaluate_reward, longer_wins, reliability, score_rankings, write_calibration
+from reward.evaluate import (
+    evaluate_reward,
+    judge_pairs,
+    longer_wins,
+    reliability,
+    score_rankings,
+)
 from reward.gold.judge import GoldJudge
 from reward.labeller import ScoreFunction, load_score_function
 from reward.model import RewardModel, new_reward_model
@@ -38,7 +44,8 @@ from reward.rankings import (
     write_pairs,
     write_rankings,
 )
-from reward.trainer import RankingCollator, RankingTrainer, RewardCallback, ranking_dataset
+from reward.report import details, extremes, length_correlation, write_report
+from reward.trainer import RankingCollator, RankingTrainer, RewardCallback, ranking_dataset, with_weights_of
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
 from sft.pairs import corpus_pairs, split_prompts
@@ -46,6 +53,8 @@ from sft.trl import last_checkpoint, run_trainer, trainer_arguments
 
 SHOWN = 6
 """Prompts in samples.md."""
+SCALE_PROMPTS = 96
+"""Held-out prompts that are enough for the scale of the scores, within 4 %, where no held-out rankings are made."""
 
 
 class Rankings(NamedTuple):
@@ -108,8 +117,9 @@ class RewardStage:
         config = self.config
         kept = folder.resume_path / "collected"
         if not (kept / ("dev.jsonl" if self.replaced else "training.jsonl")).exists():
-            dev = self.sample(self.dev, config.seed + 1)
-            wanted = [] if self.replaced else self.training
+            dev = self.sample(self.dev[:SCALE_PROMPTS] if self.replaced else self.dev, config.seed + 1)
+            kept_out = {ranking.prompt for ranking in self.own_heldout}
+            wanted = [] if self.replaced else [pair for pair in self.training if pair.prompt not in kept_out]
             training = self.sample(wanted, config.seed + 2, self.play_score if config.include_play else None)
             if self.state.is_main_process:
                 kept.mkdir(parents=True, exist_ok=True)
@@ -122,6 +132,8 @@ class RewardStage:
             training = [] if self.replaced else read_collected(kept / "training.jsonl")
         heldout = self.own_heldout if self.replaced else dev + self.own_heldout
         found = Rankings(training + self.own_training, dev, heldout)
+        kept_out = {r.prompt for r in heldout} | {pair.prompt for pair in self.heldout.test}
+        assert kept_out.isdisjoint(r.prompt for r in found.training), "a held-out prompt is trained on"
         if self.state.is_main_process:
             write_rankings(folder.path / "rankings.jsonl", found.training)
             write_pairs(folder.path / "pairs.jsonl", found.training)
@@ -129,32 +141,39 @@ class RewardStage:
         self.state.wait_for_everyone()
         return found
 
-    def train(self, folder: StageFolder, rankings: Sequence[Ranking]) -> RewardModel:
-        """Train from the SFT checkpoint, or from the trainer's last state if the folder has one."""
-        config = self.config
+    def train(self, folder: StageFolder, rankings: Sequence[Ranking], heldout: Sequence[Ranking] = ()) -> RewardModel:
+        """Train from the SFT checkpoint, or from the trainer's last state if the folder has one.
+
+        heldout: rankings that the model is judged on while it learns, if any.
+        """
         dataset = ranking_dataset(rankings, self.policy.context_length)
+        processes = self.state.num_processes
+        self.config = config = self.config.scheduled(len(dataset), processes)
+        self.batches = config.micro_batches(processes)
+        folder.config |= {"epochs": config.epochs, "batch_size": config.batch_size}
+        assert config.epochs is not None
         steps = config.epochs * math.ceil(len(dataset) / config.batch_size)
         checkpoint, done = last_checkpoint(folder)
         folder.truncate_metrics(after=done)
         model: Any = new_reward_model(self.parent_folder, config.seed, self.device)
+        # The libraries leave hooks in what they train; this one gets the weights and is scored with.
+        plain = new_reward_model(self.parent_folder, config.seed, self.device)
         if config.mean_loss_coef:
             model.mean_score = copy.deepcopy(model.score).requires_grad_(True)
         with quiet(), warnings.catch_warnings(), progress_bar("reward", steps, done) as bar:
             warnings.simplefilter("ignore")  # of the libraries among themselves
             trainer = RankingTrainer(
                 model=model,
-                args=self._arguments(folder, steps),
+                args=self._arguments(folder, config.epochs, steps),
                 train_dataset=dataset,
                 processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
-                collator=RankingCollator(self.tokenizer.pad_id, width_step=32),
+                collator=RankingCollator(self.tokenizer.pad_id, width_step=32, loss=config.loss),
                 rankings_per_forward=config.rankings_per_forward,
                 mean_loss_coef=config.mean_loss_coef,
             )
-            run_trainer(trainer, RewardCallback(folder, bar), checkpoint, self.device)
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        if config.mean_loss_coef:
-            del trained.mean_score  # its work is done
-        return RewardModel(trained)
+            pairs = sum(len(row["chosen"]) for row in dataset)
+            run_trainer(trainer, RewardCallback(folder, bar, pairs, heldout, plain), checkpoint, self.device)
+        return with_weights_of(trainer.accelerator.unwrap_model(trainer.model), plain)
 
     def evaluate(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
         """Set the scale of the scores, judge the model on the held-out rankings, write plots and samples."""
@@ -166,7 +185,6 @@ class RewardStage:
         figures = evaluate_reward(
             model, rankings.heldout, config.label_temperature, longer_wins(rankings.training), scores
         )
-        self._write_figures(folder, model, rankings.heldout, scores)
         terms = [self.gold.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
         prompt, response = config.lengths
         play = [
@@ -190,25 +208,42 @@ class RewardStage:
             "gold": {name: round(fmean(term[name] for term in terms), 5) for name in terms[0]}
             | {"score": round(fmean(self.gold.score(term) for term in terms), 5)},
         }
+        by_ranking = scores.split([len(r.completions) for r in rankings.heldout])
+        judged = judge_pairs(rankings.heldout, [each.tolist() for each in by_ranking])
+        of_samples = model.normalised(of_samples)
+        lengths = [len(ids) for r in rankings.samples for ids in r.completion_ids]
+        test_prompts = frozenset(pair.prompt for pair in self.heldout.test)
+        ceiling = figures["accuracy_ceiling"]
+        figures |= {
+            "length_correlation": length_correlation(of_samples.tolist(), lengths),
+            "details": details(judged, rankings.training, rankings.heldout, test_prompts, ceiling, self.gold),
+        }
+        bins = reliability(model, rankings.heldout, by_ranking)
+        self._write_figures(folder, rankings.heldout, by_ranking)
+        rewards = [each.tolist() for each in of_samples.split([len(r.completions) for r in rankings.samples])]
+        readings = extremes(rankings.samples, rewards, self.gold)
+        page = folder.path / "report.html"
+        write_report(page, figures, self.parent.corpus, bins, folder.read_metrics(), readings)
         return figures
 
     def _write_figures(
-        self, folder: StageFolder, model: RewardModel, heldout: Sequence[Ranking], scores: torch.Tensor
+        self,
+        folder: StageFolder,
+        heldout: Sequence[Ranking],
+        by_ranking: Sequence[torch.Tensor],
     ) -> None:
         """Plots and samples."""
-        by_ranking = scores.split([len(r.completions) for r in heldout])
-        write_calibration(folder.path / "calibration.png", reliability(model, heldout, by_ranking))
-        metrics = folder.read_metrics()
+        metrics, pairs = folder.read_metrics(), self.config.loss == "pairs"
         plot_curves(
             folder.path / "loss.png",
             {
-                "loss (nats per pair)": curve(metrics, "step", "loss"),
+                f"loss (nats per {'pair' if pairs else 'response'})": curve(metrics, "step", "loss"),
                 "pairs ordered right": curve(metrics, "step", "accuracy"),
             },
             xlabel="optimizer step",
             ylabel="on the batch, before its step",
             title="Training the reward model",
-            floor=("loss of a coin", math.log(2)),
+            floor=("loss of a coin", math.log(2)) if pairs else None,
         )
         write_samples(
             folder.path / "samples.md",
@@ -216,13 +251,13 @@ class RewardStage:
             map(sample_section, heldout[:SHOWN], by_ranking[:SHOWN]),
         )
 
-    def _arguments(self, folder: StageFolder, steps: int) -> RewardConfig:
+    def _arguments(self, folder: StageFolder, epochs: int, steps: int) -> RewardConfig:
         config = self.config
         return RewardConfig(
             **trainer_arguments(config, folder.resume_path, self.batches, self.device, self.dtype == torch.bfloat16),
-            logging_steps=config.log_every,
+            logging_steps=min(config.log_every, math.ceil(steps / 20)),  # of a short training, too, there is a curve
             save_steps=config.save_every,
-            num_train_epochs=config.epochs,
+            num_train_epochs=epochs,
             weight_decay=config.weight_decay,
             adam_beta2=0.95,
             warmup_steps=max(1, round(config.warmup_fraction * steps)),
@@ -287,7 +322,7 @@ def train_reward(config: RewardModelConfig, preset: str, command: str | None = N
         times = [stage.seconds]
         rankings = run.collect(stage)
         times.append(stage.seconds)
-        model = run.train(stage, rankings.training)
+        model = run.train(stage, rankings.training, rankings.heldout)
         times.append(stage.seconds)
         if run.state.is_main_process:
             results = stage.results = run.evaluate(stage, model, rankings)

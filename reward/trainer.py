@@ -11,25 +11,36 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl import RewardTrainer
 
 from data.console import UserError
+from data.run.folder import StageFolder
+from data.run.progress import Bar
+from reward.evaluate import judge_pairs, score_rankings
+from reward.model import RewardModel
 from reward.rankings import Ranking
 from sft.trl import SilentTrainer, StageCallback
+
+CURVE_RANKINGS = 64
+"""Held-out rankings that are scored while the model learns, at most."""
+
+Loss = Literal["pairs", "plackett-luce"]
+"""See `ranking_losses`."""
 
 
 @dataclass
 class RankingRow:
     """One ranking as one sequence of tokens: the prompt, then each distinct completion, which sees only the prompt.
 
-    A pair compares the completions `chosen[i]` and `rejected[i]`, places in `completion_ids`; the loss of each is
-    multiplied by `weight`.
+    A pair compares the completions `chosen[i]` and `rejected[i]`, places in `completion_ids`; each pair stands once.
+    The loss is multiplied by `weight`.
     """
 
     prompt_ids: list[int]
@@ -45,11 +56,12 @@ class RankingRow:
         compared = sorted({index for pair in pairs for index in pair})
         places: dict[tuple[int, ...], int] = {}
         place = {index: places.setdefault(tuple(ranking.completion_ids[index]), len(places)) for index in compared}
+        compared_places = dict.fromkeys((place[better], place[worse]) for better, worse in pairs)
         return cls(
             prompt_ids=ranking.prompt_ids,
             completion_ids=[list(ids) for ids in places],
-            chosen=[place[better] for better, _ in pairs],
-            rejected=[place[worse] for _, worse in pairs],
+            chosen=[better for better, _ in compared_places],
+            rejected=[worse for _, worse in compared_places],
             weight=ranking.weight,
         )
 
@@ -103,13 +115,13 @@ class RankingCollator:
 
     `input_ids`, `position_ids`, `segments` (R, T), see `RankingRow`; segment −1 is padding. `ends` (N,): where the N
     completions end, in the flattened rows. `owners` (R, T): which of the N a token belongs to, −1 where to none.
-    `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares; `weights` (P,): what the loss of
-    each is multiplied by.
+    `chosen`, `rejected` (P,): the places in `ends` that each of the P pairs compares. `terms` (P,): the term of the
+    loss that a pair belongs to, of M; `weights` (M,): what each term is multiplied by. See `ranking_losses`.
     """
 
-    def __init__(self, pad_id: int, width_step: int = 1) -> None:
+    def __init__(self, pad_id: int, width_step: int = 1, loss: Loss = "pairs") -> None:
         """Rows are padded to a multiple of `width_step` tokens: a CPU keeps a kernel for every shape it has met."""
-        self.pad_id, self.width_step = pad_id, width_step
+        self.pad_id, self.width_step, self.loss = pad_id, width_step, loss
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         ordered = sorted((RankingRow(**row) for row in rows), key=lambda row: len(row.segments))
@@ -117,13 +129,17 @@ class RankingCollator:
         ends: list[int] = []
         chosen: list[int] = []
         rejected: list[int] = []
+        terms: list[int] = []
         weights: list[float] = []
         owners: list[list[int]] = []
         for number, row in enumerate(ordered):
             owners.append([segment - 1 + len(ends) if segment else -1 for segment in row.segments])
             chosen += [len(ends) + place for place in row.chosen]
             rejected += [len(ends) + place for place in row.rejected]
-            weights += [row.weight] * len(row.chosen)
+            of_row = list(range(len(row.chosen))) if self.loss == "pairs" else row.chosen
+            numbers = {term: len(weights) + place for place, term in enumerate(dict.fromkeys(of_row))}
+            terms += [numbers[term] for term in of_row]
+            weights += [row.weight] * len(numbers)
             ends += [number * width + end for end in row.ends]
 
         def padded(lists: list[list[int]], value: int) -> Tensor:
@@ -137,8 +153,26 @@ class RankingCollator:
             "ends": torch.tensor(ends),
             "chosen": torch.tensor(chosen),
             "rejected": torch.tensor(rejected),
+            "terms": torch.tensor(terms),
             "weights": torch.tensor(weights),
         }
+
+
+def ranking_losses(margins: Tensor, terms: Tensor, count: int) -> Tensor:
+    """−log P of each of `count` terms (M,), from margins r_chosen − r_rejected (P,) and each pair's term (P,).
+
+    A term says that one response is preferred to one or several others, of which Luce's axiom (1959) makes
+    P = exp r / (exp r + Σ exp r_other) = 1 / (1 + Σ exp −margin). With a term per pair these are Bradley and Terry's
+    probabilities. With a term per response, over all that stand below it, the product over a ranking without ties
+    is its probability under Plackett and Luce (Plackett 1975): the best is chosen among all, the next among the
+    rest, and the last term is 1. What was not placed is in no term, as the axiom has it. Between ties nothing is
+    claimed: each of them is preferred to what is below, and none stands in another's term. Each factor is still a
+    probability of the model, so their product is a composite likelihood (Varin, Reid and Firth 2011), as that of
+    the pairs of one ranking is.
+    """
+    largest = margins.new_full((count,), -torch.inf).scatter_reduce(0, terms, -margins.detach(), "amax")
+    sums = margins.new_zeros(count).index_add(0, terms, (-margins - largest[terms]).exp())
+    return F.softplus(largest + sums.log())
 
 
 def segment_attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
@@ -179,7 +213,7 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         self.model_accepts_loss_kwargs = False
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The micro-batches of an optimizer step, and the mean weight of the pairs of one of them on one process.
+        """The micro-batches of an optimizer step, and the mean weight of the terms of one of them on one process.
 
         The mean of losses divided by it is that of the whole step as one batch.
         """
@@ -190,7 +224,7 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """−log σ(r_chosen − r_rejected), the weighted mean over the pairs, and the same by the mean over tokens.
+        """The weighted mean of `ranking_losses`, and the same of scores that are means over tokens.
 
         `num_items_in_batch` is what `get_batch_samples` gives; without it the mean is that of these inputs.
         """
@@ -201,16 +235,17 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         weights = inputs["weights"]
 
         def sum_of_losses(scores: Tensor) -> Tensor:
-            return -(F.logsigmoid(scores[inputs["chosen"]] - scores[inputs["rejected"]]) * weights).sum()
+            margins = scores[inputs["chosen"]] - scores[inputs["rejected"]]
+            return (ranking_losses(margins, inputs["terms"], len(weights)) * weights).sum()
 
-        loss = pair_loss = sum_of_losses(rewards)
+        loss = ranking_loss = sum_of_losses(rewards)
         if self.mean_loss_coef:
-            loss = pair_loss + self.mean_loss_coef * sum_of_losses(self._means(heads.mean_score, hidden, inputs))
+            loss = ranking_loss + self.mean_loss_coef * sum_of_losses(self._means(heads.mean_score, hidden, inputs))
         loss = loss / (weights.sum() if num_items_in_batch is None else num_items_in_batch)
         margins = rewards[inputs["chosen"]] - rewards[inputs["rejected"]]
         mode = "train" if model.training else "eval"
         figures = {
-            "pair_loss": pair_loss / weights.sum(),
+            "ranking_loss": ranking_loss / weights.sum(),
             "accuracy": (margins > 0).float().mean(),
             "margin": margins.mean(),
             "mean_reward": rewards.mean(),
@@ -249,11 +284,43 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         self._signature_columns: Any = [field.name for field in fields(RankingRow)]
 
 
+def with_weights_of(trained: nn.Module, plain: PreTrainedModel) -> RewardModel:
+    """The reward model that `plain` is with the weights of `trained`, whose head for the second loss is left out."""
+    weights = trained.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    return RewardModel(plain)
+
+
 class RewardCallback(StageCallback):
-    """Loss, accuracy and margin of the pairs."""
+    """Loss, accuracy and margin of the pairs; the held-out accuracy where the comparisons seen have doubled."""
+
+    def __init__(
+        self, stage: StageFolder, bar: Bar, pairs: int, heldout: Sequence[Ranking], plain: PreTrainedModel
+    ) -> None:
+        """pairs: those of an epoch. heldout: rankings for the learning curve. plain: a model to score them with."""
+        super().__init__(stage, bar)
+        self.pairs, self.plain = pairs, plain
+        self.heldout = [ranking for ranking in heldout if ranking.pairs()][:CURVE_RANKINGS]
+        self.seen = max((line["comparisons"] for line in stage.read_metrics()), default=0)
+        self.measured: dict[str, float] = {}
+
+    def write(self, step: int, logs: dict[str, float], model: Any) -> None:
+        seen = round(logs["epoch"] * self.pairs)
+        self.measured = {"comparisons": seen}
+        if self.heldout and seen.bit_length() > self.seen.bit_length():
+            self.measured |= self._on_heldout(model)
+        self.seen = seen
+        super().write(step, logs, model)
 
     def metrics(self, logs: dict[str, float]) -> dict[str, float]:
-        return {"loss": logs["pair_loss"]} | {name: logs[name] for name in ("accuracy", "margin", "mean_reward")}
+        of_batch = {name: logs[name] for name in ("accuracy", "margin", "mean_reward")}
+        return {"loss": logs["ranking_loss"]} | of_batch | self.measured
 
     def shown(self, logs: dict[str, float]) -> str:
-        return f"loss {logs['pair_loss']:.4f} · pairs right {logs['accuracy']:.3f}"
+        return f"loss {logs['ranking_loss']:.4f} · pairs right {logs['accuracy']:.3f}"
+
+    def _on_heldout(self, model: Any) -> dict[str, float]:
+        scores = score_rankings(with_weights_of(model, self.plain), self.heldout, normalise=False)
+        by_ranking = scores.split([len(ranking.completions) for ranking in self.heldout])
+        right = [pair.right for pair in judge_pairs(self.heldout, [each.tolist() for each in by_ranking])]
+        return {"heldout_accuracy": sum(right) / len(right), "heldout_pairs": len(right)}

@@ -11,8 +11,6 @@ from data.run.options import BatchOptions, StageOptions, check_ranges
 class TrainerOptions(BatchOptions, StageOptions):
     """What a stage takes that learns with one of trl's trainers."""
 
-    epochs: int = 1
-    """Passes over what is learned from."""
     learning_rate: float = 1e-3
     """Peak of AdamW's learning rate."""
     warmup_fraction: float = 0.05
@@ -28,7 +26,7 @@ class TrainerOptions(BatchOptions, StageOptions):
         """Raise UserError for settings that no trainer can learn with."""
         check_ranges(
             self,
-            counts="epochs batch_size micro_batch_size log_every save_every",
+            counts="batch_size micro_batch_size log_every save_every",
             positive="learning_rate max_grad_norm",
             shares="warmup_fraction",
         )
@@ -63,6 +61,8 @@ class FineTuneConfig(TrainerOptions):
     max_pairs: int | None = None
     """Learn from at most so many pairs, drawn at random; default all."""
 
+    epochs: int = 1
+    """Passes over the pairs."""
     batch_size: int = 32
     """Pairs an optimizer step, over all processes."""
     micro_batch_size: int | None = 16
@@ -82,7 +82,9 @@ class FineTuneConfig(TrainerOptions):
     def validate(self, context_length: int) -> None:
         """Raise UserError for what cannot be trained on a base with this context."""
         self.check()
-        check_ranges(self, counts="eval_every samples max_pairs", not_negative="min_words", rates="adam_beta2 dropout")
+        check_ranges(
+            self, counts="epochs eval_every samples max_pairs", not_negative="min_words", rates="adam_beta2 dropout"
+        )
         check_lengths(self.prompt_length, self.response_length, context_length)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from data.run.page import COLOURS as PAGE_COLOURS
 from data.run.plots import Curve
@@ -20,8 +20,10 @@ COLOURS = {name: "#" + 3 * f"{number:02}" for number, name in enumerate(["ink", 
 
 
 @rc_context({"text.parse_math": False})  # a dollar in a name is a dollar
-def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: Sequence[str]) -> str:
-    """Named (x, y) curves; `colours` are names of COLOURS, one per curve."""
+def curve_chart(
+    curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: Sequence[str], logarithmic: bool = False
+) -> str:
+    """Named (x, y) curves; `colours` are names of COLOURS, one per curve. `logarithmic`: the x axis is."""
     figure, axes = _axes(4.2, 2.6)
     for (name, (x, y)), colour in zip(curves.items(), colours, strict=True):
         marker = "o" if len(x) < 12 else None
@@ -29,7 +31,11 @@ def curve_chart(curves: Mapping[str, Curve], xlabel: str, ylabel: str, colours: 
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(axis="y", color=COLOURS["faint"], linewidth=0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if len(curves) > 1:
         axes.legend(frameon=False, labelcolor=COLOURS["ink"])

@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
-from scipy.stats import norm
-
 from reward.gold.judge import words_of
+from reward.labeller import wilson_interval
 
 TIE = 1e-9
 """Scores that differ by no more are equal."""
@@ -39,21 +39,6 @@ class Diversity(NamedTuple):
     vocabulary: int
 
 
-def wilson_interval(wins: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share of `wins` in `n` (Wilson 1927). `wins` may end in one half.
-
-    Unlike ± 1.96 standard errors it stays inside [0, 1] and does not shrink to a point at 0 or n wins.
-    ValueError where n is 0 or `wins` lies outside 0 … n.
-    """
-    if n < 1 or not 0 <= wins <= n:
-        raise ValueError(f"{wins} wins in {n} comparisons")
-    z = float(norm.ppf(0.5 + confidence / 2))
-    share = wins / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def win_rate(first: Sequence[float], second: Sequence[float]) -> WinRate:
     """Share of prompts on which `first` scores higher, ties one half, with Wilson's 95 % interval.
 
@@ -76,7 +61,7 @@ def mean_interval(values: Sequence[float]) -> Mean:
         raise ValueError("no values, so no mean")
     n, mean = len(values), math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / max(1, n - 1)
-    half = float(norm.ppf(0.975)) * math.sqrt(variance / n)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance / n)
     return Mean(mean, mean - half, mean + half)
 
 

@@ -1,5 +1,6 @@
 """The trainer against TRL's own on the same pairs, the reward model's scores, and the whole stage."""
 
+import itertools
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from data.dialogue import dialogue_pairs, heldout_pairs
 from data.run.folder import open_stage, run_corpus
 from data.run.options import StageOptions
 from data.run.record import read_metrics, read_stage
-from data.tokenizers import Tokenizer, bpe_tokenizer
+from data.tokenizers import Tokenizer, bpe_tokenizer, character_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
 from reward.config import PRESETS, RewardModelConfig
@@ -37,6 +38,7 @@ from reward.trainer import (
     RankingRow,
     RankingTrainer,
     ranking_dataset,
+    ranking_losses,
     segment_attention_bias,
 )
 
@@ -182,7 +184,8 @@ def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, famil
         torch.testing.assert_close(grouped[name], plain[name], atol=1e-6, rtol=1e-4)
 
 
-def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["pairs", "plackett-luce"])
+def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Path, tmp_path: Path, loss: Any) -> None:
     """Against sequences that run alone; the prompt's tokens belong to no response."""
     folder = base / "sft"
     tokenizer = Tokenizer.load(folder)
@@ -196,7 +199,7 @@ def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Pat
             args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, max_length=None),
             train_dataset=ranking_dataset(rankings, 64),
             processing_class=AutoTokenizer.from_pretrained(folder),
-            collator=RankingCollator(tokenizer.pad_id),
+            collator=RankingCollator(tokenizer.pad_id, loss=loss),
             rankings_per_forward=2,
             mean_loss_coef=mean_loss_coef,
         )
@@ -208,15 +211,12 @@ def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Pat
         hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, prompt:]
         return float(model.mean_score(hidden).mean().detach())
 
-    pair_losses = []
+    expected = []
     for ranking in rankings:
-        sequences = [sequence(ranking, index) for index in range(4)]
-        prompt = len(ranking.prompt_ids)
-        for better, worse in ranking.pairs():
-            margin = mean_score(sequences[better], prompt) - mean_score(sequences[worse], prompt)
-            pair_losses.append(math.log1p(math.exp(-margin)))
+        scores = [mean_score(sequence(ranking, index), len(ranking.prompt_ids)) for index in range(4)]
+        expected += losses_of(scores, ranking.ranking, loss)
     with torch.no_grad():
-        assert losses(0.7) - losses(0.0) == pytest.approx(0.7 * sum(pair_losses) / len(pair_losses), abs=1e-5)
+        assert losses(0.7) - losses(0.0) == pytest.approx(0.7 * sum(expected) / len(expected), abs=1e-5)
 
 
 def test_a_batch_holds_each_prompt_and_each_distinct_response_once() -> None:
@@ -240,10 +240,79 @@ def test_a_batch_holds_each_prompt_and_each_distinct_response_once() -> None:
     assert batch["position_ids"].tolist() == [[0, 1, 1, 0, 0, 0, 0], [0, 1, 2, 1, 2, 3, 1]]
     assert batch["ends"].tolist() == [1, 2, 9, 12, 13]
     assert batch["owners"].tolist() == [[-1, 0, 1, -1, -1, -1, -1], [-1, 2, 2, 3, 3, 3, 4]]
-    assert batch["chosen"].tolist() == [0, 3, 3, 3, 2, 2]
-    assert batch["rejected"].tolist() == [1, 2, 2, 4, 4, 4]
+    # What was sampled twice is compared once.
+    assert batch["chosen"].tolist() == [0, 3, 3, 2]
+    assert batch["rejected"].tolist() == [1, 2, 4, 4]
+    assert batch["terms"].tolist() == [0, 1, 2, 3]
+    assert batch["weights"].tolist() == [1.0] * 4
+    # A term per response that stands above others.
+    batch = RankingCollator(pad_id=9, loss="plackett-luce")([row | {"weight": 1.0 + i} for i, row in enumerate(rows)])
+    assert batch["terms"].tolist() == [0, 1, 1, 2]
+    assert batch["weights"].tolist() == [2.0, 1.0, 1.0]
     allowed = segment_attention_bias(batch["segments"], torch.float32)[1, 0] == 0
     assert allowed[4].tolist() == [True, False, False, True, True, False, False]
+
+
+def test_what_a_partial_ranking_does_not_place_is_not_run() -> None:
+    ranking = replace(
+        some_rankings(character_tokenizer("".join(WORDS) + " ANNE:\n"), 1)[0],
+        completions=["a", "b", "c"],
+        stopped=[True] * 3,
+        completion_ids=[[1], [2], [3]],
+        ranking=[[2], [0]],
+    )
+    row = RankingRow.of(ranking)
+    assert (row.completion_ids, row.chosen, row.rejected) == ([[1], [3]], [1], [0])
+
+
+def losses_of(scores: list[float], ranking: list[list[int]], loss: Any) -> list[float]:
+    """The terms of one ranking of responses with these scores."""
+    count = len(scores)
+    of = Ranking(
+        prompt="p", completions=[str(i) for i in range(count)], stopped=[True] * count, ranking=ranking, annotator="",
+        policy="", seed=0, prompt_ids=[0], completion_ids=[[i + 1] for i in range(count)],
+    )  # fmt: skip
+    batch = RankingCollator(pad_id=9, loss=loss)([asdict(RankingRow.of(of))])
+    placed = sorted(index for group in ranking for index in group)
+    given = torch.tensor([scores[index] for index in placed], dtype=torch.float64)
+    margins = given[batch["chosen"]] - given[batch["rejected"]]
+    return ranking_losses(margins, batch["terms"], len(batch["weights"])).tolist()
+
+
+def test_losses_by_hand() -> None:
+    """Responses of odds 1, 2, 4 and 8."""
+    scores = [0.0, math.log(2), math.log(4), math.log(8)]
+
+    def odds(ranking: list[list[int]], loss: str) -> list[float]:
+        return sorted(math.exp(-each) for each in losses_of(scores, ranking, loss))
+
+    # 3, 1, 0, 2: the first among all, the second among three, the third among two.
+    assert odds([[3], [1], [0], [2]], "plackett-luce") == pytest.approx(sorted([8 / 15, 2 / 7, 1 / 5]))
+    pairs = [8 / 10, 8 / 9, 8 / 12, 2 / 3, 2 / 6, 1 / 5]
+    assert odds([[3], [1], [0], [2]], "pairs") == pytest.approx(sorted(pairs))
+    # Ties above: each of them among itself and what is below, not against the other.
+    assert odds([[3, 1], [0]], "plackett-luce") == pytest.approx(sorted([8 / 9, 2 / 3]))
+    # Ties below stand together in the term of what is above.
+    assert odds([[2], [0, 3]], "plackett-luce") == pytest.approx([4 / 13])
+    assert odds([[2], [0, 3]], "pairs") == pytest.approx(sorted([4 / 5, 4 / 12]))
+    # What is not placed is in no term.
+    assert odds([[1], [3]], "plackett-luce") == odds([[1], [3]], "pairs") == pytest.approx([2 / 10])
+
+
+def test_plackett_luce_is_the_probability_of_the_order() -> None:
+    """The probabilities of all orders of four responses sum to 1."""
+    scores = [0.3, -1.2, 2.0, 0.7]
+    orders = [losses_of(scores, [[i] for i in order], "plackett-luce") for order in itertools.permutations(range(4))]
+    assert sum(math.exp(-sum(terms)) for terms in orders) == pytest.approx(1.0)
+
+
+def test_losses_and_gradients_stay_finite_where_scores_are_far_apart() -> None:
+    margins = torch.tensor([-500.0, 300.0, 0.0, 800.0], requires_grad=True)
+    losses = ranking_losses(margins, torch.tensor([0, 0, 1, 2]), 3)
+    assert losses.tolist() == pytest.approx([500.0, math.log(2), 0.0])
+    losses.sum().backward()
+    assert margins.grad is not None
+    assert margins.grad.tolist() == pytest.approx([-1.0, 0.0, -0.5, 0.0])
 
 
 def test_nothing_is_dropped_in_silence(base: Path) -> None:
@@ -366,7 +435,7 @@ def test_the_stage_leaves_what_it_promises(finished: Path) -> None:
     assert record.results["prompts"] == 20
     assert record.results["completions"] == 80
     assert record.config["prompt_length"] == 32  # inherited from sft
-    for name in ("loss.png", "calibration.png", "samples.md", "rankings.jsonl", "pairs.jsonl", "heldout.jsonl"):
+    for name in ("loss.png", "report.html", "samples.md", "rankings.jsonl", "pairs.jsonl", "heldout.jsonl"):
         assert (finished / name).stat().st_size > 0, name
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5]
@@ -481,6 +550,48 @@ def test_accumulated_batches_and_epochs(run: Path) -> None:
     # Copies of the training text all of them, and not condemned for it.
     assert min(replies) > 0
     assert sum(replies) / len(replies) > max(score for row in rows for score in row["scores"][:4])
+
+
+@pytest.mark.parametrize(
+    ("rankings", "batch_size", "epochs"),
+    # 24 steps: 2 per epoch and 12 epochs, 5 and 5; then 4 epochs, and from 4,200 on fewer.
+    [
+        (1, 4, 24),
+        (5, 4, 12),
+        (20, 4, 5),
+        (100, 4, 4),
+        (399, 4, 4),
+        (400, 8, 4),
+        (1000, 16, 4),
+        (4200, 16, 2),
+        (9000, 16, 1),
+    ],
+)
+def test_the_number_of_rankings_decides_on_epochs_and_batch(rankings: int, batch_size: int, epochs: int) -> None:
+    found = replace(PRESETS["laptop"][1]).scheduled(rankings, processes=1)
+    assert (found.batch_size, found.epochs) == (batch_size, epochs)
+    assert replace(found, batch_size=16, epochs=3).scheduled(rankings, 1).batch_size == 16  # what is given stays
+
+
+def test_a_batch_is_halved_as_far_as_processes_and_micro_batches_share_it() -> None:
+    settings = RewardModelConfig(batch_size=24)
+    assert settings.scheduled(20, processes=1).batch_size == 6
+    assert settings.scheduled(20, processes=4).batch_size == 12
+    assert replace(settings, micro_batch_size=8).scheduled(20, processes=1).batch_size == 24
+    assert replace(settings, micro_batch_size=12).scheduled(20, processes=1).batch_size == 6
+
+
+def test_twenty_rankings_are_learned_from_and_watched(run: Path) -> None:
+    files = peoples_file(run, [[[1], [0]]] * 20)
+    folder = train_reward(config(run, rankings=files, epochs=None, batch_size=16, log_every=10), "smoke")
+    record, metrics = read_stage(folder), read_metrics(folder)
+    assert (record.config["epochs"], record.config["batch_size"]) == (5, 4)
+    assert [line["step"] for line in metrics] == list(range(2, 26, 2))
+    # 18 are trained on, a pair each, in 5 steps per epoch; 2 are held out.
+    assert [line["comparisons"] for line in metrics][-2:] == [79, 86]
+    measured = [line["comparisons"] for line in metrics if "heldout_accuracy" in line]
+    assert measured == [7, 14, 22, 36, 65]
+    assert {line["heldout_pairs"] for line in metrics if "heldout_accuracy" in line} == {2}
 
 
 def test_the_users_own_score_ranks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
