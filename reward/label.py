@@ -32,6 +32,8 @@ from reward.ui.store import Store
 
 AHEAD = 16
 """Screens that are ready before anyone asks for them."""
+PAUSE = 0.2
+"""Seconds until the next is drawn: the page of whoever has just judged one comes first."""
 
 
 @dataclass(kw_only=True)
@@ -87,7 +89,7 @@ def made_ahead(store: Store, screens: Iterator[dict[str, Any]]) -> Iterator[None
             while True:
                 with store.changed:
                     store.changed.wait_for(must_act)
-                if closing.is_set():
+                if closing.wait(PAUSE if store.screens else 0):
                     return
                 store.add_screen(next(screens))
         except StopIteration:

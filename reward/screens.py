@@ -133,7 +133,7 @@ def draw_screens(
     """
     import torch  # here: the page does not wait for torch and the model
 
-    from pretrain.machine import choose_device
+    from pretrain.machine import choose_device, one_thread_each
     from reward.collect import draw_distinct
     from sft.models.loading import load_causal_lm
     from sft.models.sampling import sampler
@@ -143,15 +143,19 @@ def draw_screens(
     for prompt in prompts:
         ids = encode_prompt(tokenizer, prompt, record.config["prompt_length"])
         own_seed = int(hashlib.sha256(f"{drawing.seed} {prompt}".encode()).hexdigest()[:15], 16)
-        [replies] = draw_distinct(
-            policy,
-            tokenizer,
-            [ids],
-            drawing.responses,
-            max_new_tokens=record.config["response_length"],
-            temperature=drawing.temperature,
-            generator=torch.Generator(policy.device).manual_seed(own_seed),
-        )
+        # A few replies are little work: more threads would wait for each other, and the page for them.
+        with one_thread_each(policy.device) as workers:
+            drawn = workers.submit(
+                draw_distinct,
+                policy,
+                tokenizer,
+                [ids],
+                drawing.responses,
+                max_new_tokens=record.config["response_length"],
+                temperature=drawing.temperature,
+                generator=torch.Generator(policy.device).manual_seed(own_seed),
+            )
+            [replies] = drawn.result()
         texts = [tokenizer.decode(reply) for reply in replies]
         if len(texts) > 1:
             yield {

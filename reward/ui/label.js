@@ -23,21 +23,21 @@ async function send(path, body) {
 }
 
 function judge(ranking, all_bad = false) {
-  const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const seconds = (performance.now() - since) / 1000;
-  send("/label/judge", { annotator, id, screen: state.screen.id, seconds, ranking, all_bad });
+  const hex = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0"));
+  const said = { id: hex.join(""), screen: state.screen.id, seconds: (performance.now() - since) / 1000 };
+  send("/label/judge", { annotator, ...said, ranking, all_bad });
 }
 
 const ordinal = (place) => ["1st", "2nd", "3rd"][place] ?? `${place + 1}th`;
-const cite = ([agreed, pairs], whom) => pairs && `${Math.round(100 * agreed / pairs)} % of ${pairs} pairs as ${whom}`;
+const cite = ([agreed, pairs], whom) => pairs && `with ${whom} ${Math.round(100 * agreed / pairs)} % (n = ${pairs})`;
 
 function show(next) {
   const { screen, order, done, goal } = state = next, waiting = !screen && done < goal;
   [groups, tie, busy, since] = [next.restored || [], false, false, performance.now()];
   [get("done").value, get("done").max, get("count").textContent] = [done, goal, `${done} of ${goal}`];
-  const agreement = [cite(next.with_self, "yourself"), cite(next.with_others, "others")];
-  get("agreement").textContent = agreement.filter(Boolean).join(", ");
-  get("prompt").textContent = screen?.prompt ?? (waiting ? "The next replies are on their way…" : "All done. Thank you!");
+  const agreement = [cite(next.with_self, "yourself"), cite(next.with_others, "others")].filter(Boolean).join(", ");
+  get("agreement").textContent = agreement && `agreement on pairs: ${agreement}`;
+  get("prompt").textContent = screen?.prompt ?? (waiting ? "The next replies are coming…" : "All done. Thank you!");
   get("replies").replaceChildren(...order.map((index, at) => {
     const row = get("reply").content.cloneNode(true), text = row.querySelector(".text");
     row.querySelector("kbd").textContent = at + 1;
@@ -56,14 +56,14 @@ function show(next) {
 // Show the place of each reply, and what the next key does.
 function mark() {
   state.order.forEach((index, at) => {
-    const place = groups.findIndex((group) => group.includes(index)), reply = get("replies").children[at];
-    reply.querySelector("button").setAttribute("aria-pressed", place >= 0);
-    reply.querySelector(".place").textContent = place < 0 ? "" : ordinal(place) + (groups[place].length > 1 ? " =" : "");
+    const place = groups.findIndex((group) => group.includes(index)), reply = get("replies").children[at].firstChild;
+    reply.setAttribute("aria-pressed", place >= 0);
+    reply.lastChild.textContent = place < 0 ? "" : ordinal(place) + (groups[place].length > 1 ? " =" : "");
   });
   const placed = groups.flat().length, count = groups.length;
   get("tie").setAttribute("aria-pressed", tie);
-  get("hint").textContent = placed === state.order.length ? "" : tie ? `Which reply shares the ${ordinal(count - 1)} place?`
-    : count ? `Which reply is ${ordinal(count)}?` : "Which reply is best?";
+  const asked = tie ? `shares the ${ordinal(count - 1)} place` : count ? `is ${ordinal(count)}` : "is best";
+  get("hint").textContent = placed === state.order.length ? "" : `Which reply ${asked}?`;
   for (const button of document.querySelectorAll(".keys button")) button.disabled = !state.screen;
   get("submit").disabled = placed < 2;
   get("undo").disabled = !state.last;

@@ -227,9 +227,9 @@ def test_two_annotators_at_once_see_how_far_they_agree(served: Serve, visitor: C
                 page.keyboard.press(str(shown(page).index(letter) + 1))
             page.keyboard.press("Enter")
             prompt(page, number + 1)
-    expect(pages["Zoë 2"].locator("#agreement")).to_have_text("100 % of 12 pairs as others")
+    expect(pages["Zoë 2"].locator("#agreement")).to_have_text("agreement on pairs: with others 100 % (n = 12)")
     pages["anna"].reload()
-    expect(pages["anna"].locator("#agreement")).to_have_text("100 % of 12 pairs as others")
+    expect(pages["anna"].locator("#agreement")).to_have_text("agreement on pairs: with others 100 % (n = 12)")
     assert [len(judgements(run, name)) for name in pages] == [2, 2]
 
 
@@ -265,7 +265,7 @@ def test_the_tenth_screen_is_an_earlier_one_and_the_last_says_so(
             expect(page.locator("#prompt")).not_to_have_text(before)
     expect(page.locator("#prompt")).to_contain_text("Thank you")
     expect(page.locator("#count")).to_have_text("10 of 10")
-    expect(page.locator("#agreement")).to_contain_text("pairs as yourself")
+    expect(page.locator("#agreement")).to_contain_text("% (n = 6)")
     assert page.locator(".reply").count() == 0
     assert [row["repeat"] for row in judgements(run)] == [False] * 9 + [True, False]
     page.keyboard.press("u")
