@@ -4,6 +4,7 @@ Shares are of pairs, with Wilson's 95 % intervals. The pairs of one ranking are 
 rankings are a little too narrow.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
@@ -27,6 +28,8 @@ ROWS = 12
 """Rows of a chart, at most; what is judged most comes first."""
 JUDGED_BY_GOLD = 400
 """Rankings of people that the gold judge is compared with, at most: it scores 1,500 replies per second."""
+
+_WEIGHTS = re.compile(r" [0-9a-f]{12}$")  # of which model of that name, which no reader compares
 
 
 class Share(NamedTuple):
@@ -56,8 +59,10 @@ def accuracy_by(judged: Sequence[Judged], key: Callable[[Judged], Hashable]) -> 
 def source_of(pair: Judged) -> str:
     """The file that the ranking was read from, or whose replies were sampled, and who wrote the two replies."""
     ranking = pair.ranking
-    policies = ranking.policies and " / ".join(sorted({ranking.policies[pair.better], ranking.policies[pair.worse]}))
-    return f"{Path(ranking.source).name}: {policies or ranking.policy}" if ranking.source else ranking.policy
+    named = ranking.policies
+    policy = " / ".join(sorted({named[pair.better], named[pair.worse]})) if named else ranking.policy
+    policy = _WEIGHTS.sub("", policy)
+    return f"{Path(ranking.source).name}: {policy}" if ranking.source else policy
 
 
 def places_apart(pair: Judged) -> str:
@@ -241,13 +246,13 @@ def _dots(shares: Mapping[str, Mapping[str, Any]], title: str) -> Markup:
         f"{_shortened(name)} ({share['n']:,})": [Dot(share["share"], share["low"], share["high"], "sft")]
         for name, share in shares.items()
     }
-    return Markup(dot_chart(rows, "share of pairs that the model orders as the label does", f"Accuracy {title}", 0.5))
+    return Markup(dot_chart(rows, "share of pairs right", f"Accuracy {title.lower()}", 0.5))
 
 
 def _shortened(name: str) -> str:
-    """At most 34 characters, the middle left out, of one line."""
+    """At most 24 characters, the middle left out, of one line."""
     name = " ".join(name.split())
-    return name if len(name) <= 34 else f"{name[:16]}…{name[-17:]}"
+    return name if len(name) <= 24 else f"{name[:12]}…{name[-11:]}"
 
 
 def _by_screen(rankings: Sequence[Ranking]) -> dict[tuple[str, str], list[Ranking]]:

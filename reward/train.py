@@ -189,7 +189,7 @@ class RewardStage:
         prompt, response = config.lengths
         play = [
             (encode_prompt(self.tokenizer, pair.prompt, prompt), reply.ids)
-            for pair in self.dev
+            for pair in self.dev[: len(rankings.samples)]
             if pair.completion and (reply := encode_completion(self.tokenizer, pair.completion, response))
         ]
         figures |= {
@@ -209,28 +209,38 @@ class RewardStage:
             | {"score": round(fmean(self.gold.score(term) for term in terms), 5)},
         }
         by_ranking = scores.split([len(r.completions) for r in rankings.heldout])
+        self._write_figures(folder, rankings.heldout, by_ranking)
+        self._write_report(folder, model, rankings, by_ranking, model.normalised(of_samples), figures)
+        return figures
+
+    def _write_report(
+        self,
+        folder: StageFolder,
+        model: RewardModel,
+        rankings: Rankings,
+        by_ranking: Sequence[torch.Tensor],
+        of_samples: torch.Tensor,
+        figures: dict[str, Any],
+    ) -> None:
+        """report.html, and what it shows more than `figures`, which get it. `by_ranking`: scores of the held-out."""
         judged = judge_pairs(rankings.heldout, [each.tolist() for each in by_ranking])
-        of_samples = model.normalised(of_samples)
         lengths = [len(ids) for r in rankings.samples for ids in r.completion_ids]
         test_prompts = frozenset(pair.prompt for pair in self.heldout.test)
         ceiling = figures["accuracy_ceiling"]
-        figures |= {
-            "length_correlation": length_correlation(of_samples.tolist(), lengths),
-            "details": details(judged, rankings.training, rankings.heldout, test_prompts, ceiling, self.gold),
-        }
-        bins = reliability(model, rankings.heldout, by_ranking)
-        self._write_figures(folder, rankings.heldout, by_ranking)
+        figures["length_correlation"] = length_correlation(of_samples.tolist(), lengths)
+        figures["details"] = details(judged, rankings.training, rankings.heldout, test_prompts, ceiling, self.gold)
         rewards = [each.tolist() for each in of_samples.split([len(r.completions) for r in rankings.samples])]
-        readings = extremes(rankings.samples, rewards, self.gold)
-        page = folder.path / "report.html"
-        write_report(page, figures, self.parent.corpus, bins, folder.read_metrics(), readings)
-        return figures
+        write_report(
+            folder.path / "report.html",
+            figures,
+            self.parent.corpus,
+            reliability(model, rankings.heldout, by_ranking),
+            folder.read_metrics(),
+            extremes(rankings.samples, rewards, self.gold),
+        )
 
     def _write_figures(
-        self,
-        folder: StageFolder,
-        heldout: Sequence[Ranking],
-        by_ranking: Sequence[torch.Tensor],
+        self, folder: StageFolder, heldout: Sequence[Ranking], by_ranking: Sequence[torch.Tensor]
     ) -> None:
         """Plots and samples."""
         metrics, pairs = folder.read_metrics(), self.config.loss == "pairs"
