@@ -99,13 +99,16 @@ def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
 def read_appended(path: str | Path) -> list[dict[str, Any]]:
     """The whole lines of a file that a program of ours appends to; none where there is no file.
 
-    Half a line, left by a kill, is no line.
+    Half a line, left by a kill, is no line. UserError, with file and line, for one that somebody else broke.
     """
     try:
         *lines, _ = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        return read_jsonl(path, {})  # which names what it cannot read
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

@@ -120,3 +120,10 @@ def test_half_a_line_is_no_line_and_the_next_one_takes_its_place(tmp_path, whole
     append_jsonl(path, {"n": 1})
     assert path.read_bytes() == whole + b'{"n": 1}\n'
     assert read_appended(path) == [*before, {"n": 1}]
+
+
+def test_an_appended_line_that_somebody_broke_is_named(tmp_path):
+    path = tmp_path / "appended.jsonl"
+    path.write_bytes(b'{"n": 0}\n{"n": \n{"n": 2}\n')
+    with pytest.raises(UserError, match=r"appended.jsonl, line 2: not valid JSON"):
+        read_appended(path)
