@@ -216,11 +216,7 @@ def write_report(
         details=found,
         notice=corpus["notice"],
         corpus=corpus["name"],
-        charts=[
-            (title, meaning, _dots(found[key], title))
-            for key, title, meaning in GROUPS
-            if len(found[key]) > (key in ("by_source", "by_annotator"))
-        ],
+        charts=[(title, meaning, _dots(found[key], title)) for key, title, meaning in GROUPS if found[key]],
         calibration=Markup(calibration_chart({"held-out": [(b.predicted, b.observed) for b in bins]}, ["sft"]))
         if bins
         else None,

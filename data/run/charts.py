@@ -10,7 +10,7 @@ from typing import NamedTuple
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from data.run.page import COLOURS as PAGE_COLOURS
 from data.run.plots import Curve
@@ -33,6 +33,7 @@ def curve_chart(
     axes.grid(axis="y", color=COLOURS["faint"], linewidth=0.6)
     if logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
