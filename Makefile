@@ -4,10 +4,13 @@ PRESET ?= laptop
 RUN ?= runs/demo
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench bench-ppo clean
+.PHONY: demo play test test-slow lint bench bench-ppo clean
 
 demo: .venv/installed
 	PYTHON=$(BIN)/python scripts/run_pipeline.sh $(PRESET) $(RUN)
+
+play: .venv/installed
+	$(BIN)/python -m rlhf.play --run $(RUN)
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -34,3 +34,4 @@ stage rlhf rlhf "$preset"
 stage compare rlhf.compare
 printf '%s\n' ${timings[@]+"${timings[@]}"} "$(printf '%-9s %4d s' total "$SECONDS")" >&2
 echo "report: $run/compare/report.html" >&2
+echo "play with the models: ${PYTHON:-python} -m rlhf.play --run $run" >&2

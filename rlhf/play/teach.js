@@ -45,7 +45,7 @@ function show(next) {
   if (!name) return;
   const done = error || "done. It answers on the page Play, and can be compared on the page Blind.";
   get("stage").textContent = `${name}: ${running ? `${STAGES[stage]}, ${seconds} s` : done}`;
-  get("taught").value = running ? (rlhf.at(-1)?.[0] ?? 0) / (episodes ?? 1e9) : 1;
+  get("taught").value = running && stage !== "compare" ? (rlhf.at(-1)?.[0] ?? 0) / (episodes ?? 1e9) : 1;
   get("charts").replaceChildren(...CHARTS.map(chart));
   get("watched").replaceChildren(...next.watched.map(watched));
 }

@@ -102,6 +102,7 @@ def reward_config(options: TasteOptions, preset: str, rankings: Sequence[Path]) 
         weights=options.weights,
         n_heldout=recipe.heldout,
         include_play=False,
+        log_every=1,  # there are few steps, and somebody looks on
     )
 
 

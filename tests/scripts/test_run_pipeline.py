@@ -7,13 +7,26 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_pipeline.sh"
 
 
-def called(folder: Path, *arguments: str) -> list[str]:
+def run(folder: Path, *arguments: str) -> str:
+    """What the script says."""
     python = folder / "python"
     python.write_text('#!/bin/sh\necho "$PWD|$PYTHONPATH|$PYTHONSAFEPATH|$*" >> calls\n')
     python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SEED", "LAUNCH")}
-    subprocess.run([SCRIPT, *arguments], cwd=folder, env=environment | {"PYTHON": str(python)}, check=True)
+    command = [SCRIPT, *arguments]
+    environment["PYTHON"] = str(python)
+    return subprocess.run(command, cwd=folder, env=environment, check=True, stderr=subprocess.PIPE, text=True).stderr
+
+
+def called(folder: Path, *arguments: str) -> list[str]:
+    run(folder, *arguments)
     return (folder / "calls").read_text().splitlines()
+
+
+def test_it_ends_by_naming_the_report_and_the_stage_to_play_on(tmp_path: Path) -> None:
+    report, play = run(tmp_path, "smoke", "mine").splitlines()[-2:]
+    assert report == "report: mine/compare/report.html"
+    assert play == f"play with the models: {tmp_path}/python -m rlhf.play --run mine"
 
 
 def test_run_and_corpus_are_where_the_user_says_seen_from_where_the_user_stands(tmp_path: Path) -> None:
