@@ -2,7 +2,7 @@
 import { ask, fail, get } from "/static/page.js";
 
 const buttons = [...document.querySelectorAll("[data-choice]")];
-let shown = null;  // what can be voted on: nothing while a vote is on its way
+let shown = null, draws = 0;  // what can be voted on: nothing while a vote is on its way, and only the last draw
 
 const open = (drawn) => {
   shown = drawn;
@@ -10,8 +10,10 @@ const open = (drawn) => {
 };
 
 async function draw() {
+  const mine = ++draws;
   open(null);
   const drawn = await ask("/blind/draw", { pair: get("pair").value, heldout: !!get("heldout").value });
+  if (mine !== draws) return;
   get("prompt").textContent = drawn.prompt;
   ["A", "B"].forEach((side, i) => { get(`reply${side}`).textContent = drawn.completions[i] || "(says nothing)"; });
   open(drawn);
@@ -19,9 +21,9 @@ async function draw() {
 
 async function vote(choice) {
   if (!shown) return;
-  const { id } = shown;
+  const drawn = shown, answer = { id: drawn.id, choice, annotator: get("annotator").value };
   open(null);
-  const told = await ask("/blind/vote", { id, choice, annotator: get("annotator").value });
+  const told = await ask("/blind/vote", answer).catch((error) => { open(drawn); throw error; });
   get("whose").textContent = `A was ${told.titles[0]}, B was ${told.titles[1]}. Here are the next two.`;
   rates(told.rates);
   await draw();
@@ -31,10 +33,9 @@ function rates(rows) {
   const share = (value) => `${Math.round(100 * value)} %`;
   get("rates").hidden = !rows.length;
   get("rates").tBodies[0].replaceChildren(...rows.map(({ first, second, rate, low, high, n, ties }) => {
+    const cells = [first, second, share(rate), `${share(low)} to ${share(high)}`, n, ties];
     const row = document.createElement("tr");
-    for (const cell of [first, second, share(rate), `${share(low)} to ${share(high)}`, n, ties]) {
-      row.insertCell().textContent = cell;
-    }
+    for (const cell of cells) row.insertCell().textContent = cell;
     return row;
   }));
 }
