@@ -13,7 +13,7 @@ def run(folder: Path, *arguments: str) -> str:
     python.write_text('#!/bin/sh\necho "$PWD|$PYTHONPATH|$PYTHONSAFEPATH|$*" >> calls\n')
     python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SEED", "LAUNCH")}
-    command = [SCRIPT, *arguments]
+    command = [str(SCRIPT), *arguments]
     environment["PYTHON"] = str(python)
     return subprocess.run(command, cwd=folder, env=environment, check=True, stderr=subprocess.PIPE, text=True).stderr
 
