@@ -32,7 +32,7 @@ class TasteOptions(StageOptions):
     kl_coef: float | None = None
     """Penalty on leaving the SFT model, score per nat; default: by the preset."""
     episodes: int | None = None
-    """Replies that PPO learns from; default: by the preset."""
+    """Replies that PPO learns from; default: by the preset, and more of them in company with craft."""
     watch: Path | None = None
     """JSONL of {"prompt"}: prompts that are answered again every few updates, for whoever looks on."""
     again: bool = False
@@ -71,15 +71,18 @@ class Recipe:
     heldout: int
     """Held-out prompts whose SFT replies give the scale of the taste's scores."""
     episodes: int
+    """Of the taste alone: to be pleased is soon learned."""
+    craft_episodes: int
+    """In company with craft."""
     watch_every: int
     """Updates between two answers to the watched prompts."""
     craft: float
 
 
 RECIPES = {
-    "smoke": Recipe(heldout=8, episodes=64, watch_every=1, craft=1.0),
-    "laptop": Recipe(heldout=64, episodes=4096, watch_every=4, craft=1.0),
-    "gpu": Recipe(heldout=128, episodes=25_600, watch_every=4, craft=1.0),
+    "smoke": Recipe(heldout=8, episodes=64, craft_episodes=64, watch_every=1, craft=1.0),
+    "laptop": Recipe(heldout=64, episodes=4096, craft_episodes=6144, watch_every=4, craft=1.0),
+    "gpu": Recipe(heldout=128, episodes=25_600, craft_episodes=38_400, watch_every=4, craft=1.0),
 }
 
 
@@ -110,6 +113,8 @@ def align_config(options: TasteOptions, preset: str) -> AlignConfig:
     """The settings of the taste's PPO."""
     name, recipe = recipe_of(preset)
     config = ALIGN_PRESETS[name][1]
+    craft = recipe.craft if options.craft is None else options.craft
+    episodes = recipe.craft_episodes if craft else recipe.episodes
     return replace(
         config,
         run=options.run,
@@ -117,7 +122,7 @@ def align_config(options: TasteOptions, preset: str) -> AlignConfig:
         seed=options.seed,
         device=options.device,
         reward="taste",
-        total_episodes=options.episodes or recipe.episodes,
+        total_episodes=options.episodes or episodes,
         kl_coef=config.kl_coef if options.kl_coef is None else options.kl_coef,
         eval_every=10**6,  # the first and last look are enough
     )

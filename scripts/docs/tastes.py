@@ -93,7 +93,8 @@ def experiments(part: str) -> Iterator[Experiment]:
         yield from (Experiment(part, taste, ENOUGH[taste], None, change) for taste in tastes for change in changes)
     if part == "curve":
         for order in ("random", "disagreement"):
-            yield from (Experiment(part, taste, n, order=order) for taste in ENOUGH for n in NUMBERS)
+            numbers = NUMBERS if order == "random" else NUMBERS[1:]  # the first ones are random in either order
+            yield from (Experiment(part, taste, n, 0.0, order=order) for taste in ENOUGH for n in numbers)
 
 
 class Study:
@@ -228,7 +229,7 @@ class Study:
         key = asdict(experiment)
         if any(row["experiment"] == key for row in self.rows()):
             return
-        name = "study-" + "-".join(str(value) for value in key.values() if value not in ("", None, False))
+        name = "study-" + "-".join(str(value) for value in key.values() if value != "" and value is not None)
         rankings, looked = self.rankings(experiment)
         path = self.folder / f"{name}.jsonl"
         write_rankings(path, rankings)
@@ -375,7 +376,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["reach", "frontier", "controls", "curve", "tables"])
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs/demo")])
-    parser.add_argument("--only", default="", help="Experiments whose taste and order contain this.")
+    parser.add_argument("--only", default="", help="Experiments whose taste, order or change contain this.")
     given = parser.parse_args()
     studies = [Study(run) for run in given.runs]
     if given.part == "tables":
@@ -383,7 +384,7 @@ def main() -> None:
         return
     for study in studies:
         for experiment in experiments(given.part):
-            if given.only in f"{experiment.taste} {experiment.order}":
+            if given.only in f"{experiment.taste} {experiment.order} {experiment.change}":
                 study.run_experiment(experiment)
 
 
