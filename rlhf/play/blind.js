@@ -30,10 +30,10 @@ async function vote(choice) {
 }
 
 function rates(rows) {
-  const share = (value) => `${Math.round(100 * value)} %`;
+  const share = (value) => Math.round(100 * value);
   get("rates").hidden = !rows.length;
   get("rates").tBodies[0].replaceChildren(...rows.map(({ first, second, rate, low, high, n, ties }) => {
-    const cells = [first, second, share(rate), `${share(low)} to ${share(high)}`, n, ties];
+    const cells = [first, second, `${share(rate)} % (${share(low)} to ${share(high)} %)`, n, ties];
     const row = document.createElement("tr");
     for (const cell of cells) row.insertCell().textContent = cell;
     return row;

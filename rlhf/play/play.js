@@ -56,7 +56,7 @@ async function judge(column, mine) {
   const terms = Object.entries(found.terms).map(([name, value]) => `${name} ${value.toFixed(2)}`);
   const most = found.tokens.filter(([, ratio]) => Math.abs(ratio) > 0.5);
   most.sort(([, a], [, b]) => Math.abs(b) - Math.abs(a));
-  const changed = most.slice(0, 4).map(([text, ratio]) => `“${text.trim()}” ${signed(ratio)}`);
+  const changed = most.slice(0, 4).map(([text, ratio]) => `“${text.trim() || "↵"}” ${signed(ratio)}`);
   part(column, ".text").replaceChildren(...found.tokens.map(([text, ratio]) => {
     const token = make("mark", text);
     [token.title, token.className] = [`${signed(ratio)} nats`, ratio < 0 ? "less" : "more"];
