@@ -90,11 +90,13 @@ def experiments(part: str) -> Iterator[Experiment]:
         yield from (Experiment(part, taste, ENOUGH[taste], craft) for taste in tastes for craft in CRAFTS)
     if part == "controls":
         changes = ("shuffled", *(f"flipped {share:g}" for share in FLIPPED))
-        yield from (Experiment(part, taste, ENOUGH[taste], None, change) for taste in tastes for change in changes)
+        # The taste alone: craft moves the rates by itself.
+        yield from (Experiment(part, taste, ENOUGH[taste], 0.0, change) for taste in tastes for change in changes)
     if part == "curve":
         for order in ("random", "disagreement"):
             numbers = NUMBERS if order == "random" else NUMBERS[1:]  # the first ones are random in either order
-            yield from (Experiment(part, taste, n, 0.0, order=order) for taste in ENOUGH for n in numbers)
+            asked = ENOUGH if order == "random" else ("love", "love-and-death")  # five random ones teach questions
+            yield from (Experiment(part, taste, n, 0.0, order=order) for taste in asked for n in numbers)
 
 
 class Study:
