@@ -54,6 +54,8 @@ from sft.models.sampling import sampler
 ENOUGH = {"questions": 20, "love": 100, "love-and-death": 100}
 """Rankings of each taste where their number is not what is varied."""
 NUMBERS = (5, 10, 20, 50, 100, 200)
+ASKED_FOR = NUMBERS[1:5]
+"""Numbers of rankings that are measured in the order of an ensemble; the first ones are random in either order."""
 CRAFTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 FLIPPED = (0.1, 0.2, 0.3)
 POOL = 1500
@@ -94,7 +96,7 @@ def experiments(part: str) -> Iterator[Experiment]:
         yield from (Experiment(part, taste, ENOUGH[taste], 0.0, change) for taste in tastes for change in changes)
     if part == "curve":
         for order in ("random", "disagreement"):
-            numbers = NUMBERS if order == "random" else NUMBERS[1:]  # the first ones are random in either order
+            numbers = NUMBERS if order == "random" else ASKED_FOR
             asked = ENOUGH if order == "random" else ("love", "love-and-death")  # five random ones teach questions
             yield from (Experiment(part, taste, n, 0.0, order=order) for taste in asked for n in numbers)
 
@@ -198,10 +200,10 @@ class Study:
         if not kept.exists():
             order: list[int] = []
             left = list(range(len(screens)))
-            for n in NUMBERS:
+            for n in (NUMBERS[0], *ASKED_FOR):
                 chosen, looked = _first(screens, [*order, *left], n)
                 order, left = [*order, *left][:looked], [*order, *left][looked:]
-                if n != NUMBERS[-1]:
+                if n != ASKED_FOR[-1]:
                     scores = self._ensemble([screens[i] for i in chosen], [screens[i] for i in left])
                     doubt = dict(zip(left, map(_disagreement, zip(*scores, strict=True)), strict=True))
                     left.sort(key=lambda i: -doubt[i])
