@@ -23,6 +23,7 @@ def plot_curves(
     """Draw named (x, y) curves into one PNG.
 
     `floor` adds a named horizontal line; `marks`, named too, a point (x, y) in the colour of the curve it belongs to.
+    `log_x`: the x axis is logarithmic, with a tick at each x.
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=120)
     axes = figure.subplots()
@@ -34,7 +35,12 @@ def plot_curves(
         axes.plot([], [], marker="D", color="grey", linestyle="", markerfacecolor="none", label=marks[0])
     if floor is not None:
         axes.axhline(floor[1], color="grey", linestyle="--", linewidth=1, label=floor[0])
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log" if log_x else "linear")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if log_x:
+        values = sorted({value for x, _ in curves.values() for value in x})
+        axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
     axes.grid(alpha=0.25)
     if len(curves) > 1 or floor is not None:
         axes.legend(frameon=False, fontsize=9)

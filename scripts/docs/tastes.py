@@ -319,11 +319,11 @@ def line(row: dict[str, Any], *first: str) -> list[str]:
     return [
         *first, rates(before), rates(row), f"{row['gold'] - before['gold']:+.3f}",
         f"{row['distinct_2'] / before['distinct_2']:.2f}", f"{row['words']:.1f}", f"{row['kl']:.1f}",
-        f"{row['accuracy']:.3f}", f"{row['seconds']:.0f} s",
+        f"{row['accuracy']:.3f}", *([f"{row['seconds']:.0f} s"] if row["experiment"]["timed"] else []),
     ]  # fmt: skip
 
 
-HEAD = ["SFT has it", "taste has it", "gold - SFT's", "distinct-2 / SFT's", "words", "KL", "reward accuracy", "time"]
+HEAD = ["SFT has it", "taste has it", "gold - SFT's", "distinct-2 / SFT's", "words", "KL", "reward accuracy"]
 
 
 def write_tables(studies: Sequence[Study], figures: Path) -> None:
@@ -349,7 +349,10 @@ def write_tables(studies: Sequence[Study], figures: Path) -> None:
         if found := of(part):
             print(
                 f"### {part}\n\n"
-                + table([*head, *HEAD], [line(row, *cells(run, e, row)) for run, e, row in found])
+                + table(
+                    [*head, *HEAD, *(["time"] if part == "reach" else [])],
+                    [line(row, *cells(run, e, row)) for run, e, row in found],
+                )
                 + "\n"
             )
     figures.mkdir(parents=True, exist_ok=True)
