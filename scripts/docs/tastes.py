@@ -98,7 +98,9 @@ def experiments(part: str) -> Iterator[Experiment]:
         for order in ("random", "disagreement"):
             numbers = NUMBERS if order == "random" else ASKED_FOR
             asked = ENOUGH if order == "random" else ("love", "love-and-death")  # five random ones teach questions
-            yield from (Experiment(part, taste, n, 0.0, order=order) for taste in asked for n in numbers)
+            for taste in asked:
+                rare = taste == "love-and-death"  # 200 rankings of it take more screens than POOL
+                yield from (Experiment(part, taste, n, 0.0, order=order) for n in numbers if not (rare and n > 100))
 
 
 class Study:
