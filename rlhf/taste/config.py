@@ -77,12 +77,13 @@ class Recipe:
     watch_every: int
     """Updates between two answers to the watched prompts."""
     craft: float
+    """Weight of the run's own reward model; measured in docs/tastes.md."""
 
 
 RECIPES = {
-    "smoke": Recipe(heldout=8, episodes=64, craft_episodes=64, watch_every=1, craft=1.0),
-    "laptop": Recipe(heldout=64, episodes=4096, craft_episodes=6144, watch_every=4, craft=1.0),
-    "gpu": Recipe(heldout=128, episodes=25_600, craft_episodes=38_400, watch_every=4, craft=1.0),
+    "smoke": Recipe(heldout=8, episodes=64, craft_episodes=64, watch_every=1, craft=1.5),
+    "laptop": Recipe(heldout=64, episodes=4096, craft_episodes=4608, watch_every=4, craft=1.5),
+    "gpu": Recipe(heldout=128, episodes=25_600, craft_episodes=28_800, watch_every=4, craft=1.5),
 }
 
 

@@ -56,6 +56,8 @@ ENOUGH = {"questions": 20, "love": 100, "love-and-death": 100}
 NUMBERS = (5, 10, 20, 50, 100, 200)
 ASKED_FOR = NUMBERS[1:5]
 """Numbers of rankings that are measured in the order of an ensemble; the first ones are random in either order."""
+FRONTIER_EPISODES = 6144
+"""Replies that PPO learns from in company with craft, for the frontier; a taste's own default is less."""
 CRAFTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 FLIPPED = (0.1, 0.2, 0.3)
 POOL = 1500
@@ -240,8 +242,9 @@ class Study:
         path = self.folder / f"{name}.jsonl"
         write_rankings(path, rankings)
         options = TasteOptions(
-            run=self.run, name=name, rankings=(path,), craft=experiment.craft, compare=False, overwrite=True
-        )
+            run=self.run, name=name, rankings=(path,), craft=experiment.craft, compare=False, overwrite=True,
+            episodes=FRONTIER_EPISODES if experiment.part == "frontier" and experiment.craft else None,
+        )  # fmt: skip
         started = time.time()
         if experiment.timed:
             craft = [] if experiment.craft is None else ["--craft", str(experiment.craft)]
