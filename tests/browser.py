@@ -70,9 +70,9 @@ def server() -> Iterator[Callable[..., Server]]:
             each.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium."""
+    """The system's Chromium. One per module: playwright can be started once at a time in a process."""
     root = hasattr(os, "geteuid") and os.geteuid() == 0  # whose Chromium has no sandbox
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if root else [])
