@@ -16,7 +16,7 @@ async function replies() {
   asked = { speakers: said.map(([who]) => who), texts: said.map(([, text]) => text), answerer: get("answerer").value };
   const set = ["temperature", "top_k", "top_p", "length", "seed"].filter((id) => get(id).value);
   const sampling = Object.fromEntries(set.map((id) => [id, Number(get(id).value)]));
-  fail("");
+  fail(""), say("");
   for (const column of Object.values(columns)) {
     part(column, ".text").textContent = "…";
     part(column, ".text").classList.remove("cut");
@@ -33,7 +33,7 @@ async function replies() {
     part(column, "button").hidden = !event.text.trim();
     if (get("judged").checked) judge(column, mine).catch(failed);
   }
-  say("All have answered.");
+  if (mine === request) say("All have answered.");
 }
 
 // The objects that `path` answers, one per line.
