@@ -148,7 +148,7 @@ def test_two_steps_of_every_stage_at_preset_gpu(tmp_path: Path, command: Callabl
             "--batch-size", 4, "--sample-tokens", 8)  # fmt: skip
     command("sft", "gpu", "--run", run, "--max-pairs", 8, "--batch-size", 4, "--micro-batch-size", 4, "--samples", 4)
     command("reward", "gpu", "--run", run, "--n-prompts", 8, "--n-heldout", 8, "--responses", 2, "--batch-size", 4,
-            "--log-every", 1)  # fmt: skip
+            "--epochs", 1, "--log-every", 1)  # fmt: skip
     command("rlhf", "gpu", "--run", run, "--total-episodes", 16, "--batch-size", 8, "--num-mini-batches", 1,
             "--num-ppo-epochs", 1, "--eval-prompts", 8)  # fmt: skip
     command("rlhf.compare", "--run", run, "--prompts", 4)
