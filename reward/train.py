@@ -38,6 +38,7 @@ from reward.labeller import ScoreFunction, load_score_function
 from reward.model import RewardModel, new_reward_model
 from reward.rankings import (
     Ranking,
+    ReadRankings,
     read_collected,
     read_rankings,
     split_by_prompt,
@@ -89,7 +90,10 @@ class RewardStage:
         self.score = self.gold if config.score == "gold" else load_score_function(config.score)
         self.play_score = self._score_of_play if config.score == "gold" else self.score
         self.training, self.dev = self._choose_prompts()
-        self.own_training, self.own_heldout = self._read_rankings()
+        kept_out = frozenset(pair.prompt for pair in (*self.dev, *self.heldout.dev, *self.heldout.test))
+        self.own, self.own_training, self.own_heldout = own_rankings(
+            self.config, self.config.lengths, self.tokenizer, kept_out
+        )
 
     @property
     def replaced(self) -> bool:
@@ -298,26 +302,30 @@ class RewardStage:
             raise UserError(f"{config.prompts}: all prompts are held out, for the comparison of the stages: add others")
         return training, dev[: config.n_heldout]
 
-    def _read_rankings(self) -> tuple[list[Ranking], list[Ranking]]:
-        """(training, held out) of the user's own rankings; `own` counts what of them was cut or left out."""
-        config = self.config
-        self.own = read_rankings(config.rankings, self.tokenizer, *config.lengths, config.weights)
-        if not config.rankings:
-            return [], []
-        files = " ".join(config.rankings)
-        if not any(ranking.pairs() for ranking in self.own.rankings):
-            raise UserError(
-                f"{files}: none of {len(self.own.rankings)} rankings says anything, since no reply is placed above "
-                "another: rank replies without ties"
-            )
-        kept_out = frozenset(pair.prompt for pair in (*self.dev, *self.heldout.dev, *self.heldout.test))
-        training, held_out = split_by_prompt(self.own.rankings, kept_out)
-        if self.replaced and not any(ranking.pairs() for ranking in training):
-            raise UserError(
-                f"{files}: all rankings that say something are of prompts that the run keeps for testing: rank replies "
-                "to other prompts, or add --rankings-use mix"
-            )
-        return training, held_out
+
+def own_rankings(
+    config: RewardModelConfig, lengths: tuple[int, int], tokenizer: Tokenizer, kept_out: frozenset[str]
+) -> tuple[ReadRankings, list[Ranking], list[Ranking]]:
+    """(all, for training, held out) of the rankings in the files of `config`; no prompt of `kept_out` is trained on.
+
+    lengths: of the longest prompt and response. UserError for files from which nothing can be learned.
+    """
+    if not config.rankings:
+        return ReadRankings([], 0, 0), [], []
+    own = read_rankings(config.rankings, tokenizer, *lengths, config.weights)
+    files = " ".join(config.rankings)
+    if not any(ranking.pairs() for ranking in own.rankings):
+        raise UserError(
+            f"{files}: none of {len(own.rankings)} rankings says anything, since no reply is placed above another: "
+            "rank replies without ties"
+        )
+    training, held_out = split_by_prompt(own.rankings, kept_out)
+    if config.rankings_use == "replace" and not any(ranking.pairs() for ranking in training):
+        raise UserError(
+            f"{files}: all rankings that say something are of prompts that the run keeps for testing: rank replies to "
+            "other prompts, or add --rankings-use mix"
+        )
+    return own, training, held_out
 
 
 def train_reward(config: RewardModelConfig, preset: str, command: str | None = None) -> Path:

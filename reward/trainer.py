@@ -166,7 +166,7 @@ def ranking_losses(margins: Tensor, terms: Tensor, count: int) -> Tensor:
     probabilities. With a term per response, over all that stand below it, the product over a ranking without ties
     is its probability under Plackett and Luce (Plackett 1975): the best is chosen among all, the next among the
     rest, and the last term is 1. What was not placed is in no term, as the axiom has it. Between ties nothing is
-    claimed: each of them is preferred to what is below, and none stands in another's term. Each factor is still a
+    claimed: each of them is preferred to what is below, and none is in another's term. Each factor is still a
     probability of the model, so their product is a composite likelihood (Varin, Reid and Firth 2011), as that of
     the pairs of one ranking is.
     """

@@ -11,7 +11,7 @@ from data.run.writing import write_samples
 
 PAIRS = 100
 POLICIES = ("pretrain", "sft", "rlhf")
-"""Who may stand in a pair."""
+"""The policies that pairs are drawn from."""
 NOTE = """\
 {count} pairs of replies, each by two of three models, in random order. `blind-key.json` says whose: do not look.
 {fewer}Read the prompt, then A and B, and mark the better one, or that you see no difference.

@@ -217,7 +217,7 @@ class Cast:
         return self._load(folder, lambda path: LogProbs(load_causal_lm(path, self.device)))
 
     def _load(self, folder: Path, load: Callable[[Path], Kept]) -> Kept:
-        """What was loaded from a stage's folder, again where the stage has been made anew."""
+        """What was loaded from a stage's folder, loaded again where the stage was replaced since."""
         made = (folder / "stage.json").stat().st_mtime_ns
         if self._kept.get(folder, (0, None))[0] != made:
             record = read_parent(folder.parent, folder.name, tokenizer_sha256=self.sft.tokenizer_sha256)

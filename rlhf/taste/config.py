@@ -56,6 +56,8 @@ class TasteOptions(StageOptions):
         check_ranges(self, counts="n_rankings episodes", not_negative="craft kl_coef")
         if self.rankings and self.taste:
             raise UserError("--rankings and --taste exclude each other: people rank, or a function does")
+        if self.taste and self.weights:
+            raise UserError("--weights are those of the files of --rankings: leave them out with --taste")
         if self.overwrite and (self.again or self.resume):
             raise UserError("--overwrite starts from nothing: leave out --again and --resume")
         if not (self.rankings or self.taste or self.resume):

@@ -18,23 +18,24 @@ SAMPLED_AT_ONCE = 64
 def simulated_rankings(
     policy: CachedModel,
     tokenizer: Tokenizer,
-    pairs: Sequence[Pair],
+    prompts: Sequence[str],
     config: RewardModelConfig,
     score: Callable[[str, str], float],
     name: str,
+    policy_name: str,
     count: int,
 ) -> tuple[list[Ranking], int]:
     """(`count` rankings that prefer some reply to another, how many were looked at for them).
 
     config: what the replies are sampled with; `resolved`. score: (prompt, reply) -> float; without noise. name: of the
-    annotator. UserError where the prompts of `pairs` do not suffice.
+    annotator. policy_name: of the model that replies. UserError where the prompts do not suffice.
     """
     config = replace(config, score=name, label_temperature=0.0)
     found: list[Ranking] = []
     looked = 0
-    for start in range(0, len(pairs), SAMPLED_AT_ONCE):
-        some = pairs[start : start + SAMPLED_AT_ONCE]
-        rankings = collect_rankings(policy, tokenizer, some, config, score, "sft", config.seed + 7 * start)
+    for start in range(0, len(prompts), SAMPLED_AT_ONCE):
+        some = [Pair(prompt, "") for prompt in prompts[start : start + SAMPLED_AT_ONCE]]
+        rankings = collect_rankings(policy, tokenizer, some, config, score, policy_name, config.seed + 7 * start)
         for ranking in rankings:
             looked += 1
             found += [ranking] if ranking.pairs() else []

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.console import UserError, is_main_process, main_process_first
-from data.dialogue import dialogue_pairs, heldout_pairs
+from data.dialogue import heldout_pairs
 from data.jsonl import read_jsonl, write_whole
 from data.run.folder import announce, run_corpus
 from data.run.options import StageOptions, settings
 from data.run.record import StageRecord, check_descends, read_parent, read_stage
 from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device
-from reward.collect import choose_prompts
-from reward.config import PRESETS as REWARD_PRESETS
 from reward.rankings import write_rankings
+from reward.screens import policy_name, screen_prompts
 from reward.tastes import load_taste
-from reward.train import train_reward
+from reward.train import own_rankings, train_reward
 from rlhf.algorithms.ppo import Departure, align
 from rlhf.algorithms.task import AlignmentTask
 from rlhf.ppo.trainer import Metrics, PPOTrainer
@@ -37,8 +36,8 @@ Config = TypeVar("Config", bound=StageOptions)
 class TasteRun:
     """One taste of a run: what is there, and what is to be done.
 
-    RUN/tastes/NAME holds `taste.json` (the settings, and the number of the round: --again begins another one), a copy
-    of each round's rankings, and the stages. Which round a stage is of, its record says.
+    RUN/tastes/NAME holds `taste.json` (the settings, and the number of the round: --again and --overwrite begin another
+    one), a copy of the round's rankings, and the stages. Which round a stage is of, its record says.
     """
 
     def __init__(self, options: TasteOptions) -> None:
@@ -57,13 +56,15 @@ class TasteRun:
     def make(self) -> Path:
         """Whatever this round lacks of reward and rlhf; returns the folder of the taste."""
         options = self.options
-        rankings = sorted((self.folder / f"rankings-{self.round}").glob("*.jsonl"))
+        rankings = sorted(self._inputs(self.round).iterdir())
         config = reward_config(options, self.preset, rankings)
         if not self._made("reward", lambda record: record.config["rankings"] == list(config.rankings)):
             train_reward(self._continued(config, "reward"), self.preset, options.command)
         taste = read_stage(self.folder / "reward", "reward", options.command)
         if not self._made("rlhf", lambda record: record.config["round"] == self.round):
             align(self._continued(align_config(options, self.preset), "rlhf"), self.preset, self._departure(taste))
+        for earlier in set(self.folder.glob("rankings-*")) - {self._inputs(self.round)} if is_main_process() else ():
+            shutil.rmtree(earlier)
         return self.folder
 
     # ---- what is there ----
@@ -93,55 +94,65 @@ class TasteRun:
         return replace(options, **saved), begun["round"]
 
     def _begun(self, options: TasteOptions) -> tuple[TasteOptions, int]:
-        """(settings, 1 or the next round), after the rankings of the round have been laid down in the folder."""
-        round_number = 1
+        """(settings, number of the round), after the rankings of the round have been laid down in the folder.
+
+        A taste that is replaced has a new round too, so what it has stays until there is something better.
+        """
         if options.again:
             read_stage(self.folder / "rlhf", "rlhf", options.command)
-            round_number += json.loads(self.path.read_text("utf-8"))["round"]
         elif self.folder.exists() and not options.overwrite:
             raise UserError(
                 f"the taste {options.name!r} exists in {options.run}: choose another --name, or add --again to "
                 "continue it, --resume if it was stopped, --overwrite to replace it"
             )
-        if is_main_process():
-            laid = self.folder.with_name(f".{options.name}.rankings")
-            shutil.rmtree(laid, ignore_errors=True)
-            laid.mkdir(parents=True)
-            self._lay_down_rankings(options, laid)
-            if options.overwrite:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(exist_ok=True)
-            for partial in self.folder.glob(".*.partial"):
-                shutil.rmtree(partial)
-            self.stop.unlink(missing_ok=True)
-            inputs = self.folder / f"rankings-{round_number}"
-            shutil.rmtree(inputs, ignore_errors=True)
-            laid.rename(inputs)
-            begun = {"round": round_number, "settings": _plain(settings(options))}
-            write_whole(self.path, (json.dumps(begun, indent=2) + "\n").encode())
-        return options, round_number
+        number = json.loads(self.path.read_text("utf-8"))["round"] + 1 if self.path.exists() else 1
+        laid = self.folder.with_name(f".{options.name}.rankings")
+        shutil.rmtree(laid, ignore_errors=True)
+        self._lay_down_rankings(options, laid)
+        self.folder.mkdir(exist_ok=True)
+        for partial in self.folder.glob(".*.partial"):
+            shutil.rmtree(partial)
+        self.stop.unlink(missing_ok=True)
+        inputs = self._inputs(number)
+        shutil.rmtree(inputs, ignore_errors=True)
+        laid.rename(inputs)
+        begun = {"round": number, "settings": _plain(settings(options))}
+        write_whole(self.path, (json.dumps(begun, indent=2) + "\n").encode())
+        return options, number
+
+    def _inputs(self, number: int) -> Path:
+        return self.folder / f"rankings-{number}"
 
     def _lay_down_rankings(self, options: TasteOptions, folder: Path) -> None:
-        """The files of --rankings, numbered in their order, or what the function of --taste ranks."""
-        for number, path in enumerate(options.rankings):
-            try:
-                shutil.copyfile(path, folder / f"{number}-{path.stem}.jsonl")
-            except OSError as error:
-                raise UserError(f"--rankings {path}: {error.strerror}; give a JSONL file of rankings") from None
+        """The files of --rankings, numbered in their order, or what the function of --taste ranks, in a new `folder`.
+
+        UserError, before anything is written, where nothing can be learned from them.
+        """
+        config = reward_config(options, self.preset, options.rankings)
+        tokenizer, corpus = Tokenizer.load(options.run / "sft"), run_corpus(options.run, self.sft)
         if not options.taste:
+            config.validate()
+            held_out = frozenset(pair.prompt for part in heldout_pairs(corpus.validation) for pair in part)
+            lengths = (self.sft.config["prompt_length"], self.sft.config["response_length"])
+            own_rankings(config, lengths, tokenizer, held_out)
+            folder.mkdir(parents=True)
+            for number, path in enumerate(options.rankings):
+                shutil.copyfile(path, folder / f"{number:04}-{path.name}")
             return
-        taste, device = load_taste(options.taste), choose_device(options.device)
-        policy, tokenizer = load_causal_lm(options.run / "sft", device), Tokenizer.load(options.run / "sft")
-        corpus = run_corpus(options.run, self.sft)
-        heldout = heldout_pairs(corpus.validation)
-        kept_out = frozenset(pair.prompt for pair in (*heldout.dev, *heldout.test))
-        pairs = choose_prompts(dialogue_pairs(corpus.train), 10**9, options.seed, kept_out)
-        cached = sampler(policy)
-        config = replace(REWARD_PRESETS[self.preset][1], seed=options.seed).resolved(self.sft, cached.context_length)
+        taste = load_taste(options.taste)
+        policy = sampler(load_causal_lm(options.run / "sft", choose_device(options.device)))
         rankings, looked = simulated_rankings(
-            cached, tokenizer, pairs, config, taste.score, options.taste, options.n_rankings
+            policy,
+            tokenizer,
+            screen_prompts(corpus, None, options.seed),
+            config.resolved(self.sft, policy.context_length),
+            taste.score,
+            options.taste,
+            policy_name(self.sft),
+            options.n_rankings,
         )
-        write_rankings(folder / f"0-{options.name}.jsonl", rankings)
+        folder.mkdir(parents=True)
+        write_rankings(folder / f"0000-{options.name}.jsonl", rankings)
         announce("taste", f"{len(rankings)} of {looked} screens say something about {options.taste}")
 
     # ---- what is maximised ----

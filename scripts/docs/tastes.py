@@ -28,18 +28,19 @@ from typing import Any
 import torch
 
 from data.corpus import Corpus
-from data.dialogue import dialogue_pairs, encode_prompt, heldout_pairs
+from data.dialogue import Pair, encode_prompt, heldout_pairs
 from data.jsonl import append_jsonl, read_appended
 from data.run.folder import run_corpus
 from data.run.plots import plot_curves
 from data.run.record import read_parent, read_stage
 from data.run.writing import table
 from data.tokenizers import Tokenizer
-from reward.collect import choose_prompts, collect_rankings
-from reward.config import PRESETS, RewardModelConfig
+from reward.collect import collect_rankings
+from reward.config import PRESETS
 from reward.gold.judge import GoldJudge
 from reward.model import RewardModel
 from reward.rankings import Ranking, read_collected, write_rankings
+from reward.screens import policy_name, screen_prompts
 from reward.tastes import load_taste
 from reward.train import train_reward
 from rlhf.judging.judge import choose_pairs
@@ -172,19 +173,15 @@ class Study:
         """Four replies to each of POOL training prompts, or of HELDOUT dev prompts, ranked by a taste; made once."""
         path = self.folder / f"{split}-{taste}.jsonl"
         if not path.exists():
-            heldout, config = heldout_pairs(self.corpus.validation), self._reward_config()
-            kept_out = frozenset(pair.prompt for pair in (*heldout.dev, *heldout.test))
-            pairs = heldout.dev[:HELDOUT]
+            pairs = heldout_pairs(self.corpus.validation).dev[:HELDOUT]
             if split == "train":
-                pairs = choose_prompts(dialogue_pairs(self.corpus.train), POOL, 1, kept_out)
+                pairs = [Pair(prompt, "") for prompt in screen_prompts(self.corpus, None, 1)[:POOL]]
             policy = sampler(load_causal_lm(self.run / "sft", "cpu"))
-            config = replace(config, score=taste, label_temperature=0.0)
-            score, name = load_taste(taste).score, f"sft {self.sft.weights_sha256[:12]}"
+            config = replace(PRESETS["laptop"][1], score=taste, label_temperature=0.0)
+            config = config.resolved(self.sft, policy.context_length)
+            score, name = load_taste(taste).score, policy_name(self.sft)
             write_rankings(path, collect_rankings(policy, self.tokenizer, pairs, config, score, name, 11))
         return read_collected(path)
-
-    def _reward_config(self) -> RewardModelConfig:
-        return PRESETS["laptop"][1].resolved(self.sft, 10**6)
 
     def rankings(self, experiment: Experiment) -> tuple[list[Ranking], int]:
         """(the rankings of an experiment, how many screens were looked at for them)."""
@@ -392,8 +389,7 @@ def main() -> None:
     given = parser.parse_args()
     studies = [Study(run) for run in given.runs]
     if given.part == "tables":
-        write_tables(studies, Path("docs/figures"))
-        return
+        return write_tables(studies, Path("docs/figures"))
     for study in studies:
         for experiment in experiments(given.part):
             if given.only in f"{experiment.taste} {experiment.order} {experiment.change}":

@@ -133,10 +133,20 @@ def test_a_function_ranks_by_itself_and_only_rankings_that_say_something_count(r
         assert [group[0] for group in scores] == sorted((group[0] for group in scores), reverse=True)
 
 
+def test_files_keep_their_order_and_with_it_their_weights(run: Path, rankings: Path, tmp_path: Path) -> None:
+    files = []
+    for number in range(12):
+        files.append(tmp_path / f"{'zyxwvutsrqpo'[number]}.jsonl")
+        files[-1].write_text(rankings.read_text().replace("Say ", f"Say {number} "))
+    begun = TasteRun(options(run, rankings=tuple(files), weights=tuple(range(1, 13))))
+    laid = sorted(begun._inputs(1).iterdir())
+    assert [path.name.partition("-")[2] for path in laid] == [path.name for path in files]
+
+
 def test_a_taste_that_likes_everything_alike_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match="prefers no reply to another"):
         make_taste(options(run, taste=f"{__name__}:the_same"))
-    assert not (run / "tastes" / "mine").exists()
+    assert not any((run / "tastes").glob("*"))
 
 
 def the_same(prompt: str, reply: str) -> float:
@@ -149,9 +159,15 @@ def test_a_finished_taste_is_not_replaced_unless_asked_for(tasted: Path, tmp_pat
     before = contents(folder)
     with pytest.raises(UserError, match=r"exists.*--again"):
         make_taste(options(run, rankings=(rankings,)))
-    with pytest.raises(UserError, match=r"--rankings .*none.jsonl"):
+    with pytest.raises(UserError, match=r"none.jsonl: cannot be read"):
         make_taste(options(run, rankings=(run / "none.jsonl",), overwrite=True))
+    ties = tmp_path / "ties.jsonl"
+    ties.write_text(rankings.read_text().replace("[[0], [1]]", "[[0, 1]]"))
+    for given in ({"overwrite": True}, {"again": True}, {"name": "new"}):
+        with pytest.raises(UserError, match="ties.jsonl: none of 12 rankings says anything"):
+            make_taste(replace(options(run, rankings=(ties,)), **given))
     assert contents(folder) == before
+    assert [path.name for path in (run / "tastes").iterdir()] == ["mine"]
     make_taste(options(run, rankings=(rankings,), overwrite=True, seed=2))
     assert read_stage(folder / "rlhf").seed == 2
 
@@ -228,6 +244,7 @@ def test_a_killed_taste_continues_to_the_same_weights(run: Path, tasted: Path, r
         ({"name": "x", "taste": "questions", "craft": -1.0}, "craft must not be negative"),
         ({"name": "x", "taste": "questions", "overwrite": True, "again": True}, "--overwrite starts from nothing"),
         ({"name": "x", "taste": "sadness"}, "no taste 'sadness'"),
+        ({"name": "x", "taste": "questions", "weights": (1.0,)}, "leave them out with --taste"),
         ({"name": "x", "resume": True}, "nothing to resume"),
     ],
 )
