@@ -389,7 +389,8 @@ def main() -> None:
     given = parser.parse_args()
     studies = [Study(run) for run in given.runs]
     if given.part == "tables":
-        return write_tables(studies, Path("docs/figures"))
+        write_tables(studies, Path("docs/figures"))
+        return
     for study in studies:
         for experiment in experiments(given.part):
             if given.only in f"{experiment.taste} {experiment.order} {experiment.change}":

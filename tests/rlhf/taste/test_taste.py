@@ -164,7 +164,7 @@ def test_a_finished_taste_is_not_replaced_unless_asked_for(tasted: Path, tmp_pat
     ties = tmp_path / "ties.jsonl"
     ties.write_text(rankings.read_text().replace("[[0], [1]]", "[[0, 1]]"))
     for given in ({"overwrite": True}, {"again": True}, {"name": "new"}):
-        with pytest.raises(UserError, match="ties.jsonl: none of 12 rankings says anything"):
+        with pytest.raises(UserError, match=r"ties\.jsonl: none of 12 rankings says anything"):
             make_taste(replace(options(run, rankings=(ties,)), **given))
     assert contents(folder) == before
     assert [path.name for path in (run / "tastes").iterdir()] == ["mine"]
