@@ -1,0 +1,100 @@
+"""Which directions a prompt gets: those that a real reply happens to follow, or requests drawn for nobody's reply."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from data.console import UserError
+from data.directions.specs import Direction, Spec, inferred
+from data.directions.table import HELD_OUT_COMBINATIONS
+
+HOW_MANY = (0.2, 0.45, 0.25, 0.1)
+"""Probability that a pair that is learned from has 0, 1, 2 or 3 directions, where its reply follows so many."""
+
+
+class Directions:
+    """A table of directions over a training text, whose replies say which values are usual."""
+
+    def __init__(self, specs: Sequence[Spec], replies: Iterable[str]) -> None:
+        self.specs = tuple(specs)
+        self.values: dict[str, Counter[str]] = {}
+        """By the text of a row: how many training replies have each value that may be learned from."""
+        replies = list(replies)
+        for spec in self.specs:
+            found = Counter(each.value for reply in replies if (each := inferred(spec, reply)))
+            if replies and not found:
+                raise UserError(
+                    f"no speech of the training text fits the direction {spec.text!r}: use a text that has some, or a "
+                    "table without it"
+                )
+            self.values[spec.text] = Counter({v: n for v, n in found.items() if v not in spec.held_out})
+
+    @property
+    def trained(self) -> tuple[Spec, ...]:
+        return tuple(spec for spec in self.specs if spec.trained)
+
+    def fitting(self, reply: str) -> list[Direction]:
+        """What may be learned that a reply follows, in the order of the table."""
+        found = [inferred(spec, reply) for spec in self.trained]
+        return [each for each in found if each and each.value not in each.spec.held_out]
+
+    def hindsight(self, reply: str, rng: random.Random) -> tuple[Direction, ...]:
+        """Some of the directions that a reply follows, none among the outcomes: what it could have been told."""
+        fitting = self.fitting(reply)
+        count = min(len(fitting), rng.choices(range(len(HOW_MANY)), HOW_MANY)[0])
+        chosen = sorted(rng.sample(range(len(fitting)), count))
+        return self._learned_together([fitting[place] for place in chosen])
+
+    def kinds(self, specs: Iterable[Spec] | None = None) -> dict[str, list[Spec]]:
+        """The rows that are trained (or these), by their kind."""
+        rows: dict[str, list[Spec]] = {}
+        for spec in self.trained if specs is None else specs:
+            rows.setdefault(spec.kind, []).append(spec)
+        return rows
+
+    def draw(self, kind: str, rng: random.Random, spoken_to: str = "", held_out: bool = False) -> Direction:
+        """A request of a kind: its rows alike, a value as often as training replies have it.
+
+        spoken_to: who spoke last, in the prompt's own spelling. held_out: a value that nothing learns from.
+        """
+        return self._with_value(rng.choice(self.kinds(self.specs)[kind]), rng, spoken_to, held_out)
+
+    def draw_other(self, direction: Direction, rng: random.Random, spoken_to: str = "") -> Direction | None:
+        """Another request of the same kind; None where there is no other."""
+        rows = [spec for spec in self.kinds(self.specs)[direction.kind] if spec.has_value or spec != direction.spec]
+        for _ in range(100):
+            if not rows:
+                break
+            found = self._with_value(rng.choice(rows), rng, "", bool(direction.value in direction.spec.held_out))
+            if found != direction:
+                return found
+        return None
+
+    def draw_several(self, kinds: Sequence[str], rng: random.Random, spoken_to: str = "") -> tuple[Direction, ...]:
+        """One request of each of these kinds, in the order of the table, none of a held-out combination."""
+        order = [*self.kinds(self.specs)]
+        for _ in range(100):
+            drawn = [self.draw(kind, rng, spoken_to) for kind in sorted(kinds, key=order.index)]
+            if len(self._learned_together(drawn)) == len(drawn):
+                break
+        return tuple(drawn)
+
+    def _with_value(self, spec: Spec, rng: random.Random, spoken_to: str, held_out: bool = False) -> Direction:
+        if not spec.has_value:
+            return Direction(spec)
+        if held_out and spec.held_out:
+            return Direction(spec, rng.choice(sorted(spec.held_out)))
+        values = self.values[spec.text]
+        name = spoken_to.split()[-1].capitalize() if spoken_to.strip() else ""
+        if spec.spoken_to and name in values:
+            return Direction(spec, name)
+        return Direction(spec, rng.choices([*values], [*values.values()])[0])
+
+    @staticmethod
+    def _learned_together(directions: Sequence[Direction]) -> tuple[Direction, ...]:
+        """The directions without the last of a combination that is held out."""
+        texts = {str(each) for each in directions}
+        apart = [combination for combination in HELD_OUT_COMBINATIONS if combination <= texts]
+        if not apart:
+            return tuple(directions)
+        return Directions._learned_together([each for each in directions if str(each) != max(apart[0])])

@@ -1,0 +1,116 @@
+"""The built-in directions."""
+
+import re
+
+from data.directions.specs import Spec
+
+_CLOSING = "\"'\u2019\u201d)]"
+_WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*")
+_NAME = re.compile(r"(?<=[a-z,;:!?.] )([A-Z][a-z]{2,})(?=[,;:.!?])")
+"""A capitalised word inside a line that a mark follows: who is spoken to, most of the time."""
+
+CONTENT_WORDS = (
+    "love heart good lord man come king great death life time day night true sweet blood hand eyes world heaven "
+    "noble brother father mother son wife daughter friend honour soul name house fair poor dead die fear grace god "
+    "peace war word tongue tears live speak hear think crown hope gentle cousin prince queen joy grief sword truth "
+    "face head old young long little better grave fortune power royal"
+).split()
+HELD_OUT_WORDS = frozenset(
+    "mother night blood friend peace tongue hope joy sword grave young wife soul fear crown world hand fair dead truth"
+    .split()
+)
+HELD_OUT_COMBINATIONS = frozenset(
+    {
+        frozenset({"asking", "in two lines"}),
+        frozenset({"crying out", "in one line"}),
+        frozenset({"telling", "in three lines"}),
+    }
+)
+"""Directions that nothing learns from together."""
+
+
+def words(reply: str) -> list[str]:
+    return _WORD.findall(reply)
+
+
+def count_lines(reply: str) -> int:
+    return sum(bool(line.strip()) for line in reply.split("\n"))
+
+
+def last_mark(reply: str) -> str:
+    """The mark that ends the last sentence; "" where the reply breaks off."""
+    return reply.rstrip().rstrip(_CLOSING)[-1:]
+
+
+def _mood(text: str, mark: str) -> Spec:
+    def check(reply: str) -> bool:
+        return last_mark(reply) == mark
+
+    def score(reply: str) -> float:
+        return 1.0 if check(reply) else 0.25 if mark in reply else 0.0
+
+    return Spec("mood", text, check, score, lambda reply: "" if check(reply) else None)
+
+
+def _lines(text: str, count: int) -> Spec:
+    def check(reply: str) -> bool:
+        return count_lines(reply) == count
+
+    def score(reply: str) -> float:
+        return 1 / (1 + 2 * abs(count_lines(reply) - count))
+
+    return Spec("lines", text, check, score, lambda reply: "" if check(reply) else None)
+
+
+def _starts(reply: str, word: str) -> bool:
+    return words(reply)[:1] == [word]
+
+
+def _first_word(reply: str) -> str | None:
+    found = words(reply)[:1]
+    return found[0] if found and found[0][0].isupper() else None
+
+
+def _has(reply: str, word: str) -> bool:
+    return word.lower() in {found.lower() for found in words(reply)}
+
+
+def _content_word(reply: str) -> str | None:
+    """The rarest content word of a reply, by the order of the table."""
+    found = {word.lower() for word in words(reply)}
+    return next((word for word in reversed(CONTENT_WORDS) if word in found), None)
+
+
+def _name(reply: str) -> str | None:
+    found = _NAME.search(reply)
+    return found[1] if found else None
+
+
+def _length(text: str, least: int, most: int) -> Spec:
+    def check(reply: str) -> bool:
+        return least <= len(words(reply)) <= most
+
+    def score(reply: str) -> float:
+        length = len(words(reply))
+        return min(1.0, length / least if length < least else (most + 1) / (length + 1))
+
+    return Spec("length", text, check, score, lambda reply: "" if check(reply) else None, trained=False)
+
+
+SPECS: tuple[Spec, ...] = (
+    _mood("asking", "?"),
+    _mood("crying out", "!"),
+    _mood("telling", "."),
+    _lines("in one line", 1),
+    _lines("in two lines", 2),
+    _lines("in three lines", 3),
+    _lines("in four lines", 4),
+    Spec("beginning", "beginning with {}", _starts, lambda reply, word: float(_starts(reply, word)), _first_word),
+    Spec(
+        "word", "with the word {}", _has, lambda reply, word: float(_has(reply, word)), _content_word,
+        held_out=HELD_OUT_WORDS,
+    ),
+    Spec("to", "to {}", _has, lambda reply, name: float(_has(reply, name)), _name, spoken_to=True),
+    _length("in few words", 1, 6),
+    _length("at length", 25, 10_000),
+)  # fmt: skip
