@@ -1,8 +1,6 @@
 """From scores to rankings: a labeller with a stated noise, and the score function that users bring."""
 
-import importlib
 import math
-import operator
 import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
@@ -10,6 +8,7 @@ from numbers import Real
 from statistics import NormalDist
 
 from data.console import UserError
+from data.imports import import_named
 
 ScoreFunction = Callable[[str, str], float]
 """(prompt, response) -> score; the higher, the better."""
@@ -132,17 +131,7 @@ def load_score_function(spec: str) -> ScoreFunction:
     """
     if spec == "critic":
         raise UserError("the judge of form is called gold: write gold for critic")
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        raise UserError(f"score function {spec!r}: write it as module:callable, for example mine.taste:score")
-    try:
-        function = operator.attrgetter(name)(importlib.import_module(module_name))
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"score function {spec!r}: no module {error.name!r}; run in the folder that holds it or install it"
-        ) from error
-    except AttributeError as error:
-        raise UserError(f"score function {spec!r}: {error}; name something that {module_name} defines") from error
+    function = import_named(spec, "score function", "module:callable, for example mine.taste:score")
     if not callable(function):
         raise UserError(f"score function {spec!r}: a {type(function).__name__} cannot be called; name a function")
 

@@ -60,6 +60,8 @@ class FineTuneConfig(TrainerOptions):
     """Learn only from completions of at least so many words: in a play many replies are a mere "Ay, my lord."."""
     max_pairs: int | None = None
     """Learn from at most so many pairs, drawn at random; default all."""
+    directions: str = "built-in"
+    """What prompts may ask for: built-in, none, or module:SPECS, a table of your own. Later stages inherit it."""
 
     epochs: int = 1
     """Passes over the pairs."""

@@ -39,6 +39,8 @@ class Examples(NamedTuple):
     """Encoded pairs and what became of the others."""
 
     examples: list[Example]
+    pairs: list[Pair]
+    """The pair of each example, its completion cut as it is learned."""
     cut: int
     """How many completions were cut at the end of a sentence to fit."""
     dropped: int
@@ -100,6 +102,7 @@ def encode_pairs(
     if at_most is not None:
         pairs = random.Random(config.seed).sample(pairs, len(pairs))
     examples: list[Example] = []
+    kept: list[Pair] = []
     cut = dropped = 0
     for pair in pairs:
         if len(examples) == at_most:
@@ -109,22 +112,30 @@ def encode_pairs(
             dropped += 1
             continue
         examples.append(Example(encode_prompt(tokenizer, pair.prompt, config.prompt_length), completion.ids))
+        kept.append(Pair(pair.prompt, tokenizer.decode(completion.ids)))
         cut += completion.cut
-    return Examples(examples, cut, dropped)
+    return Examples(examples, kept, cut, dropped)
 
 
 def training_order(lengths: Sequence[int], config: Passes) -> list[int]:
-    """Indices of the examples in the order of training, all epochs in one row.
+    """Indices of the examples in the order of training, all epochs in one row, as `order_of_epochs` says."""
+    return [index for _, index in order_of_epochs([lengths] * config.epochs, config)]
+
+
+def order_of_epochs(lengths: Sequence[Sequence[int]], config: Passes) -> list[tuple[int, int]]:
+    """(epoch, index) of the examples in the order of training; `lengths`: those of every epoch's examples.
 
     Every epoch is shuffled; then the examples of one optimizer step are sorted by length, so that a micro
     batch holds little padding. The step sees the same pairs as without sorting, so nothing is biased. A fixed
     order also lets a resumed run continue from the step alone.
     """
     generator = random.Random(config.seed)
-    order: list[int] = []
-    for _ in range(config.epochs):
-        epoch = list(range(len(lengths)))
-        generator.shuffle(epoch)
-        order += epoch
+    order: list[tuple[int, int]] = []
+    for number, epoch in enumerate(lengths):
+        places = [(number, index) for index in range(len(epoch))]
+        generator.shuffle(places)
+        order += places
     steps = [order[first : first + config.batch_size] for first in range(0, len(order), config.batch_size)]
-    return [index for step in steps for index in sorted(step, key=lambda index: lengths[index], reverse=True)]
+    return [
+        place for step in steps for place in sorted(step, key=lambda place: lengths[place[0]][place[1]], reverse=True)
+    ]

@@ -4,8 +4,9 @@ The first step of InstructGPT (Ouyang et al., arXiv 2203.02155): the loss is on 
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import set_seed
@@ -15,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
 from data.dialogue import encode_prompt
+from data.directions.specs import NONE, load_specs
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.plots import curve, plot_curves
 from data.run.progress import Bar, progress_bar
@@ -24,11 +26,12 @@ from data.tokenizers import Tokenizer
 from pretrain.checkpoint import read_gpt_config
 from pretrain.machine import choose_device, compute_dtype, process_state
 from sft.config import FineTuneConfig
+from sft.directions import Request, draw_requests, hindsight_epochs, share_followed, usable_directions
 from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
-from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
+from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, order_of_epochs
 from sft.trl import SilentTrainer, StageCallback, last_checkpoint, ordered_arguments, run_trainer, trainer_arguments
 
 SHOWN = 6
@@ -37,6 +40,13 @@ SHOWN = 6
 
 class CompletionTrainer(SilentTrainer, SFTTrainer):
     """trl's SFTTrainer."""
+
+
+class Before(NamedTuple):
+    """What the base replies."""
+
+    replies: Replies
+    directed: list[str]
 
 
 class FineTuning:
@@ -50,27 +60,35 @@ class FineTuning:
         self.batches = config.micro_batches(self.state.num_processes)
         self.corpus = run_corpus(config.run, self.parent)
         self.tokenizer = Tokenizer.load(self.base)
+        specs = load_specs(config.directions)
         sources = load_pairs(config, self.corpus)
         self.train = encode_pairs(sources.train, self.tokenizer, config, config.max_pairs)
         self.dev = encode_pairs(sources.dev, self.tokenizer, config)
         self.asked = list({pair.prompt: pair for pair in sources.dev}.values())[: config.samples]
-        self.prompts = [encode_prompt(self.tokenizer, pair.prompt, config.prompt_length) for pair in self.asked]
         if not self.train.examples or not self.dev.examples:
             raise UserError(
                 f"no pair is left to {'train on' if self.dev.examples else 'evaluate on'} with min_words "
                 f"{config.min_words} and response_length {config.response_length}: lower the one or raise the other"
             )
-        self.examples = self.train.examples
-        self.steps = math.ceil(len(self.examples) * config.epochs / config.batch_size)
+        self.directions = usable_directions(specs, sources.train)
+        self.epochs = hindsight_epochs(self.train, self.directions, self.tokenizer, config)
+        """The examples of every epoch."""
+        self.requests = draw_requests(self.asked, self.directions, config.seed)
+        self.steps = math.ceil(len(self.train.examples) * config.epochs / config.batch_size)
         set_seed(config.seed)
         self.model = load_causal_lm(self.base, self.state.device, config.dropout, role="base")
 
     def describe(self) -> str:
         config, parameters = self.config, sum(parameter.numel() for parameter in self.model.parameters())
+        learned = (
+            f"directions: {config.directions}"
+            if self.directions
+            else f"no directions{'' if config.directions == NONE else ' (no prompt ends with a heading)'}"
+        )
         return (
-            f"{parameters / 1e6:.2f} M parameters from {self.base} · {len(self.examples)} pairs "
-            f"({self.train.cut} completions cut at a sentence, {self.train.dropped} pairs left out) · prompt "
-            f"{config.prompt_length} + response {config.response_length} tokens · {self.steps} steps of "
+            f"{parameters / 1e6:.2f} M parameters from {self.base} · {len(self.train.examples)} pairs "
+            f"({self.train.cut} completions cut at a sentence, {self.train.dropped} pairs left out) · {learned} · "
+            f"prompt {config.prompt_length} + response {config.response_length} tokens · {self.steps} steps of "
             f"{config.batch_size}"
         )
 
@@ -80,13 +98,23 @@ class FineTuning:
 
     def replies(self) -> Replies:
         """Replies of the model as it is now to the held-out prompts that are asked."""
+        return self._replies_to([pair.prompt for pair in self.asked])
+
+    def directed_replies(self, ends_at_blank_line: bool = False) -> list[str]:
+        """Its replies to the held-out prompts with a direction."""
+        replies = self._replies_to([request.pair.prompt for request in self.requests]).texts if self.requests else []
+        return [reply.partition("\n\n")[0] if ends_at_blank_line else reply for reply in replies]
+
+    def _replies_to(self, texts: Sequence[str]) -> Replies:
         config = self.config
-        return sample_replies(sampler(self.model), self.tokenizer, self.prompts, config.response_length, config.seed)
+        prompts = [encode_prompt(self.tokenizer, text, config.prompt_length) for text in texts]
+        return sample_replies(sampler(self.model), self.tokenizer, prompts, config.response_length, config.seed)
 
     def trainer(self, folder: StageFolder) -> CompletionTrainer:
         """trl's trainer on the examples in the order of training."""
-        order = training_order([len(example.ids) for example in self.examples], self.config)
-        return exact_trainer(self.model, self._arguments(folder), [self.examples[index] for index in order], self.base)
+        order = order_of_epochs([[len(each.ids) for each in epoch] for epoch in self.epochs], self.config)
+        examples = [self.epochs[epoch][index] for epoch, index in order]
+        return exact_trainer(self.model, self._arguments(folder), examples, self.base)
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
@@ -122,12 +150,13 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     main = run.state.is_main_process
     with quiet(), open_stage("sft", config, preset=preset, parent=run.parent) as stage:
         stage.announce(run.describe())
+        stage.config["directions"] = config.directions if run.directions else NONE
         if main:
-            before = run.replies()
+            before = Before(run.replies(), run.directed_replies(ends_at_blank_line=True))
         start_end_row(run.model, run.tokenizer.encode("\n")[0], run.tokenizer.eos_id)
         if main:
             nats_before = run.nats()
-        fit_end_row(run.model, run.examples, run.tokenizer.eos_id)
+        fit_end_row(run.model, run.epochs[0], run.tokenizer.eos_id)
         checkpoint, done = last_checkpoint(stage)
         stage.truncate_metrics(after=done)
         with progress_bar("sft", run.steps, done) as bar:
@@ -137,47 +166,75 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
     return stage.final
 
 
-def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Replies) -> None:
+def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Before) -> None:
     """Save the model; its results, plot and samples, next to those of the base."""
     run.model.config.use_cache = True  # trl turns it off for training
     run.model.save_pretrained(stage.path)
     run.tokenizer.save(stage.path, run.parent.config["context_length"])
-    nats_after, after = run.nats(), run.replies()
+    nats_after, after, directed_after = run.nats(), run.replies(), run.directed_replies()
     stage.results = {
         "perplexity_before": round(math.exp(nats_before), 4),
         "perplexity_after": round(math.exp(nats_after), 4),
         "nats_before": round(nats_before, 5),
         "nats_after": round(nats_after, 5),
-        "stop_share_before": round(before.stop_share, 4),
+        "stop_share_before": round(before.replies.stop_share, 4),
         "stop_share": round(after.stop_share, 4),
         "mean_response_tokens": round(after.mean_tokens, 2),
-        "pairs_train": len(run.examples),
+        "pairs_train": len(run.train.examples),
         "pairs_cut": run.train.cut,
         "pairs_dropped": run.train.dropped,
         "pairs_dev": len(run.dev.examples),
     }
+    followed = {
+        "followed_before": share_followed(run.requests, before.directed),
+        "followed_other_before": share_followed(run.requests, before.directed, other=True),
+        "followed": share_followed(run.requests, directed_after),
+        "followed_other": share_followed(run.requests, directed_after, other=True),
+    }
+    stage.results |= {name: round(share, 4) for name, share in followed.items() if share is not None}
+    told = ""
+    if (share := followed["followed"]) is not None:
+        stage.results["requests"] = len(run.requests)
+        told = f" · {share:.0%} of directions are followed (before: {followed['followed_before']:.0%})"
     stage.summary = (
         f"perplexity of held-out completions {math.exp(nats_before):.2f} → {math.exp(nats_after):.2f} · "
-        f"{after.stop_share:.0%} of replies stop by themselves, after {after.mean_tokens:.0f} tokens"
+        f"{after.stop_share:.0%} of replies stop by themselves, after {after.mean_tokens:.0f} tokens{told}"
     )
     write_plot(stage.path / "loss.png", stage.read_metrics(), nats_before)
+    undirected = [
+        (
+            f"{number + 1}",
+            [
+                ("Prompt:", pair.prompt),
+                ("Own reply:", pair.completion),
+                ("Pretrained:", before.replies.texts[number].partition("\n\n")[0]),
+                ("SFT:", after.texts[number]),
+            ],
+        )
+        for number, pair in enumerate(run.asked[:SHOWN])
+    ]
+    directed = [
+        (
+            f"{number + 1 + len(undirected)}, directed: {request.direction}",
+            [
+                ("Prompt:", request.pair.prompt),
+                caption("Pretrained", request, before.directed[number]),
+                caption("SFT", request, directed_after[number]),
+            ],
+        )
+        for number, request in enumerate(run.requests[:SHOWN])
+    ]
     write_samples(
         stage.path / "samples.md",
         "Replies to held-out prompts",
-        (
-            (
-                f"{number + 1}",
-                [
-                    ("Prompt:", pair.prompt),
-                    ("Own reply:", pair.completion),
-                    ("Pretrained:", before.texts[number].partition("\n\n")[0]),
-                    ("SFT:", after.texts[number]),
-                ],
-            )
-            for number, pair in enumerate(run.asked[:SHOWN])
-        ),
+        undirected + directed,
         note="The base's reply ends at its first blank line.",
     )
+
+
+def caption(model: str, request: Request, reply: str) -> tuple[str, str]:
+    """A reply under the name of its model and whether it does as it is told."""
+    return f"{model} ({'as' if request.direction.followed(reply) else 'not as'} directed):", reply
 
 
 def exact_trainer(model: Any, arguments: SFTConfig, examples: list[Example], tokenizer: Path) -> CompletionTrainer:

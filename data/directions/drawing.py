@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from data.console import UserError
 from data.directions.specs import Direction, Spec, inferred
@@ -11,23 +12,36 @@ from data.directions.table import HELD_OUT_COMBINATIONS
 HOW_MANY = (0.2, 0.45, 0.25, 0.1)
 """Probability that a pair that is learned from has 0, 1, 2 or 3 directions, where its reply follows so many."""
 
+MAIN_KINDS = ("mood", "lines")
+
 
 class Directions:
     """A table of directions over a training text, whose replies say which values are usual."""
 
     def __init__(self, specs: Sequence[Spec], replies: Iterable[str]) -> None:
-        self.specs = tuple(specs)
-        self.values: dict[str, Counter[str]] = {}
+        self.specs, self.replies = tuple(specs), list(replies)
+        for kind, rows in self.kinds(self.specs).items():
+            if self.replies and any(spec.trained or spec.has_value for spec in rows):
+                self._check_fits(kind, rows)
+
+    def _check_fits(self, kind: str, rows: Sequence[Spec]) -> None:
+        fits = ((found, reply) for reply in self.replies for spec in rows if (found := inferred(spec, reply)))
+        if (first := next(fits, None)) is None:
+            raise UserError(
+                f"no speech of the training text fits a direction of the kind {kind!r} ({rows[0].text!r}): use a text "
+                "that has some, a table without that kind, or --directions none"
+            )
+        first[0].check_score(first[1])
+
+    @cached_property
+    def values(self) -> dict[str, Counter[str]]:
         """By the text of a row: how many training replies have each value that may be learned from."""
-        replies = list(replies)
-        for spec in self.specs:
-            found = Counter(each.value for reply in replies if (each := inferred(spec, reply)))
-            if replies and not found:
-                raise UserError(
-                    f"no speech of the training text fits the direction {spec.text!r}: use a text that has some, or a "
-                    "table without it"
-                )
-            self.values[spec.text] = Counter({v: n for v, n in found.items() if v not in spec.held_out})
+        values: dict[str, Counter[str]] = {spec.text: Counter() for spec in self.specs}
+        for reply in self.replies:
+            for spec in self.specs:
+                if (found := inferred(spec, reply)) and found.value not in spec.held_out:
+                    values[spec.text][found.value] += 1
+        return values
 
     @property
     def trained(self) -> tuple[Spec, ...]:
@@ -40,7 +54,10 @@ class Directions:
 
     def hindsight(self, reply: str, rng: random.Random) -> tuple[Direction, ...]:
         """Some of the directions that a reply follows, none among the outcomes: what it could have been told."""
-        fitting = self.fitting(reply)
+        by_kind: dict[str, list[Direction]] = {}
+        for each in self.fitting(reply):
+            by_kind.setdefault(each.kind, []).append(each)
+        fitting = [each[0] if len(each) == 1 else rng.choice(each) for each in by_kind.values()]
         count = min(len(fitting), rng.choices(range(len(HOW_MANY)), HOW_MANY)[0])
         chosen = sorted(rng.sample(range(len(fitting)), count))
         return self._learned_together([fitting[place] for place in chosen])
@@ -52,20 +69,25 @@ class Directions:
             rows.setdefault(spec.kind, []).append(spec)
         return rows
 
+    @property
+    def main_kinds(self) -> list[str]:
+        """The kinds of the figures that compare models: mood and lines; without both, all that are trained."""
+        kinds = [*self.kinds()]
+        return [*MAIN_KINDS] if set(MAIN_KINDS) <= set(kinds) else kinds
+
     def draw(self, kind: str, rng: random.Random, spoken_to: str = "", held_out: bool = False) -> Direction:
         """A request of a kind: its rows alike, a value as often as training replies have it.
 
         spoken_to: who spoke last, in the prompt's own spelling. held_out: a value that nothing learns from.
         """
-        return self._with_value(rng.choice(self.kinds(self.specs)[kind]), rng, spoken_to, held_out)
+        return self._with_value(rng.choice(self._drawable(kind, held_out)), rng, spoken_to, held_out)
 
     def draw_other(self, direction: Direction, rng: random.Random, spoken_to: str = "") -> Direction | None:
         """Another request of the same kind; None where there is no other."""
-        rows = [spec for spec in self.kinds(self.specs)[direction.kind] if spec.has_value or spec != direction.spec]
-        for _ in range(100):
-            if not rows:
-                break
-            found = self._with_value(rng.choice(rows), rng, "", bool(direction.value in direction.spec.held_out))
+        held_out = direction.value in direction.spec.held_out
+        rows = [spec for spec in self._drawable(direction.kind, held_out) if spec.has_value or spec != direction.spec]
+        for _ in range(100 if rows else 0):
+            found = self._with_value(rng.choice(rows), rng, "", held_out)
             if found != direction:
                 return found
         return None
@@ -78,6 +100,11 @@ class Directions:
             if len(self._learned_together(drawn)) == len(drawn):
                 break
         return tuple(drawn)
+
+    def _drawable(self, kind: str, held_out: bool) -> list[Spec]:
+        """The rows of a kind, less those without a value to draw."""
+        rows = self.kinds(self.specs)[kind]
+        return [spec for spec in rows if not spec.has_value or self.values[spec.text] or (held_out and spec.held_out)]
 
     def _with_value(self, spec: Spec, rng: random.Random, spoken_to: str, held_out: bool = False) -> Direction:
         if not spec.has_value:

@@ -69,3 +69,10 @@ def directed(prompt: str, directions: Sequence[Direction]) -> str:
     """The prompt, which asks for nothing yet, with these directions; itself where it does not end with a heading."""
     before, heading = split_prompt(prompt, ())
     return f"{before}{Heading(heading.speaker, tuple(directions))}:\n" if heading else prompt
+
+
+def last_speaker(prompt: str) -> str:
+    """Who speaks the cue of a prompt, in its own spelling and without directions; "" where nobody does."""
+    cue = prompt.rstrip("\n").rpartition("\n\n")[0].rpartition("\n\n")[2]
+    heading = split_prompt(cue.partition("\n")[0] + "\n", ())[1]
+    return heading.speaker.split(", ")[0] if heading else ""

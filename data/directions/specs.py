@@ -1,12 +1,13 @@
 """What a direction is: a row of a table with what it says, and how one knows that a reply follows it."""
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from data.console import UserError
+from data.imports import import_named
 
 BUILT_IN, NONE = "built-in", "none"
 """Names of the table of `data.directions.table`, and of an empty one."""
@@ -40,7 +41,7 @@ class Spec:
     def has_value(self) -> bool:
         return _VALUE in self.text
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         before, place, after = self.text.partition(_VALUE)
         return re.compile(re.escape(before) + (r"(?P<value>[^\s,:]+)" if place else "") + re.escape(after) + r"\Z")
@@ -74,6 +75,13 @@ class Direction:
             raise UserError(f"the direction {str(self)!r}: its score gave {found!r:.60}: return a number from 0 to 1")
         return float(found)
 
+    def check_score(self, reply: str) -> None:
+        """Raise UserError unless the row's `score` agrees with its `check` on a reply that follows."""
+        if (score := self.nearly(reply)) < 1:
+            raise UserError(
+                f"the direction {str(self)!r}: its score is {score:g} where its check holds: return 1 there"
+            )
+
     def _call(self, name: str, reply: str) -> Any:
         try:
             return getattr(self.spec, name)(reply, *([self.value] if self.spec.has_value else []))
@@ -98,7 +106,9 @@ def inferred(spec: Spec, reply: str) -> Direction | None:
     if not spec.pattern.match(str(found)):
         return None  # a value that no heading can hold
     if not found.followed(reply):
-        raise UserError(f"the direction {str(found)!r}: its infer finds it where its check does not hold: {reply!r:.80}")
+        raise UserError(
+            f"the direction {str(found)!r}: its infer finds it where its check does not hold: {reply!r:.80}"
+        )
     return found
 
 
@@ -110,13 +120,7 @@ def load_specs(name: str) -> tuple[Spec, ...]:
         from data.directions.table import SPECS
 
         return SPECS
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise UserError(f"--directions {name}: give {BUILT_IN}, {NONE} or module:SPECS, a list of your own")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--directions {name}: cannot be imported: {error}") from error
+    found = import_named(name, "--directions", f"{BUILT_IN}, {NONE} or module:SPECS, a list of your own")
     return check_specs(found, f"--directions {name}")
 
 

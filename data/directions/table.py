@@ -1,6 +1,7 @@
 """The built-in directions."""
 
 import re
+from functools import lru_cache
 
 from data.directions.specs import Spec
 
@@ -9,15 +10,22 @@ _WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*")
 _NAME = re.compile(r"(?<=[a-z,;:!?.] )([A-Z][a-z]{2,})(?=[,;:.!?])")
 """A capitalised word inside a line that a mark follows: who is spoken to, most of the time."""
 
-CONTENT_WORDS = (
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
+CONTENT_WORDS = _listed(
     "love heart good lord man come king great death life time day night true sweet blood hand eyes world heaven "
     "noble brother father mother son wife daughter friend honour soul name house fair poor dead die fear grace god "
     "peace war word tongue tears live speak hear think crown hope gentle cousin prince queen joy grief sword truth "
     "face head old young long little better grave fortune power royal"
-).split()
+)
 HELD_OUT_WORDS = frozenset(
-    "mother night blood friend peace tongue hope joy sword grave young wife soul fear crown world hand fair dead truth"
-    .split()
+    _listed(
+        "mother night blood friend peace tongue hope joy sword grave young wife soul fear crown world hand fair dead "
+        "truth"
+    )
 )
 HELD_OUT_COMBINATIONS = frozenset(
     {
@@ -29,8 +37,9 @@ HELD_OUT_COMBINATIONS = frozenset(
 """Directions that nothing learns from together."""
 
 
-def words(reply: str) -> list[str]:
-    return _WORD.findall(reply)
+@lru_cache(maxsize=4096)  # every row asks for the words of a reply in turn
+def words(reply: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(reply))
 
 
 def count_lines(reply: str) -> int:
@@ -63,7 +72,7 @@ def _lines(text: str, count: int) -> Spec:
 
 
 def _starts(reply: str, word: str) -> bool:
-    return words(reply)[:1] == [word]
+    return words(reply)[:1] == (word,)
 
 
 def _first_word(reply: str) -> str | None:

@@ -84,7 +84,7 @@ def test_the_loss_is_the_mean_over_completion_tokens_of_the_whole_step(run: Path
     fine_tuning, trainer = opened_trainer(config(run, max_pairs=8))
     total, count = 0.0, 0
     with torch.no_grad():
-        for example in fine_tuning.examples:
+        for example in fine_tuning.epochs[0]:
             logits = fine_tuning.model(torch.tensor([example.ids])).logits[0].float()
             first = len(example.prompt)
             predictions = logits[first - 1 : -1]
@@ -118,7 +118,7 @@ def test_the_trainer_takes_every_pair_once_an_epoch(run: Path) -> None:
         for batch in trainer.get_train_dataloader()
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
-    assert sorted(seen) == sorted(2 * [tuple(example.ids) for example in fine_tuning.examples])
+    assert sorted(seen) == sorted(tuple(example.ids) for epoch in fine_tuning.epochs for example in epoch)
     trainer.train()
     assert trainer.state.global_step == fine_tuning.steps == math.ceil(42 / 8)
 
@@ -379,7 +379,9 @@ def test_it_learns_to_stop(run: Path) -> None:
     data = run / "pairs.jsonl"
     pairs = [{"prompt": f"A:\nIs it {n}?\n\nB:\n", "completion": "Ay."} for n in range(120)]
     data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), "utf-8")
-    fine_tune(config(run, data=data, max_pairs=None, learning_rate=3e-3, epochs=2, samples=12), "smoke")
+    fine_tune(
+        config(run, data=data, max_pairs=None, learning_rate=3e-3, epochs=2, samples=12, directions="none"), "smoke"
+    )
     results = read_stage(run / "sft").results
     assert (results["pairs_train"], results["pairs_dev"]) == (108, 12)
     assert results["stop_share"] >= 0.9

@@ -1,0 +1,80 @@
+"""Directions in fine-tuning: hindsight pairs, and whether replies do as they are told.
+
+A real reply follows many directions by chance. Told some of them beforehand, its pair is an example of doing as told:
+hindsight relabelling (HIR, arXiv 2302.05206; InstructCTG, arXiv 2304.14293).
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data.dialogue import Pair, encode_prompt
+from data.directions.drawing import Directions
+from data.directions.headings import directed, last_speaker, split_prompt
+from data.directions.specs import NONE, Direction, Spec, load_specs
+from data.run.record import StageRecord
+from data.tokenizers import Tokenizer
+from sft.config import FineTuneConfig
+from sft.pairs import Example, Examples
+
+
+def run_directions(record: StageRecord) -> tuple[Spec, ...]:
+    """The table that a run's sft stage learned; empty for a run without directions. UserError where it is gone."""
+    return load_specs(record.config.get("directions", NONE))
+
+
+def usable_directions(specs: Sequence[Spec], pairs: Sequence[Pair]) -> Directions | None:
+    """The table over the replies of the pairs that have a heading for a direction; None without table or headings."""
+    replies = [pair.completion for pair in pairs if split_prompt(pair.prompt, ())[1]] if specs else []
+    return Directions(specs, replies) if replies else None
+
+
+def hindsight_epochs(
+    train: Examples, directions: Directions | None, tokenizer: Tokenizer, config: FineTuneConfig
+) -> list[list[Example]]:
+    """Every epoch's examples: of the directions that its reply follows, each pair is told others in each of them."""
+    if directions is None:
+        return [train.examples] * config.epochs
+    rng = random.Random(f"hindsight {config.seed}")
+    return [
+        [
+            Example(
+                encode_prompt(
+                    tokenizer, directed(pair.prompt, directions.hindsight(pair.completion, rng)), config.prompt_length
+                ),
+                example.completion,
+            )
+            for example, pair in zip(train.examples, train.pairs, strict=True)
+        ]
+        for _ in range(config.epochs)
+    ]
+
+
+class Request(NamedTuple):
+    """One direction for a held-out prompt."""
+
+    pair: Pair
+    """With the direction in its prompt; the completion was written without it."""
+    direction: Direction
+    other: Direction | None
+    """Another request of the same kind, which the prompt does not make: how often it is followed is chance."""
+
+
+def draw_requests(pairs: Sequence[Pair], directions: Directions | None, seed: int) -> list[Request]:
+    """A direction for each prompt that ends with a heading, of the main kinds in turn."""
+    rng = random.Random(f"requests {seed}")
+    requests: list[Request] = []
+    for pair in pairs if directions else []:
+        if directions and split_prompt(pair.prompt, ())[1]:
+            kind = directions.main_kinds[len(requests) % len(directions.main_kinds)]
+            direction = directions.draw(kind, rng, last_speaker(pair.prompt))
+            other = directions.draw_other(direction, rng)
+            requests.append(Request(Pair(directed(pair.prompt, [direction]), pair.completion), direction, other))
+    return requests
+
+
+def share_followed(requests: Sequence[Request], replies: Sequence[str], other: bool = False) -> float | None:
+    """Share of the replies that follow their direction, or the other one; None where there is nothing to follow."""
+    asked = [request.other if other else request.direction for request in requests]
+    found = [each.followed(reply) for each, reply in zip(asked, replies, strict=True) if each is not None]
+    return sum(found) / len(found) if found else None
