@@ -3,14 +3,14 @@
 import itertools
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from data.console import UserError
+from data.directions.direction import Direction, Spec
+from data.directions.headings import LONGEST_HEADING, Heading, parse_heading, read_heading
+from data.directions.table import SPECS
 from data.tokenizers import Tokenizer
-
-LONGEST_HEADING = 40
-"""Characters of a speaker's heading, colon included; a longer first line that ends in a colon is prose."""
 
 FEWEST_TEST, FEWEST_DEV = 512, 128
 
@@ -18,13 +18,19 @@ _SENTENCE_END = re.compile(r"""[.!?]+["'\u2019\u201d)\]]*(?=\s|$)""")
 
 
 class Speech(NamedTuple):
-    """`speaker` without its colon; `lines` joined by newlines, none at the end."""
+    """`speaker` without its colon; `lines` joined by newlines, none at the end; what the heading asks of them."""
 
     speaker: str
     lines: str
+    directions: tuple[Direction, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """Speaker and directions, without the colon."""
+        return str(Heading(self.speaker, self.directions))
 
     def __str__(self) -> str:
-        return f"{self.speaker}:\n{self.lines}"
+        return f"{self.heading}:\n{self.lines}"
 
 
 class Pair(NamedTuple):
@@ -41,38 +47,42 @@ class HeldOut(NamedTuple):
     test: list[Pair]
 
 
-def speeches(text: str) -> list[Speech]:
-    """The speeches of a play, in order; what has no speaker's heading is left out."""
-    return [speech for speech in _chunks(text) if speech is not None]
+def speeches(text: str, specs: Sequence[Spec] = SPECS) -> list[Speech]:
+    """The speeches of a play, in order; what has no speaker's heading is left out. specs: what headings may ask."""
+    return [speech for speech in _chunks(text, specs) if speech is not None]
 
 
-def dialogue_pairs(text: str) -> list[Pair]:
+def dialogue_pairs(text: str, specs: Sequence[Spec] = SPECS) -> list[Pair]:
     """Each speech as the reply to the one right before it.
 
     A chunk between blank lines that is no speech (a stage direction, a title, the cut beginning of a split)
     is skipped, and the speeches around it are not taken as cue and reply.
     """
-    chunks = _chunks(text)
+    chunks = _chunks(text, specs)
     return [
-        Pair(prompt=prompt_of([cue], reply.speaker), completion=reply.lines)
+        Pair(prompt=prompt_of([cue], reply.heading), completion=reply.lines)
         for cue, reply in itertools.pairwise(chunks)
         if cue is not None and reply is not None
     ]
 
 
-def prompt_of(said: Iterable[Speech], speaker: str) -> str:
-    """What was said last, and who is to answer, as every stage reads it."""
-    return "\n\n".join([*map(str, said), f"{speaker}:\n"])
+def prompt_of(said: Iterable[Speech], heading: str) -> str:
+    """What was said last, and who is to answer (with directions, if any), as every stage reads it."""
+    return "\n\n".join([*map(str, said), f"{heading}:\n"])
 
 
-def typed_speech(speaker: str, text: str) -> Speech:
-    """A speech from what somebody typed: its name on one line, no blank line in it. UserError where nothing is left."""
+def typed_speech(speaker: str, text: str, specs: Sequence[Spec] = SPECS) -> Speech:
+    """A speech from what somebody typed: its heading on one line, no blank line in it. UserError where nothing is left.
+
+    speaker: the name, and after it directions, if any.
+    """
     name, lines = (typed.encode("utf-8", "replace").decode() for typed in (speaker, text))
-    name = " ".join(name.replace(":", " ").split())[: LONGEST_HEADING - 1].strip()
+    name, directions = parse_heading(re.sub(r"\s*,\s*", ", ", " ".join(name.replace(":", " ").split())), specs)
+    name = name[: LONGEST_HEADING - 1].strip(" ,")
     lines = "\n".join(line.strip() for line in lines.splitlines() if line.strip())
     if not name or not lines:
         raise UserError(f"{'a speech' if name else 'a speaker'} is empty: write something")
-    return Speech(name, lines)
+    return Speech(name, lines, directions)
 
 
 def heldout_pairs(validation_text: str, seed: int = 0) -> HeldOut:
@@ -120,15 +130,12 @@ def encode_completion(tokenizer: Tokenizer, completion: str, response_length: in
     return None
 
 
-def _chunks(text: str) -> list[Speech | None]:
+def _chunks(text: str, specs: Sequence[Spec]) -> list[Speech | None]:
     """What stands between blank lines: a speech, or None for anything else."""
-    return [_speech(chunk) for chunk in re.split(r"\n(?:[^\S\n]*\n)+", text.strip("\n")) if chunk.strip()]
+    return [_speech(chunk, specs) for chunk in re.split(r"\n(?:[^\S\n]*\n)+", text.strip("\n")) if chunk.strip()]
 
 
-def _speech(chunk: str) -> Speech | None:
-    heading, _, lines = chunk.partition("\n")
-    heading, lines = heading.rstrip(), lines.rstrip()
-    speaker = heading.removesuffix(":")
-    if not heading.endswith(":") or len(heading) > LONGEST_HEADING or not speaker.strip() or not lines:
-        return None
-    return Speech(speaker, lines)
+def _speech(chunk: str, specs: Sequence[Spec]) -> Speech | None:
+    first, _, lines = chunk.partition("\n")
+    heading, lines = read_heading(first, specs), lines.rstrip()
+    return Speech(heading.speaker, lines, heading.directions) if heading and lines else None

@@ -3,6 +3,7 @@
 python -m pretrain.sample --checkpoint runs/mine/rlhf --prompt $'ROMEO:\\n' --num-samples 3
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,9 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from data.console import UserError, run_command
+from data.console import UserError, console, run_command
+from data.directions.headings import Heading, read_directions, split_prompt
+from data.directions.specs import NONE, Spec, load_specs
 from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
@@ -49,6 +52,8 @@ class SampleOptions:
     """A stage's folder: pretrain, sft or rlhf."""
     prompt: str = "\n"
     """What the text begins with."""
+    directions: str | None = None
+    """What the prompt's last speaker is asked for, such as "asking, in two lines"; the prompt ends with a heading."""
     num_samples: int = 1
     max_new_tokens: int = 200
     """Longest continuation, in tokens; it ends earlier where the model ends it."""
@@ -64,6 +69,39 @@ class SampleOptions:
     """Where to compute; auto: on a GPU with CUDA where there is one, else on the CPU."""
 
 
+def told(options: SampleOptions, table: str) -> str:
+    """The prompt with the directions that are asked for, by the table of that name; UserError if it has none such."""
+    if options.directions is None:
+        if table != NONE and (note := unread(options.prompt, load_specs(table))):
+            console.print(note, style="dim", markup=False, soft_wrap=True)
+        return options.prompt
+    if table == NONE:
+        raise UserError(
+            f"{options.checkpoint} learned no directions: leave --directions out, or name the sft or a later stage of "
+            "a run that was fine-tuned with them"
+        )
+    before, heading = split_prompt(options.prompt, specs := load_specs(table))
+    if heading is None:
+        raise UserError("--directions is for a prompt that ends with a heading and a line break, such as $'ROMEO:\\n'")
+    if not options.directions.strip(" ,"):
+        raise UserError("--directions is empty: name at least one, or leave it out")
+    asked = read_directions(", ".join([*map(str, heading.directions), options.directions]), specs)
+    return f"{before}{Heading(heading.speaker, asked)}:\n"
+
+
+def unread(prompt: str, specs: Sequence[Spec]) -> str:
+    """What to know about a prompt whose heading asks for what no table has, or for what cannot be; "" otherwise."""
+    heading = split_prompt(prompt, specs)[1]
+    _, *unknown = heading.speaker.split(", ") if heading else ("",)
+    if unknown:
+        return f"the model knows no direction {', '.join(map(repr, unknown))}: to it that is a part of the name"
+    try:
+        read_directions(", ".join(map(str, heading.directions if heading else ())), specs)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def main() -> None:
     options = tyro.cli(SampleOptions)
     if not options.prompt:
@@ -76,15 +114,15 @@ def main() -> None:
         raise UserError(f"--top-k must be at least 1, not {options.top_k}")
     if options.top_p is not None and not 0 < options.top_p <= 1:
         raise UserError(f"--top-p must be in (0, 1], not {options.top_p}")
-    read_stage(options.checkpoint)
+    prompt = told(options, read_stage(options.checkpoint).config.get("directions", NONE))
     model = load_any_model(options.checkpoint, choose_device(options.device))
     settings = {name: getattr(options, name) for name in ("seed", "max_new_tokens", "temperature", "top_k", "top_p")}
-    prompts = [options.prompt] * options.num_samples
+    prompts = [prompt] * options.num_samples
     texts = sample_texts(model, Tokenizer.load(options.checkpoint), prompts, **settings)
     for number, text in enumerate(texts):
         if number:
             print("\n" + "-" * 40 + "\n")
-        print(options.prompt + text)
+        print(prompt + text)
 
 
 if __name__ == "__main__":

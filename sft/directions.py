@@ -5,12 +5,12 @@ hindsight relabelling (HIR, arXiv 2302.05206; InstructCTG, arXiv 2304.14293).
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from data.dialogue import Pair, encode_prompt
 from data.directions.drawing import Directions
-from data.directions.headings import directed, last_speaker, split_prompt
+from data.directions.headings import directed, directions_of, last_speaker, split_prompt
 from data.directions.specs import NONE, Direction, Spec, load_specs
 from data.run.record import StageRecord
 from data.tokenizers import Tokenizer
@@ -38,16 +38,18 @@ def hindsight_epochs(
     rng = random.Random(f"hindsight {config.seed}")
     return [
         [
-            Example(
-                encode_prompt(
-                    tokenizer, directed(pair.prompt, directions.hindsight(pair.completion, rng)), config.prompt_length
-                ),
-                example.completion,
-            )
-            for example, pair in zip(train.examples, train.pairs, strict=True)
+            Example(encode_prompt(tokenizer, told, config.prompt_length), example.completion)
+            for example, told in zip(train.examples, _told(train.pairs, directions, rng), strict=True)
         ]
         for _ in range(config.epochs)
     ]
+
+
+def _told(pairs: Sequence[Pair], directions: Directions, rng: random.Random) -> Iterator[str]:
+    """The pairs' prompts with hindsight directions; one that asks for something already is left as it is."""
+    for pair in pairs:
+        asks = directions_of(pair.prompt, directions.specs)
+        yield pair.prompt if asks else directed(pair.prompt, directions.hindsight(pair.completion, rng))
 
 
 class Request(NamedTuple):
@@ -65,7 +67,8 @@ def draw_requests(pairs: Sequence[Pair], directions: Directions | None, seed: in
     rng = random.Random(f"requests {seed}")
     requests: list[Request] = []
     for pair in pairs if directions else []:
-        if directions and split_prompt(pair.prompt, ())[1]:
+        heading = split_prompt(pair.prompt, directions.specs)[1] if directions else None
+        if directions and heading and not heading.directions:
             kind = directions.main_kinds[len(requests) % len(directions.main_kinds)]
             direction = directions.draw(kind, rng, last_speaker(pair.prompt))
             other = directions.draw_other(direction, rng)

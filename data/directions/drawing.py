@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from data.console import UserError
-from data.directions.specs import Direction, Spec, inferred
+from data.directions.direction import Direction, Spec, inferred
 from data.directions.table import HELD_OUT_COMBINATIONS
 
 HOW_MANY = (0.2, 0.45, 0.25, 0.1)

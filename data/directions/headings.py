@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data.console import UserError
-from data.directions.specs import Direction, Spec
+from data.directions.direction import Direction, Spec
+
+LONGEST_HEADING = 40
+"""Characters of a speaker with the colon; a line with more before its colon, directions apart, is prose."""
 
 
 class Heading(NamedTuple):
@@ -38,6 +41,16 @@ def parse_heading(heading: str, specs: Sequence[Spec]) -> Heading:
     return Heading(", ".join(named), tuple(directions))
 
 
+def read_heading(line: str, specs: Sequence[Spec]) -> Heading | None:
+    """The heading that a line is, with its colon; None for any other line."""
+    line = line.rstrip()
+    if not line.endswith(":"):
+        return None
+    heading = parse_heading(line[:-1], specs)
+    named = heading.speaker.partition(",")[0].strip()
+    return heading if named and len(heading.speaker) < LONGEST_HEADING else None
+
+
 def read_directions(text: str, specs: Sequence[Spec]) -> tuple[Direction, ...]:
     """The directions that somebody asks for, separated by commas; UserError for what is none, or excludes another."""
     found: list[Direction] = []
@@ -54,9 +67,8 @@ def read_directions(text: str, specs: Sequence[Spec]) -> tuple[Direction, ...]:
 def split_prompt(prompt: str, specs: Sequence[Spec]) -> tuple[str, Heading | None]:
     """What stands before the heading that ends a prompt, and that heading; None where it ends with none."""
     before, newline, last = prompt.removesuffix("\n").rpartition("\n")
-    if not prompt.endswith(":\n") or not last[:-1].strip():
-        return prompt, None
-    return before + newline, parse_heading(last[:-1], specs)
+    heading = read_heading(last, specs) if prompt.endswith(":\n") else None
+    return (before + newline, heading) if heading else (prompt, None)
 
 
 def directions_of(prompt: str, specs: Sequence[Spec]) -> tuple[Direction, ...]:
@@ -67,12 +79,14 @@ def directions_of(prompt: str, specs: Sequence[Spec]) -> tuple[Direction, ...]:
 
 def directed(prompt: str, directions: Sequence[Direction]) -> str:
     """The prompt, which asks for nothing yet, with these directions; itself where it does not end with a heading."""
-    before, heading = split_prompt(prompt, ())
-    return f"{before}{Heading(heading.speaker, tuple(directions))}:\n" if heading else prompt
+    if not split_prompt(prompt, ())[1]:
+        return prompt
+    return ", ".join([prompt.removesuffix(":\n"), *map(str, directions)]) + ":\n"
 
 
 def last_speaker(prompt: str) -> str:
     """Who speaks the cue of a prompt, in its own spelling and without directions; "" where nobody does."""
     cue = prompt.rstrip("\n").rpartition("\n\n")[0].rpartition("\n\n")[2]
-    heading = split_prompt(cue.partition("\n")[0] + "\n", ())[1]
-    return heading.speaker.split(", ")[0] if heading else ""
+    line = cue.partition("\n")[0].rstrip()
+    heading = read_heading(line[:-1].partition(", ")[0] + ":", ()) if line.endswith(":") else None
+    return heading.speaker if heading else ""

@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from data.directions.specs import Spec
+from data.directions.direction import Spec
 
 _CLOSING = "\"'\u2019\u201d)]"
 _WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*")

@@ -74,8 +74,19 @@ Config = TypeVar("Config", bound=StageOptions)
 
 def preset_command(presets: dict[str, tuple[str, Config]], description: str | None) -> tuple[Config, str]:
     """The configuration that `PRESET [--field value …]` asks for, and the preset's name."""
+    if not any(hasattr(config, "directions") for _, config in presets.values()):
+        refuse_directions()
     config = tyro.extras.overridable_config_cli(presets, description=description)
     return config, next(argument for argument in sys.argv[1:] if argument in presets)
+
+
+def refuse_directions() -> None:
+    """Raise UserError where the command line gives a stage directions whose run has its own."""
+    if any(argument.partition("=")[0] == "--directions" for argument in sys.argv[1:]):
+        raise UserError(
+            "--directions is a setting of sft, and every later stage takes the table of its run's sft: leave it out, "
+            "or start a run with `python -m sft PRESET --directions …`"
+        )
 
 
 def check_ranges(options: object, **names: str) -> None:

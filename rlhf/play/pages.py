@@ -39,7 +39,7 @@ def play_routes(booth: Booth, teaching: Teaching, store: Store, annotator: str) 
 
     def prompt(values: Values) -> str:
         said = map(typed_speech, values["speakers"], values["texts"])
-        return prompt_of(said, typed_speech(values["answerer"], "-").speaker)
+        return prompt_of(said, typed_speech(values["answerer"], "-").heading)
 
     def answer(values: Values) -> Response:
         """A line of JSON per token; see `Cast.answers`."""

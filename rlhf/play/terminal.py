@@ -36,7 +36,7 @@ def play(cast: Cast) -> None:
     text = ask("You say", " / ".join(cue["text"].splitlines()))
     while text:
         said.append(typed_speech(speaker, text.replace(" / ", "\n")))
-        prompt, sampling = prompt_of(said, typed_speech(answerer, "-").speaker), Sampling(len(said), length=cast.length)
+        prompt, sampling = prompt_of(said, typed_speech(answerer, "-").heading), Sampling(len(said), length=cast.length)
         replies = {str(number): cast.reply(prompt, who, sampling) for number, who in enumerate(cast.speakers, 1)}
         titles = [f"{number} {speaker.title}" for number, speaker in enumerate(cast.speakers.values(), 1)]
         show(dict(zip(titles, [reply["text"] for reply in replies.values()], strict=True)))

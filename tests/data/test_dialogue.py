@@ -15,6 +15,8 @@ from data.dialogue import (
     speeches,
     typed_speech,
 )
+from data.directions.direction import Direction
+from data.directions.table import SPECS
 from data.tokenizers import bpe_tokenizer, character_tokenizer
 
 PLAY = """and so the tail of a speech that began before the cut.
@@ -60,6 +62,20 @@ def test_a_long_line_with_a_colon_is_no_heading():
     assert speeches(f"{'N' * 39}:\nA heading of forty characters.")[0].speaker == "N" * 39
     assert speeches(f"{'N' * 40}:\nA heading of forty-one.") == []
     assert speeches(":\nNobody speaks.") == []
+
+
+def test_directions_belong_to_the_heading_and_not_to_the_speaker():
+    heading = "KATHARINA, asking, in two lines, beginning with Now"
+    text = f"PETRUCHIO, telling:\nCome.\n\n{heading}:\nNow, is it\nso?"
+    said = speeches(text)
+    assert [speech.speaker for speech in said] == ["PETRUCHIO", "KATHARINA"]
+    assert [[str(each) for each in speech.directions] for speech in said] == [
+        ["telling"],
+        ["asking", "in two lines", "beginning with Now"],
+    ]
+    assert "\n\n".join(map(str, said)) == text
+    assert dialogue_pairs(text) == [Pair(f"PETRUCHIO, telling:\nCome.\n\n{heading}:\n", "Now, is it\nso?")]
+    assert speeches(text, ()) == [Speech("PETRUCHIO, telling", "Come.")]  # by no table the other is prose
 
 
 def test_a_pair_is_a_cue_with_the_next_heading_and_its_reply():
@@ -179,6 +195,9 @@ def test_a_prompt_is_what_was_said_and_who_is_to_answer():
         (" ANNA: \n", " one \r\n\n  \ntwo ", Speech("ANNA", "one\ntwo")),
         ("A\nB: C", "x\u2028y", Speech("A B C", "x\ny")),
         ("x" * 99, "half \ud800", Speech("x" * 39, "half ?")),
+        ("ANNA,asking ,  in two lines:", "So?", Speech("ANNA", "So?", (Direction(SPECS[0]), Direction(SPECS[4])))),
+        ("x" * 99 + ", asking", "So?", Speech("x" * 39, "So?", (Direction(SPECS[0]),))),
+        ("ANNA, weeping", "So.", Speech("ANNA, weeping", "So.")),
     ],
 )
 def test_what_is_typed_becomes_one_speech(speaker, text, read):
@@ -186,7 +205,7 @@ def test_what_is_typed_becomes_one_speech(speaker, text, read):
     assert speeches(str(read)) == [read]
 
 
-@pytest.mark.parametrize(("speaker", "text"), [("", "x"), (":", "x"), ("A", " \n ")])
+@pytest.mark.parametrize(("speaker", "text"), [("", "x"), (":", "x"), ("A", " \n "), (", asking", "x")])
 def test_an_empty_speech_is_refused(speaker, text):
     with pytest.raises(UserError, match="is empty"):
         typed_speech(speaker, text)

@@ -1,8 +1,9 @@
 """What the commands share: settings, and batches that are split."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -68,3 +69,12 @@ def test_a_name_of_letters_names_a_file(name: str) -> None:
 def test_a_name_that_is_a_path_or_no_word_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="annotator"):
         check_name("annotator", name)
+
+
+def test_a_later_stages_directions_are_refused_in_one_line(
+    refused: Callable[..., str], command: Callable[..., Any]
+) -> None:
+    for stage in ("reward", "rlhf"):
+        assert "--directions is a setting of sft" in refused(stage, "smoke", "--directions", "none")
+    assert "--directions is a setting of sft" in refused("rlhf", "smoke", "--directions=none")
+    assert "--directions" in command("sft", "smoke", "--help").stdout
