@@ -6,9 +6,14 @@ from functools import lru_cache
 from data.directions.direction import Spec
 
 _CLOSING = "\"'\u2019\u201d)]"
-_WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*")
-_NAME = re.compile(r"(?<=[a-z,;:!?.] )([A-Z][a-z]{2,})(?=[,;:.!?])")
-"""A capitalised word inside a line that a mark follows: who is spoken to, most of the time."""
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
+_NAME = re.compile(
+    r"(?:(?<=[,;] )|\b(?:O|ho|my|thou|[Gg]ood|[Ss]weet|[Gg]entle|[Dd]ear|[Ff]air|[Nn]oble|[Bb]rave|[Ww]orthy|[Pp]oor"
+    r"|old|[Ll]ord|[Ll]ady|[Mm]aster|[Kk]ing|[Bb]rother|[Cc]ousin|[Uu]ncle) )([A-Z][a-z]{2,})(?=[,;:.!?])"
+)
+"""A name that is spoken to, inside a line: set off by marks, or after what one is called by. Of what it finds in
+tinyshakespeare five in six are speakers, most others are named in the play; after the end of a sentence any word has a
+capital."""
 
 
 def _listed(names: str) -> tuple[str, ...]:
@@ -72,7 +77,7 @@ def _lines(text: str, count: int) -> Spec:
 
 
 def _starts(reply: str, word: str) -> bool:
-    return words(reply)[:1] == (word,)
+    return [found.lower() for found in words(reply)[:1]] == [word.lower()]
 
 
 def _first_word(reply: str) -> str | None:
