@@ -71,7 +71,8 @@ def _lines(text: str, count: int) -> Spec:
         return count_lines(reply) == count
 
     def score(reply: str) -> float:
-        return 1 / (1 + 2 * abs(count_lines(reply) - count))
+        off = abs(count_lines(reply) - count)
+        return max(0.0, 0.6 - 0.15 * off) if off else 1.0
 
     return Spec("lines", text, check, score, lambda reply: "" if check(reply) else None)
 
