@@ -2,12 +2,13 @@
 PYTHON ?= python3
 PRESET ?= laptop
 RUN ?= runs/demo
+CORPUS ?= auto
 BIN := .venv/bin
 
 .PHONY: demo play test test-slow lint bench bench-ppo clean
 
 demo: .venv/installed
-	PYTHON=$(BIN)/python scripts/run_pipeline.sh $(PRESET) $(RUN)
+	PYTHON=$(BIN)/python scripts/run_pipeline.sh $(PRESET) $(RUN) $(CORPUS)
 
 play: .venv/installed
 	$(BIN)/python -m rlhf.play --run $(RUN)

@@ -17,7 +17,7 @@ class Options:
     """Describe a corpus; write its text or its prompt–reply pairs."""
 
     corpus: str = "auto"
-    """auto, tinyshakespeare, pastiche, or the path of a UTF-8 file."""
+    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 file."""
     write: Path | None = None
     """Write the text to this file."""
     pairs: Path | None = None

@@ -26,7 +26,7 @@ class PretrainConfig(BatchOptions, StageOptions):
     """Train a GPT from scratch."""
 
     corpus: str = "auto"
-    """auto, tinyshakespeare, pastiche, or the path of a UTF-8 text."""
+    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
     tokenizer: Literal["char", "bpe", "gpt2"] = "bpe"
     """Characters, byte-level BPE trained on the training split, or GPT-2's own vocabulary."""
     vocab_size: int = 1024

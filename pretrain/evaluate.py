@@ -84,7 +84,7 @@ class EvaluateOptions:
     """A stage's folder: pretrain, sft or rlhf."""
     split: Literal["validation", "train"] = "validation"
     corpus: str | None = None
-    """auto, tinyshakespeare, pastiche, or the path of a UTF-8 text; default: the text of the checkpoint's run."""
+    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text; default: the checkpoint's own text."""
     stride: int | None = None
     """Tokens between windows; default the whole context (non-overlapping windows)."""
 

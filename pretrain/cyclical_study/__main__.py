@@ -52,7 +52,7 @@ class StudyOptions(StageOptions):
     """Paired trials: a constant learning rate, cyclical ones, and cosine with warm-up."""
 
     corpus: str = "auto"
-    """auto, tinyshakespeare, pastiche, or the path of a UTF-8 text."""
+    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
     trials: int = 100
     """Learning rates to draw; each is trained with once by every schedule."""
     steps: int = 320

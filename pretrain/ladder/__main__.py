@@ -47,7 +47,7 @@ class LadderOptions:
     run: Path = Path("runs/ladder")
     """Folder of the ladder: each rung is a run in it, beside ladder.md, ladder.json and ladder.png."""
     corpus: str = "auto"
-    """auto, tinyshakespeare, pastiche, or the path of a UTF-8 text."""
+    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
     seed: int = 1
     """Seed of every rung."""
     steps: int | None = None

@@ -169,7 +169,7 @@ def test_the_text_is_kept_once_and_found_wherever_the_run_lies(tmp_path: Path) -
     assert run_corpus(tmp_path / "moved", read_parent(tmp_path / "moved", "sft")) == TEXT
     assert str(tmp_path) not in (tmp_path / "moved" / "sft" / "stage.json").read_text()
     assert sft.corpus == TEXT.entry == {
-        "name": "x.txt", "sha256": TEXT.sha256, "notice": "made up", "entropy_bits_per_char": 1.5
+        "name": "x.txt", "sha256": TEXT.sha256, "notice": "made up", "entropy_bits_per_char": 1.5, "split": None
     }  # fmt: skip
 
 
@@ -193,6 +193,21 @@ def test_only_what_later_stages_build_on_changes_the_text_of_a_run(tmp_path: Pat
     assert not (tmp_path / "study" / "corpus.txt").exists()
     finish(tmp_path, corpus=other)
     assert (tmp_path / "corpus.txt").read_text() == "another"
+
+
+def test_a_split_of_the_texts_own_is_found_again(tmp_path: Path) -> None:
+    text = Corpus("complete", WORDS, TEXT.sha256, split=8)
+    record = finish(tmp_path, corpus=text)
+    assert run_corpus(tmp_path, record) == text
+    assert run_corpus(tmp_path, finish(tmp_path, "sft", parent=record)).train == "MILLER:\n"
+    interrupt(StageOptions(run=tmp_path, overwrite=True), corpus=text)
+    assert first_corpus("pretrain", StageOptions(run=tmp_path, resume=True), "complete").validation == WORDS[8:]
+
+
+def test_a_record_from_before_texts_had_splits_means_ninety_percent(tmp_path: Path) -> None:
+    record = finish(tmp_path, corpus=TEXT)
+    del record.corpus["split"]
+    assert run_corpus(tmp_path, record).train == WORDS[: int(len(WORDS) * 0.9)]
 
 
 def test_a_resumed_stage_goes_on_with_the_text_that_it_began_with(
