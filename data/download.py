@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def _download(url: str, seconds: float) -> bytes:
             with urllib.request.urlopen(url, timeout=seconds) as response:
                 outcome.append(response.read())
         except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is a response as well, with a connection
             outcome.append(error)
 
     # urlopen's timeout covers neither the name lookup nor a server that trickles: a thread bounds it all.

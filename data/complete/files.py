@@ -55,8 +55,9 @@ def _fetched() -> dict[str, bytes]:
     quiet = not is_main_process() or all((folder / name).is_file() for name in SHA256)
     try:
         for name in track(SHA256, "the complete works", console=console, transient=True, disable=quiet):
-            seconds = max(0.0, min(PATIENCE, deadline - time.monotonic()))
-            contents[name] = fetch(URL + name, SHA256[name], folder / name, seconds)
+            if (left := deadline - time.monotonic()) <= 0:
+                raise DownloadError(f"{ALTOGETHER:.0f} s are over")
+            contents[name] = fetch(URL + name, SHA256[name], folder / name, min(PATIENCE, left))
     except DownloadError as error:
         raise UserError(
             f"the complete works cannot be had: {error}; run the same command again to continue after {len(contents)} "
