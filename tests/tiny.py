@@ -125,6 +125,22 @@ def write_play(path: Path) -> None:
     path.write_text("\n".join(lines), "utf-8")
 
 
+def write_directed_play(path: Path) -> None:
+    """A play of our own in which every direction of the built-in table is followed by some reply."""
+    rng, speakers = random.Random(0), ["MASON", "WEAVER", "PILOT"]
+    words = ["love", "night", "king", "harbour", "river", "lantern", "crown", "winter"]
+    speeches = []
+    for number in range(360):
+        lines = [f"The {rng.choice(words)} keeps {number} {rng.choice(words)}," for _ in range(rng.randint(1, 4))]
+        if rng.random() < 0.3:
+            lines[0] = f"Good {rng.choice(speakers).capitalize()}, {lines[0].lower()}"
+        if rng.random() < 0.3:
+            lines[-1] = "Now " + lines[-1][4:]
+        lines[-1] = lines[-1][:-1] + rng.choice(".?!")
+        speeches.append(f"{speakers[number % 3]}:\n" + "\n".join(lines) + "\n")
+    path.write_text("\n".join(speeches), "utf-8")
+
+
 def learned(ids: torch.Tensor, steps: int, shape: GPTConfig) -> GPT:
     """A tiny model after a second of training: it writes half-words, ends some speeches, and depends on the seed."""
     model = GPT(shape)
@@ -141,10 +157,12 @@ def learned(ids: torch.Tensor, steps: int, shape: GPTConfig) -> GPT:
 class RunMaker:
     """Writes stage folders of tiny models into one run."""
 
-    def __init__(self, folder: Path, family: Any = "modern") -> None:
+    def __init__(self, folder: Path, family: Any = "modern", directed: bool = False) -> None:
+        """directed: a play in which replies follow directions, and a run that has the built-in ones."""
         self.shape = dataclasses.replace(SHAPE, family=family)
         self.run, text = folder / "run", folder / "play.txt"
-        write_play(text)
+        (write_directed_play if directed else write_play)(text)
+        self.more = {"directions": "built-in"} if directed else {}
         self.corpus = corpus = load_corpus(str(text))
         self.tokenizer = bpe_tokenizer(corpus.train, SHAPE.vocab_size)
         speeches = [[*self.tokenizer.encode(each), self.tokenizer.eos_id] for each in corpus.train.split("\n\n")]
@@ -155,7 +173,7 @@ class RunMaker:
         record: StageRecord | None = read_stage(self.run / parent) if parent else None
         return open_stage(stage, options, preset="smoke", parent=record, corpus=None if parent else self.corpus)
 
-    def language_model(self, stage: str, parent: str | None, seed: int) -> None:
+    def language_model(self, stage: str, parent: str | None, seed: int, **config: Any) -> None:
         with self.open(stage, parent) as folder:
             torch.manual_seed(seed)
             model = learned(self.ids, 60, self.shape)
@@ -163,13 +181,13 @@ class RunMaker:
             self.tokenizer.save(folder.path, SHAPE.context_length)
             for step in range(3):
                 folder.log(step=step, episode=step * 8, bits_per_char=4 - step, **{"objective/kl": step / 10})
-            folder.config = {"prompt_length": 24, "response_length": 32}
+            folder.config = {"prompt_length": 24, "response_length": 32} | (self.more if parent else {}) | config
 
-    def reward_model(self) -> None:
-        with self.open("reward", "sft") as folder:
+    def reward_model(self, stage: str = "reward", seed: int = 3) -> None:
+        with self.open(stage, "sft") as folder:
             config = json.loads((self.run / "sft/config.json").read_text("utf-8"))
             del config["architectures"], config["dtype"]
-            torch.manual_seed(3)
+            torch.manual_seed(seed)
             model = Qwen3ForSequenceClassification(Qwen3Config(**config | {"num_labels": 1}))
             model.config.reward_mean, model.config.reward_std = 0.1, 0.5
             model.save_pretrained(folder.path)

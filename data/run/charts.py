@@ -92,6 +92,23 @@ def dot_chart(rows: Mapping[str, Sequence[Dot]], xlabel: str, label: str, refere
 
 
 @rc_context({"text.parse_math": False})
+def plane_chart(points: Mapping[str, tuple[Dot, Dot]], xlabel: str, ylabel: str, label: str) -> str:
+    """Named points with their intervals both ways; the y axis shows all of [0, 1]. `label` says what the chart is."""
+    figure, axes = _axes(5.4, 3.6)
+    for name, (x, y) in points.items():
+        colour = COLOURS[y.colour]
+        axes.plot([x.low, x.high], [y.value, y.value], color=colour, linewidth=4, alpha=0.3, solid_capstyle="round")
+        axes.plot([x.value, x.value], [y.low, y.high], color=colour, linewidth=4, alpha=0.3, solid_capstyle="round")
+        axes.plot(x.value, y.value, "o", color=colour, markersize=7)
+        axes.annotate(name, (x.value, y.value), (7, 7), textcoords="offset points", color=colour, fontsize=9)
+    axes.set(ylim=(0, 1), xlabel=xlabel, ylabel=ylabel)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+    axes.margins(x=0.16)
+    axes.grid(color=COLOURS["faint"], linewidth=0.6)
+    return _svg(figure, label)
+
+
+@rc_context({"text.parse_math": False})
 def bar_chart(values: Mapping[str, float], colours: Sequence[str], title: str) -> str:
     """Named bars in [0, 1]; `colours` are names of COLOURS, one per bar. The names are not shown."""
     figure, axes = _axes(2.3, 1.15)

@@ -8,9 +8,8 @@ counting judge them, and people's votes are counted where --votes gives some. Th
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,34 +18,28 @@ import torch
 import tyro
 from rich import box
 from rich.table import Table
-from transformers import PreTrainedModel
 
 from data.console import console, run_command
-from data.corpus import Corpus
-from data.dialogue import Pair, encode_prompt
+from data.dialogue import dialogue_pairs
 from data.run.folder import open_stage, run_corpus
 from data.run.progress import progress_bar
-from data.run.record import StageRecord, check_descends, read_parent
-from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device, process_state
 from reward.evaluate import evaluate_reward, reliability
-from reward.gold.judge import GoldJudge
 from reward.labeller import rank
-from reward.model import RewardModel
 from reward.rankings import Ranking
 from rlhf.compare.blind import write_blind
 from rlhf.compare.report import write_report
 from rlhf.compare.votes import tally_votes, title_of
-from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, made_of, metrics_of, write_result
+from rlhf.judging.directed import Asking
+from rlhf.judging.directed_panel import print_directions
+from rlhf.judging.judge import HeldoutOptions, choose_pairs, common_words, made_of, metrics_of, write_result
 from rlhf.judging.measures import win_rate
-from rlhf.judging.replies import Replies, ReplySampler
+from rlhf.judging.replies import Replies
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
+from rlhf.judging.stages import Stages, read_chain
 from rlhf.judging.votes import read_votes
 from rlhf.judging.words import prior_counts, what_changed
-from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards.model import ModelReward
-from rlhf.ppo.rewards.rules import Scorer, ScoreRules
-from sft.models.loading import load_causal_lm
+from sft.directions import run_directions, usable_directions
 
 CANDIDATES = 4
 """Replies per prompt for best-of-n and for the reward model's accuracy on a policy's replies."""
@@ -55,8 +48,8 @@ CANDIDATE_PROMPTS = 256
 POLICIES = {"sft": "sft_again", "rlhf": "rlhf"}
 """Policies on whose replies the reward model is evaluated, and the source of the first of them. None of SFT's is a
 reply that best-of-4 is compared with."""
-SCORED_AT_ONCE = 32
-"""Rows of one forward pass of the reward model."""
+WITHOUT_DIRECTIONS: dict[str, Any] = {"directions": None, "directed_samples": []}
+"""What compare.json says of directions in a run that has none."""
 
 
 @dataclass(kw_only=True)
@@ -67,51 +60,20 @@ class CompareOptions(HeldoutOptions):
     """JSONL files of people's votes to count, such as RUN/votes.jsonl of `python -m rlhf.play`."""
 
 
-def read_chain(run: Path) -> dict[str, StageRecord]:
-    """The records of the stages that are compared, after checking that each was made from the one before."""
-    rlhf = read_parent(run, "rlhf")
-    tokenizer = rlhf.tokenizer_sha256
-    records = {name: read_parent(run, name, tokenizer_sha256=tokenizer) for name in ("pretrain", "sft", "reward")}
-    records["rlhf"] = rlhf
-    check_descends(records["sft"], records["pretrain"], run)
-    check_descends(records["reward"], records["sft"], run)
-    check_descends(rlhf, records["sft"], run)
-    for key, source in SOURCES.items():
-        if source.folder and source.folder not in records and (run / source.folder).exists():
-            records[key] = read_parent(run, source.folder, source.command)
-            check_descends(records[key], records["sft"], run)
-    return records
-
-
 class Gathering:
     """Has every source reply to the prompts and be judged."""
 
-    def __init__(
-        self,
-        options: CompareOptions,
-        records: Mapping[str, StageRecord],
-        corpus: Corpus,
-        pairs: Sequence[Pair],
-        device: torch.device,
-    ) -> None:
-        run, lengths = options.run, records["sft"].config
-        self.pairs, self.seed = pairs, options.seed
-        tokenizer, texts = Tokenizer.load(run / "sft"), [pair.prompt for pair in pairs]
-        prompts = [Prompt(encode_prompt(tokenizer, text, lengths["prompt_length"]), text) for text in texts]
-        self.reward_model = RewardModel.load(run / "reward", device)
-        reward = ModelReward(self.reward_model.model, SCORED_AT_ONCE)
-        scorer = Scorer(reward, frozenset([tokenizer.eos_id]), ScoreRules("subtract", 0.0, None))
-        self.model: Callable[[str], PreTrainedModel] = cache(lambda folder: load_causal_lm(run / folder, device))
-        self.judge = Judge(GoldJudge(corpus.train), scorer, texts, prompts, self.model("sft"))
-        self.sampler = ReplySampler(tokenizer, prompts, lengths["response_length"], options.seed)
-        made = {record.stage for record in records.values()}
-        self.sources = {key: source for key, source in SOURCES.items() if not source.folder or source.folder in made}
-        self.usual = prior_counts(corpus)
-        self.temperature = float(records["reward"].config["label_temperature"])
+    def __init__(self, stages: Stages, asking: Asking | None) -> None:
+        """asking: asks them for what directions say; None in a run without directions."""
+        self.stages, self.asking = stages, asking
+        self.pairs, self.judge, self.sampler, self.sources = stages.pairs, stages.judge, stages.sampler, stages.sources
+        self.usual = prior_counts(stages.corpus)
+        self.temperature = float(stages.records["reward"].config["label_temperature"])
 
     def results(self) -> dict[str, Any]:
         """The metrics of `compare.json`."""
-        with progress_bar("compare", len(self.sources) + len(POLICIES) * (CANDIDATES - 1)) as bar:
+        asking, steps = self.asking, len(self.sources) + len(POLICIES) * (CANDIDATES - 1)
+        with progress_bar("compare", steps + (asking.steps + len(asking.sources) if asking else 0)) as bar:
 
             def judged(replies: Replies) -> Replies:
                 bar.advance(1, f"gold {fmean(self.judge.judge(replies).gold):.3f}")
@@ -124,6 +86,7 @@ class Gathering:
                 candidates[first] = [replies[first].first(CANDIDATE_PROMPTS), *more]
             best = {key: each.best_of for key, each in self.sources.items() if each.best_of}
             replies |= {key: judged(self.judge.best_of(candidates[first])) for key, first in best.items()}
+            told = asking.first_figures(lambda: bar.advance(1)) if asking else WITHOUT_DIRECTIONS
         words = common_words([*replies.values()])
         measured = {key: metrics_of(replies[key], self.judge.gold, words) for key in self.sources}
         return {
@@ -137,6 +100,7 @@ class Gathering:
             "reward_model": {
                 policy: self.reward_model_metrics(candidates[first], policy) for policy, first in POLICIES.items()
             },
+            **told,
             "diversity_words": words,
             "words": what_changed(replies["sft"], replies["rlhf"], self.usual).to_json(),
             "samples": [
@@ -152,7 +116,7 @@ class Gathering:
         """A source's replies to all prompts, and their KL from the SFT model."""
         if not source.folder:
             return self.sampler.original(self.pairs)
-        lm = self.model(source.folder)
+        lm = self.stages.model(source.folder)
         sample = self.sampler.sample if source.ends else self.sampler.sample_pretrained
         replies = sample(lm, source.draw, source.temperature)
         replies.kl = self.judge.kl(lm, replies, source.temperature, source.ends)
@@ -160,7 +124,7 @@ class Gathering:
 
     def more(self, source: Source) -> list[Replies]:
         """Further replies of a source to the first prompts."""
-        lm, count = self.model(source.folder), min(CANDIDATE_PROMPTS, len(self.pairs))
+        lm, count = self.stages.model(source.folder), min(CANDIDATE_PROMPTS, len(self.pairs))
         draws = [10 * source.draw + k for k in range(1, CANDIDATES)]
         return [self.sampler.sample(lm, draw, source.temperature, count) for draw in draws]
 
@@ -169,7 +133,7 @@ class Gathering:
 
         Labels are made as in the reward stage: the gold judge's scores with noise of its `label_temperature`.
         """
-        rng, rankings = random.Random(self.seed), []
+        rng, rankings = random.Random(self.stages.seed), []
         for i, pair in enumerate(self.pairs[: len(candidates[0].texts)]):
             texts, scores = [each.texts[i] for each in candidates], [each.gold[i] for each in candidates]
             rankings.append(
@@ -180,15 +144,15 @@ class Gathering:
                     ranking=rank(scores, self.temperature, rng, texts),
                     annotator="gold",
                     policy=policy,
-                    seed=self.seed,
+                    seed=self.stages.seed,
                     prompt_ids=list(self.judge.prompts[i]),
                     completion_ids=[each.ids[i] for each in candidates],
                     scores=scores,
                 )
             )
         rewards = torch.tensor([each.reward for each in candidates]).T
-        bins = reliability(self.reward_model, rankings, [*rewards])
-        metrics = evaluate_reward(self.reward_model, rankings, self.temperature, scores=rewards.reshape(-1))
+        bins = reliability(self.stages.reward_model, rankings, [*rewards])
+        metrics = evaluate_reward(self.stages.reward_model, rankings, self.temperature, scores=rewards.reshape(-1))
         return metrics | {"calibration": [each._asdict() for each in bins]}
 
 
@@ -204,18 +168,26 @@ def compare(options: CompareOptions) -> Path:
         stage.announce(f"{len(pairs)} held-out prompts ({options.split}) of {corpus.name}")
         stage.config |= {name: records["sft"].config[name] for name in ("prompt_length", "response_length")}
         if state.is_main_process:
-            gathering = Gathering(options, records, corpus, pairs, state.device)
+            stages = Stages(run, records, corpus, pairs, options.seed, state.device)
+            directions = usable_directions(run_directions(records["sft"]), dialogue_pairs(corpus.train))
+            gathering = Gathering(stages, Asking(stages, directions) if directions else None)
+            if directions:
+                stage.config["reward_following"] = rlhf.config.get("reward_following", "none")
             result = {
                 "settings": stage.config | {"prompts": len(pairs), "temperature": 1.0, "candidates": CANDIDATES},
                 "corpus": rlhf.corpus,
                 **gathering.results(),
-                "votes": tally_votes(votes, gathering.judge.gold) if votes else None,
+                "votes": tally_votes(votes, stages.judge.gold, directions.specs if directions else ())
+                if votes
+                else None,
                 "made": {name: made_of(each) for name, each in records.items()},
                 "seconds": round(stage.seconds, 2),
             }
             stage.results = {"win_rates": result["win_rates"], "stages": result["stages"]}
+            if result["directions"]:
+                stage.results["directions"] = {name: result["directions"][name] for name in ("one", "wrong")}
             write_result(stage.path / "compare.json", result, sample_section)
-            write_blind(stage.path, result["samples"], options.seed)
+            write_blind(stage.path, result["samples"], options.seed, result["directed_samples"])
             write_report(stage.path / "report.html", result, run)
             print_table(result)
             stage.summary = f"report: {stage.final / 'report.html'}"
@@ -223,12 +195,16 @@ def compare(options: CompareOptions) -> Path:
 
 
 def sample_section(number: int, sample: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    """A prompt and every stage's reply to it, with its scores."""
+    """A prompt and every stage's reply to it, with its scores, or with whether it does as told."""
     texts = [("", sample["prompt"])]
-    for name in STAGES:
-        scores = f"gold {sample['gold'][name]:.2f}, reward {sample['reward'][name]:+.2f}"
-        texts.append((f"**{SOURCES[name].title}** ({scores})", sample[name]))
-    return str(number), texts
+    for name in filter(sample["gold"].__contains__, STAGES):
+        said = f"gold {sample['gold'][name]:.2f}"
+        if "reward" in sample:
+            said += f", reward {sample['reward'][name]:+.2f}"
+        else:
+            said += f", {'does' if sample['followed'][name] else 'does not do'} as told"
+        texts.append((f"**{SOURCES[name].title}** ({said})", sample[name]))
+    return f"{number}, as directed" if "followed" in sample else str(number), texts
 
 
 def print_table(result: dict[str, Any]) -> None:
@@ -243,10 +219,14 @@ def print_table(result: dict[str, Any]) -> None:
             f"{row['distinct_2']:.3f}", f"{row['unknown_words']:.1%}", f"{row['longest_copy_mean']:.1f}",
         )  # fmt: skip
     console.print(table)
+    if result["directions"]:
+        print_directions(result["directions"])
     for name, rate in result["win_rates"].items():
         console.print(f"  {name:22} {rate['rate']:.3f}  [{rate['low']:.3f}, {rate['high']:.3f}]")
     for pair in result["votes"]["pairs"] if result["votes"] else []:
-        who = f"{title_of(pair['first'])} against {title_of(pair['second'])}"
+        who = (
+            f"{title_of(pair['first'])} against {title_of(pair['second'])}{', as directed' if pair['directed'] else ''}"
+        )
         shown = f"people: {who} {pair['rate']:.3f}  [{pair['low']:.3f}, {pair['high']:.3f}]  {pair['n']} votes"
         console.print(f"  {shown}", markup=False)
 

@@ -15,14 +15,15 @@ from data.run.page import write_page
 from data.run.plots import curve
 from data.run.record import read_metrics
 from rlhf.compare.votes import colour_of, title_of
+from rlhf.judging.directed_panel import directed_panel
 from rlhf.judging.panel import words_panel
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES
 
 SAMPLES = 10
 FEWEST_IN_BIN = 20  # pairs; a point of the calibration made of fewer says nothing
 COLUMNS = [
-    ("Gold", "{gold:.3f} ± {gold_half:.3f}", "mean score in [0, 1] with its 95 % interval; higher is better"),
-    ("Reward", "{reward:+.2f} ± {reward_half:.2f}", "mean by the reward model, in standard deviations from SFT's"),
+    ("Gold", "{gold:.3f} ±\u00a0{gold_half:.3f}", "mean score in [0, 1] with its 95 % interval; higher is better"),
+    ("Reward", "{reward:+.2f} ±\u00a0{reward_half:.2f}", "mean by the reward model, in standard deviations from SFT's"),
     ("KL", "{kl}", "distance from the SFT model, nats per reply; best of 4: the known bound"),
     ("Tokens", "{tokens:.1f}", "mean length in tokens, the end counted"),
     ("Words", "{words:.1f}", "mean length in words"),
@@ -96,7 +97,8 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
 
     for pair in result["votes"]["pairs"] if result["votes"] else []:
         first, second = title_of(pair["first"]), title_of(pair["second"])
-        figure = f"in {pair['rate']:.0%} of {pair['n']} votes ({pair['low']:.0%} to {pair['high']:.0%})"
+        where = " on prompts that ask" if pair["directed"] else ""
+        figure = f"in {pair['rate']:.0%} of {pair['n']} votes{where} ({pair['low']:.0%} to {pair['high']:.0%})"
         if pair["low"] > 0.5:
             better.append(f"People prefer {first} to {second} {figure}.")
         elif pair["high"] < 0.5:
@@ -178,6 +180,7 @@ def write_report(path: Path, result: Mapping[str, Any], run: Path) -> None:
         stage_names=STAGES,
         one_digit=one_digit,
         notice=notice_of(result["corpus"]),
+        told=directed_panel(result),
         verdict=verdict(result),
         win_rates=Markup(dot_chart(rates, "share of prompts won", "win rates with 95 % intervals", 0.5)),
         words=words_panel(result["words"], *((SOURCES[name].title, SOURCES[name].colour) for name in ("sft", "rlhf"))),
@@ -226,7 +229,7 @@ def _votes(votes: Mapping[str, Any] | None) -> dict[str, Any] | None:
     dots: dict[str, list[Dot]] = {}
     rows: list[tuple[Any, ...]] = []
     for pair in votes["pairs"]:
-        title = f"{title_of(pair['first'])} beats {title_of(pair['second'])}"
+        title = f"{title_of(pair['first'])} beats {title_of(pair['second'])}{', as directed' * pair['directed']}"
         dots[title] = [Dot(pair["rate"], pair["low"], pair["high"], colour_of(pair["first"]))]
         one_by_one = [(name, rate, None) for name, rate in pair["by_annotator"].items()]
         if len(one_by_one) == 1:

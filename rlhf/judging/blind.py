@@ -8,10 +8,11 @@ from itertools import combinations
 from typing import Any
 
 from data.console import UserError
+from data.directions.headings import directed, last_speaker
 from data.jsonl import append_jsonl, read_appended
 from data.run.options import check_name
 from rlhf.judging.cast import Cast, Sampling
-from rlhf.judging.votes import count_votes
+from rlhf.judging.votes import count_votes, undirected_and_directed
 
 OPEN = 1000
 """Pairs that may be shown without a vote before the oldest is forgotten."""
@@ -36,6 +37,7 @@ class Booth:
     def draw(self, pair: str, heldout: bool = True) -> dict[str, Any]:
         """{"id", "prompt", "completions"}: whose they are is not told before the vote.
 
+        In a run with directions half of the prompts ask for something.
         heldout: prompts that nothing learns from, so that the votes judge; else those of the training text, so that the
         votes can be learned from too.
         """
@@ -46,6 +48,10 @@ class Booth:
             raise UserError("the run's text holds no dialogue to ask about")
         for _ in range(DRAWS):
             prompt, policies = self.rng.choice(asked).prompt, list(self.rng.sample(keys, 2))
+            if (table := self.cast.directions) and self.rng.random() < 0.5:
+                prompt = directed(
+                    prompt, [table.draw(self.rng.choice(table.main_kinds), self.rng, last_speaker(prompt))]
+                )
             replies = [
                 self.cast.reply(prompt, who, Sampling(seed=self.rng.getrandbits(31), length=self.cast.length))
                 for who in policies
@@ -83,11 +89,15 @@ class Booth:
         return {"titles": [self.title(policy) for policy in taken["policies"]], "rates": self.rates()}
 
     def rates(self) -> list[dict[str, Any]]:
-        """How often a policy won over another, by all votes of the run: {"first", "second", "rate", "low", …, "n"}."""
-        rates = count_votes(read_appended(self.path))
+        """How often a policy won over another, by all votes of the run: {"first", "second", "rate", "low", …, "n"}.
+
+        Votes on prompts that ask for something are counted apart; `second` says so.
+        """
+        groups = undirected_and_directed(read_appended(self.path), self.cast.specs)
         return [
-            {"first": self.title(first), "second": self.title(second), **rate._asdict()}
-            for (first, second), rate in rates.items()
+            {"first": self.title(first), "second": self.title(second) + where, **rate._asdict()}
+            for where, votes in zip(("", ", as directed"), groups, strict=True)
+            for (first, second), rate in count_votes(votes).items()
         ]
 
     def title(self, policy: str) -> str:

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from data.console import UserError
-from data.dialogue import Pair, dialogue_pairs, encode_prompt, heldout_pairs, speeches
+from data.dialogue import Pair, Speech, dialogue_pairs, encode_prompt, heldout_pairs, prompt_of, speeches, typed_speech
+from data.directions.drawing import Directions
+from data.directions.headings import Heading, read_directions
 from data.run.folder import run_corpus
 from data.run.options import check_ranges
 from data.run.record import check_descends, read_parent
@@ -22,6 +24,8 @@ from reward.model import RewardModel
 from rlhf.judging.measures import cut_at_blank_line
 from rlhf.judging.replies import end_at_blank_line
 from rlhf.judging.sources import SOURCES, STAGES
+from rlhf.judging.stages import FOLLOWING
+from sft.directions import run_directions, usable_directions
 from sft.models.batch import Batch
 from sft.models.forward import LogProbs
 from sft.models.loading import load_causal_lm
@@ -73,6 +77,11 @@ class Speaker(NamedTuple):
     folder: Path
     ends: bool = True
     """By `<|endoftext|>`; else at the first blank line."""
+    note: str = "has learned this taste"
+
+
+NOTES = {"pretrain": "has only read", "sft": "has learned to answer", "rlhf": "has learned what is preferred"}
+"""What a stage has learned, by its key."""
 
 
 class Cast:
@@ -83,6 +92,8 @@ class Cast:
         self.run, self.device, self.lock = run, choose_device(device), threading.RLock()
         self.sft = read_parent(run, "sft")
         self.tokenizer, self.corpus = Tokenizer.load(run / "sft"), run_corpus(run, self.sft)
+        self.specs = run_directions(self.sft)
+        """The directions that the models know; none in a run without."""
         self.length: int = self.sft.config["response_length"]
         """Tokens of a reply, at most, as the models learned."""
         self._kept: dict[Path, tuple[int, Any]] = {}
@@ -96,14 +107,16 @@ class Cast:
     def speakers(self) -> dict[str, Speaker]:
         """Who can answer at present, by the name that votes know them by: a folder of the run."""
         stages = {key: SOURCES[key] for key in STAGES if SOURCES[key].folder}
-        found = {key: Speaker(each.title, self.run / each.folder, each.ends) for key, each in stages.items()}
+        found = {
+            key: Speaker(each.title, self.run / each.folder, each.ends, NOTES[key]) for key, each in stages.items()
+        }
         found |= {f"tastes/{name}": Speaker(name, self.run / "tastes" / name / "rlhf") for name in self.tastes}
         return {key: speaker for key, speaker in found.items() if (speaker.folder / "stage.json").exists()}
 
     @property
     def rewards(self) -> dict[str, Path]:
         """The reward models by title: the run's own, and those of tastes."""
-        folders = {"reward": self.run / "reward"} | {
+        folders = {"reward": self.run / "reward", "following": self.run / FOLLOWING} | {
             f"reward, {name}": self.run / "tastes" / name / "reward" for name in self.tastes
         }
         return {title: folder for title, folder in folders.items() if (folder / "stage.json").exists()}
@@ -115,6 +128,33 @@ class Cast:
     @cached_property
     def training(self) -> list[Pair]:
         return dialogue_pairs(self.corpus.train)
+
+    @cached_property
+    def directions(self) -> Directions | None:
+        """Who draws directions; None in a run without."""
+        return usable_directions(self.specs, self.training)
+
+    @property
+    def choices(self) -> dict[str, tuple[list[str], list[str]]]:
+        """By kind: the directions that can be asked for, and what stands before the value of those that take one."""
+        kinds: dict[str, tuple[list[str], list[str]]] = {}
+        for spec in self.specs:
+            kinds.setdefault(spec.kind, ([], []))[spec.has_value].append(spec.text)
+        return kinds
+
+    def prompt(self, said: Iterable[Speech], answerer: str, asked: str = "") -> str:
+        """What was said, and who is to answer as directed; UserError for directions that cannot be asked for.
+
+        answerer: the name, and after it directions, if any; asked: more of them.
+        """
+        heading = typed_speech(answerer, "-", self.specs)
+        directions = read_directions(", ".join([*map(str, heading.directions), asked]), self.specs)
+        return prompt_of(said, str(Heading(heading.speaker, directions)))
+
+    def typed(self, values: Mapping[str, Any]) -> str:
+        """`prompt` of what somebody typed: {"speakers", "texts", "answerer", "asked"}."""
+        said = map(typed_speech, values["speakers"], values["texts"])
+        return self.prompt(said, values["answerer"], values["asked"])
 
     @cached_property
     def heldout(self) -> list[Pair]:
@@ -163,6 +203,10 @@ class Cast:
     def reply(self, prompt: str, who: str, sampling: Sampling) -> dict[str, Any]:
         """The last of `answers` of one of them."""
         return list(self.answers(prompt, [who], sampling))[-1]
+
+    def judge_typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`judged` of the reply "ids" of "who" to what is `typed`."""
+        return self.judged(self.typed(values), values["who"], values["ids"])
 
     @torch.no_grad()
     def judged(self, prompt: str, who: str, ids: Sequence[int]) -> dict[str, Any]:
@@ -221,7 +265,7 @@ class Cast:
         made = (folder / "stage.json").stat().st_mtime_ns
         if self._kept.get(folder, (0, None))[0] != made:
             record = read_parent(folder.parent, folder.name, tokenizer_sha256=self.sft.tokenizer_sha256)
-            if folder.name in ("reward", "rlhf"):
+            if folder.name in ("reward", FOLLOWING, "rlhf"):
                 check_descends(record, self.sft, folder.parent)
             self._kept[folder] = made, load(folder)
         kept: Kept = self._kept[folder][1]

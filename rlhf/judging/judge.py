@@ -53,12 +53,19 @@ def choose_pairs(corpus: Corpus, split: str, count: int | None = None) -> list[P
 def write_result(
     path: Path, result: dict[str, Any], section: Callable[[int, dict[str, Any]], tuple[str, list[tuple[str, str]]]]
 ) -> None:
-    """A comparison as JSON, and the first of its samples, each a `section`, as samples.md next to it."""
+    """A comparison as JSON, and the first of its samples, each a `section`, as samples.md next to it.
+
+    `directed_samples`, where there are some, are before `samples`.
+    """
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
     write_samples(
         path.with_name("samples.md"),
         "The first held-out prompts, in order, unselected",
-        map(section, range(1, SHOWN + 1), result["samples"]),
+        [
+            section(number, sample)
+            for name in ("directed_samples", "samples")
+            for number, sample in enumerate(result.get(name, [])[:SHOWN], 1)
+        ],
     )
 
 

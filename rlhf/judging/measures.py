@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reward.gold.judge import words_of
 from reward.labeller import wilson_interval
@@ -21,6 +21,15 @@ class WinRate(NamedTuple):
     high: float
     n: int
     ties: int
+
+
+class Share(NamedTuple):
+    """Of how many something holds, with Wilson's 95 % interval."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
 
 
 class Mean(NamedTuple):
@@ -53,6 +62,18 @@ def win_rate(first: Sequence[float], second: Sequence[float]) -> WinRate:
     n = len(first)
     low, high = wilson_interval(wins + ties / 2, n)
     return WinRate((wins + ties / 2) / n, low, high, n, ties)
+
+
+def share(holds: Sequence[bool]) -> Share:
+    """Of how many it holds; ValueError where there are none."""
+    return Share(sum(holds) / max(1, len(holds)), *wilson_interval(sum(holds), len(holds)), len(holds))
+
+
+def pooled(shares: Sequence[Mapping[str, Any]]) -> Share:
+    """The share of all that these shares (as dicts) count; ValueError where there are none."""
+    n = sum(each["n"] for each in shares)
+    holds = sum(round(each["rate"] * each["n"]) for each in shares)
+    return Share(holds / max(1, n), *wilson_interval(holds, n), n)
 
 
 def mean_interval(values: Sequence[float]) -> Mean:

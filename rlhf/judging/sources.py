@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+OTHER_FOLLOWING = {"rule": "rlhf-rule", "model": "rlhf-following"}
+"""Where the policy goes that PPO made with another --reward-following than the preset's, by what it was."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,8 +54,27 @@ SOURCES = {
         control=True,
         command="python -m rlhf PRESET --reward gold",
     ),
+    "rlhf_rule": Source(
+        "PPO on the rule itself",
+        "control",
+        OTHER_FOLLOWING["rule"],
+        draw=7,
+        control=True,
+        command="python -m rlhf PRESET --reward-following rule",
+    ),
+    "rlhf_following": Source(
+        "PPO on the learned model of following",
+        "control",
+        OTHER_FOLLOWING["model"],
+        draw=8,
+        control=True,
+        command="python -m rlhf PRESET --reward-following model",
+    ),
 }
 """Everybody in `python -m rlhf.compare`, by the key in compare.json, in the order of its tables."""
+
+DIRECTED = ("pretrain", "sft", "rlhf", "best_of_4", "original", "rlhf_rule", "rlhf_following")
+"""Whose replies are checked for what their prompt asks, by key; those whose folder does not exist are left out."""
 
 STAGES = tuple(key for key, source in SOURCES.items() if not source.control)
 
@@ -69,5 +91,7 @@ COMPARISONS = {
     "rlhf_vs_best_of_4": Comparison("rlhf", "best_of_4", "aligned beats best of 4"),
     "rlhf_gold_vs_sft": Comparison("rlhf_gold", "sft", "PPO on gold beats SFT"),
     "rlhf_gold_vs_rlhf": Comparison("rlhf_gold", "rlhf", "PPO on gold beats aligned"),
+    "rlhf_rule_vs_sft": Comparison("rlhf_rule", "sft", "PPO on the rule beats SFT"),
+    "rlhf_following_vs_sft": Comparison("rlhf_following", "sft", "PPO on a model of following beats SFT"),
 }
 """Who is compared with whom, by the key in `win_rates`."""

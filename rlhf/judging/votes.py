@@ -4,11 +4,13 @@
 "annotator", "time"}
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.console import UserError
+from data.directions.headings import directions_of
+from data.directions.specs import Spec
 from data.jsonl import read_jsonl
 from rlhf.judging.measures import WinRate, win_rate
 from rlhf.judging.sources import STAGES
@@ -25,6 +27,16 @@ def distinct_votes(votes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
     for number, vote in enumerate(votes):
         once.setdefault(vote.get("id") or number, vote)
     return [*once.values()]
+
+
+def undirected_and_directed(
+    votes: Iterable[Mapping[str, Any]], specs: Sequence[Spec]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The votes, each once, on prompts that ask for nothing, and those on prompts with a direction of the table."""
+    groups: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = [], []
+    for vote in distinct_votes(votes):
+        groups[bool(directions_of(vote["prompt"], specs))].append(vote)
+    return groups
 
 
 def count_votes(votes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], WinRate]:

@@ -13,7 +13,9 @@ const make = (tag, text) => Object.assign(document.createElement(tag), { textCon
 
 async function replies() {
   const mine = ++request, said = [...talk, [get("speaker").value, get("text").value]];
-  asked = { speakers: said.map(([who]) => who), texts: said.map(([, text]) => text), answerer: get("answerer").value };
+  const told = [...document.querySelectorAll(".asked")].filter((field) => field.value.trim());
+  asked = { speakers: said.map(([who]) => who), texts: said.map(([, text]) => text), answerer: get("answerer").value,
+    asked: told.map((field) => (field.dataset.text ?? "{}").replace("{}", () => field.value.trim())).join(", ") };
   const set = ["temperature", "top_k", "top_p", "length", "seed"].filter((id) => get(id).value);
   const sampling = Object.fromEntries(set.map((id) => [id, Number(get(id).value)]));
   fail(""), say("");

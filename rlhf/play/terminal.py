@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from data.console import UserError
-from data.dialogue import prompt_of, typed_speech
+from data.dialogue import typed_speech
 from rlhf.judging.blind import Booth
 from rlhf.judging.cast import Cast, Sampling
 
@@ -33,10 +33,11 @@ def play(cast: Cast) -> None:
     """One conversation, which an empty line ends."""
     cue, said = cast.cue(), []
     speaker, answerer = ask("You speak as", cue["speaker"]), ask("Who answers", cue["answerer"])
+    asked = ask("As directed, such as asking, in two lines (Enter: freely)") if cast.specs else ""
     text = ask("You say", " / ".join(cue["text"].splitlines()))
     while text:
         said.append(typed_speech(speaker, text.replace(" / ", "\n")))
-        prompt, sampling = prompt_of(said, typed_speech(answerer, "-").heading), Sampling(len(said), length=cast.length)
+        prompt, sampling = cast.prompt(said, answerer, asked), Sampling(len(said), length=cast.length)
         replies = {str(number): cast.reply(prompt, who, sampling) for number, who in enumerate(cast.speakers, 1)}
         titles = [f"{number} {speaker.title}" for number, speaker in enumerate(cast.speakers.values(), 1)]
         show(dict(zip(titles, [reply["text"] for reply in replies.values()], strict=True)))

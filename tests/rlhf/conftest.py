@@ -25,6 +25,18 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, run_maker: type[Any]) ->
     return run
 
 
+@pytest.fixture(scope="session")
+def directed_maker(tmp_path_factory: pytest.TempPathFactory, run_maker: type[Any]) -> Any:
+    """The maker of a run of tiny models with directions, all stages but the comparison. Read only."""
+    maker = run_maker(tmp_path_factory.mktemp("directed"), directed=True)
+    maker.language_model("pretrain", None, seed=1)
+    maker.language_model("sft", "pretrain", seed=2)
+    maker.reward_model()
+    maker.reward_model("following", seed=5)
+    maker.language_model("rlhf", "sft", seed=4, reward_following="model")
+    return maker
+
+
 @pytest.fixture
 def own_run(whole_run: Path, tmp_path: Path) -> Path:
     """A copy of the run for one test."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data.console import UserError
+from data.directions.headings import directions_of, split_prompt
 from data.jsonl import read_appended
 from rlhf.judging import blind
 from rlhf.judging.blind import Booth
@@ -132,3 +133,36 @@ def test_what_is_no_vote_is_refused_and_leaves_nothing(booth: Booth, monkeypatch
         booth.draw(PAIR)
     with pytest.raises(UserError, match="no longer open"):
         booth.vote(shown["id"], 0, "me")
+
+
+@pytest.fixture(scope="module")
+def told(directed_maker: Any) -> Cast:
+    """The models of a run with directions."""
+    return Cast(directed_maker.run, "cpu")
+
+
+def test_half_of_the_prompts_ask_where_the_run_has_directions(told: Cast, tmp_path: Path) -> None:
+    booth = Booth(told, random.Random(4))
+    booth.path = tmp_path / "votes.jsonl"
+    shown = [booth.draw(PAIR) for _ in range(24)]
+    asked = [pair for pair in shown if directions_of(pair["prompt"], told.specs)]
+    assert 6 <= len(asked) <= 18
+    assert {direction.kind for pair in asked for direction in directions_of(pair["prompt"], told.specs)} == {
+        "mood", "lines",
+    }  # fmt: skip
+    plain = {pair.prompt for pair in told.heldout}
+    for pair in shown:
+        before, heading = split_prompt(pair["prompt"], told.specs)
+        assert heading
+        assert f"{before}{heading.speaker}:\n" in plain
+
+
+def test_rates_are_told_apart_by_whether_the_prompt_asked(told: Cast, tmp_path: Path) -> None:
+    booth = Booth(told, random.Random(4))
+    booth.path = tmp_path / "votes.jsonl"
+    shown = [booth.draw(PAIR) for _ in range(8)]
+    asked = sum(bool(directions_of(pair["prompt"], told.specs)) for pair in shown)
+    for pair in shown:
+        rates = booth.vote(pair["id"], None, "me")["rates"]
+    assert {rate["second"]: rate["n"] for rate in rates} == {"SFT": 8 - asked, "SFT, as directed": asked}
+    assert [vote["prompt"] for vote in read_votes(booth.path)] == [pair["prompt"] for pair in shown]

@@ -50,6 +50,32 @@ def test_whoever_is_finished_can_answer(cast: Cast, own_run: Path) -> None:
     assert fewer.rewards == {}
 
 
+def test_a_heading_asks_by_the_runs_own_table(directed_maker: Any, cast: Cast) -> None:
+    told = Cast(directed_maker.run, "cpu")
+    assert told.choices["mood"] == (["asking", "crying out", "telling"], [])
+    assert told.choices["beginning"] == ([], ["beginning with {}"])
+    typed = {"speakers": ["A"], "texts": ["Go."], "answerer": "B", "asked": " in two lines , beginning with Now"}
+    assert told.typed(typed) == "A:\nGo.\n\nB, in two lines, beginning with Now:\n"
+    assert (
+        told.typed(typed | {"answerer": "B, in two lines", "asked": "asking"})
+        == "A:\nGo.\n\nB, in two lines, asking:\n"
+    )
+    assert told.typed(typed | {"asked": " "}) == "A:\nGo.\n\nB:\n"
+    with pytest.raises(UserError, match="exclude each other"):
+        told.typed(typed | {"asked": "in two lines, in one line"})
+    with pytest.raises(UserError, match="knows no direction 'singing'"):
+        told.typed(typed | {"asked": "singing"})
+    with pytest.raises(UserError, match="exclude each other"):
+        told.typed(typed | {"answerer": "B, asking", "asked": "telling"})
+    assert told.directions
+    assert list(told.rewards) == ["reward", "following"]
+    assert (cast.specs, cast.choices, cast.directions) == ((), {}, None), "a run without directions"
+    with pytest.raises(UserError, match="knows no direction 'asking'"):
+        cast.typed(typed | {"asked": "asking"})
+    ids = told.reply(told.typed(typed), "rlhf", Sampling(length=5))["ids"]
+    assert told.judge_typed(typed | {"who": "rlhf", "ids": ids}) == told.judged(told.typed(typed), "rlhf", ids)
+
+
 def test_replies_are_those_of_generate_with_the_same_noise(cast: Cast, whole_run: Path) -> None:
     tokenizer = Tokenizer.load(whole_run / "sft")
     options: dict[str, Any] = {"temperature": 0.8, "top_k": 40}

@@ -11,6 +11,8 @@ from rlhf.judging.measures import (
     diversity,
     first_words,
     mean_interval,
+    pooled,
+    share,
     wilson_interval,
     win_rate,
     word_count,
@@ -66,6 +68,18 @@ def test_win_rate_is_paired_and_counts_ties_half() -> None:
     assert win_rate([0.3] * 5, [0.3] * 5).rate == 0.5
     with pytest.raises(ValueError, match=r"shorter|longer"):
         win_rate([1.0], [1.0, 2.0])
+
+
+def test_shares_and_what_several_come_to() -> None:
+    found = share([True, False, True, True])
+    assert found == (0.75, *wilson_interval(3, 4), 4)
+    both = pooled([found._asdict(), share([False] * 6)._asdict()])
+    assert both == (0.3, *wilson_interval(3, 10), 10)
+    assert pooled([found._asdict()]) == found
+    with pytest.raises(ValueError, match="0 comparisons"):
+        share([])
+    with pytest.raises(ValueError, match="0 comparisons"):
+        pooled([])
 
 
 def test_mean_interval() -> None:

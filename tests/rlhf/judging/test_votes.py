@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from data.console import UserError
+from data.directions.specs import load_specs
 from rlhf.judging.measures import wilson_interval
-from rlhf.judging.votes import count_votes, read_votes
+from rlhf.judging.votes import count_votes, read_votes, undirected_and_directed
 
 
 def vote(first: str, second: str, choice: int | None, **more: Any) -> dict[str, Any]:
@@ -41,6 +42,16 @@ def test_a_vote_that_is_there_twice_counts_once_and_those_without_an_id_each() -
     votes = [vote("sft", "rlhf", 1, id="a"), vote("sft", "rlhf", 1, id="a"), vote("sft", "rlhf", 1, id="b")]
     assert count_votes(votes)["rlhf", "sft"].n == 2
     assert count_votes([vote("sft", "rlhf", 1), vote("sft", "rlhf", 1)])["rlhf", "sft"].n == 2
+
+
+def test_votes_on_prompts_that_ask_are_told_apart_by_the_table() -> None:
+    plain, asked = vote("sft", "rlhf", 1), vote("sft", "rlhf", 0) | {"prompt": "A:\nb.\n\nC, asking:\n"}
+    named = vote("sft", "rlhf", 0) | {"prompt": "A:\nb.\n\nC, the king:\n"}
+    specs = load_specs("built-in")
+    assert undirected_and_directed([plain, asked, named], specs) == ([plain, named], [asked])
+    assert undirected_and_directed([plain, asked], ()) == ([plain, asked], []), "a run without directions"
+    twice = [asked | {"id": "a"}, asked | {"id": "a"}]
+    assert undirected_and_directed(twice, specs) == ([], twice[:1])
 
 
 def test_votes_are_read_back(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,13 @@ class Stage:
 @pytest.fixture
 def stage(own_run: Path, server: Callable[..., Server]) -> Stage:
     return Stage(own_run, server("rlhf.play", "--run", own_run, "--screens", 40))
+
+
+@pytest.fixture
+def told(directed_maker: Any, tmp_path: Path, server: Callable[..., Server]) -> Stage:
+    """The stage of a run with directions."""
+    run = shutil.copytree(directed_maker.run, tmp_path / "told")
+    return Stage(run, server("rlhf.play", "--run", run, "--screens", 4))
 
 
 def replies(page: Page) -> list[str]:
@@ -108,6 +116,27 @@ def test_a_conversation_goes_on_with_a_chosen_reply(stage: Stage, visitor: Visit
     page.fill("#text", "Once more.")
     asked(page, "Start over")
     assert page.locator("#talk p").count() == 0
+
+
+def test_directions_are_chosen_typed_and_refused(told: Stage, visitor: Visit) -> None:
+    guest = visitor()
+    guest.allowed = "400"
+    page = guest.open(told.address)
+    freely = replies(page)
+    sent: list[dict[str, Any]] = []
+    page.on("request", lambda request: sent.append(json.loads(request.post_data)) if request.post_data else None)
+    page.get_by_label("mood", exact=True).select_option("asking")
+    page.get_by_label("beginning with …").fill(" Now ")
+    assert asked(page, "Ask") != freely
+    assert sent[-1]["asked"] == "asking, beginning with Now"
+    page.get_by_label("beginning with …").fill("Now then")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator("#error")).to_contain_text("knows no direction 'beginning with Now then'")
+    page.get_by_label("beginning with …").fill("")
+    page.get_by_label("mood", exact=True).select_option("")
+    assert asked(page, "Ask") == freely
+    assert not inaccessible(page)
+    assert not too_wide(page)
 
 
 def test_what_the_judges_say_is_shown_on_request(stage: Stage, visitor: Visit) -> None:

@@ -20,7 +20,7 @@ from rlhf.play.pages import play_routes
 from rlhf.taste.teaching import Teaching
 
 HERE = "http://127.0.0.1:8000"
-TALK = {"speakers": ["MASON"], "texts": ["The lantern keeps the river."], "answerer": "WEAVER"}
+TALK = {"speakers": ["MASON"], "texts": ["The lantern keeps the river."], "answerer": "WEAVER", "asked": ""}
 PROMPT = "MASON:\nThe lantern keeps the river.\n\nWEAVER:\n"
 
 
@@ -49,6 +49,14 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     stage = Stage(shutil.copytree(whole_run, tmp_path_factory.mktemp("stage") / "run"))
+    yield stage
+    stage.store.lock.release()
+
+
+@pytest.fixture(scope="module")
+def told(directed_maker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A stage on a run with directions."""
+    stage = Stage(shutil.copytree(directed_maker.run, tmp_path_factory.mktemp("told") / "run"))
     yield stage
     stage.store.lock.release()
 
@@ -96,9 +104,28 @@ def test_replies_come_as_lines_while_they_grow(stage: Stage) -> None:
 
 def test_a_conversation_is_a_prompt_of_all_that_was_said(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage.cast, "answers", lambda prompt, *_: iter([{"prompt": prompt}]))
-    said = {"speakers": ["A:", "B"], "texts": ["one\n\ntwo", "three"], "answerer": " A "}
+    said = {"speakers": ["A:", "B"], "texts": ["one\n\ntwo", "three"], "answerer": " A ", "asked": ""}
     event = stage.post("/play/answer", **said, whom=["sft"])
     assert event["prompt"] == "A:\none\ntwo\n\nB:\nthree\n\nA:\n"
+
+
+def test_directions_can_be_chosen_where_the_run_has_some(
+    stage: Stage, told: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = told.client.get("/").text
+    assert page.count('<select class="asked">') == 3, "mood, lines and length"
+    assert "<option>crying out</option>" in page
+    assert [part.partition('"')[0] for part in page.split('data-text="')[1:]] == [
+        "beginning with {}", "with the word {}", "to {}",
+    ]  # fmt: skip
+    assert 'class="asked"' not in stage.client.get("/").text
+    monkeypatch.setattr(told.cast, "answers", lambda prompt, *_: iter([{"prompt": prompt}]))
+    event = told.post("/play/answer", **TALK | {"asked": "asking, in two lines"}, whom=["sft"])
+    assert event["prompt"] == PROMPT.removesuffix(":\n") + ", asking, in two lines:\n"
+    for asked, said in (("asking, telling", "exclude each other"), ("with the word two words", "knows no direction")):
+        error = told.refused("/play/answer", **TALK | {"asked": asked}, whom=["sft"])
+        assert said in error
+        assert "\n" not in error
 
 
 def test_a_reply_is_judged_on_request(stage: Stage) -> None:

@@ -65,6 +65,23 @@ def test_everybody_answers_and_the_chosen_reply_is_what_is_answered_next(
     assert re.fullmatch(pattern, prompts[-1], re.DOTALL)
 
 
+def test_directions_are_asked_for_where_the_run_has_some(
+    typed: Typed, booth: Booth, directed_maker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[str] = []
+    cast = booth.cast = Cast(directed_maker.run, "cpu")
+    original = cast.reply
+
+    def reply(prompt: str, *rest: Any) -> dict[str, Any]:
+        prompts.append(prompt)
+        return original(prompt, *rest)
+
+    monkeypatch.setattr(cast, "reply", reply)
+    shown = typed("play", "MASON", "WEAVER", "asking", "Go.", "", "play", "A", "B", "asking, telling", "Go.", "quit")
+    assert set(prompts) == {"MASON:\nGo.\n\nWEAVER, asking:\n"}
+    assert "error: the directions 'asking' and 'telling' exclude each other" in shown
+
+
 def test_votes_go_to_the_file_that_the_pages_write(typed: Typed, booth: Booth) -> None:
     shown = typed("blind", "", "maybe", "a", "T", "", "blind", "1", "b")
     votes = read_votes(booth.path)
