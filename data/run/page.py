@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 COLOURS = {
-    "pretrain": ("#8d8578", "#9d9587"),
+    "pretrain": ("#766e62", "#9d9587"),
     "sft": ("#2f6ea3", "#6fb1e6"),
     "rlhf": ("#b3382c", "#f0796a"),
-    "original": ("#a37a1c", "#dcb04e"),
+    "original": ("#8c6813", "#dcb04e"),
     "taste": ("#7a4a9e", "#c39be6"),
-    "control": ("#5f7f6a", "#8fb59c"),
+    "control": ("#52705d", "#8fb59c"),
 }
-"""Colours by name, each on light and on dark paper: CSS variables and classes of the page."""
+"""Colours by name, each on light and on dark paper: CSS variables and classes of the page. Text in them is readable:
+their contrast to paper and cards is at least 4.5."""
 
 
 def write_page(path: Path, template_folder: Path, template_name: str, **context: Any) -> None:

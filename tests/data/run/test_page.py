@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.run.charts import COLOURS as PLACEHOLDERS
-from data.run.charts import Dot, bar_chart, calibration_chart, curve_chart, dot_chart
+from data.run.charts import Dot, bar_chart, calibration_chart, curve_chart, dot_chart, plane_chart
 from data.run.page import COLOURS, write_page
 
 jinja2 = pytest.importorskip("jinja2")
@@ -42,6 +42,21 @@ def test_every_colour_is_there_in_light_and_in_dark(tmp_path: Path) -> None:
         assert f"--{name}: {on_dark};" in dark
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_every_colour_can_be_read_on_paper_and_on_cards(tmp_path: Path) -> None:
+    for scheme, page in enumerate(written(tmp_path, REPORT, name="").split("prefers-color-scheme: dark", 1)):
+        for ground in re.findall(r"--(?:paper|card): (#\w{6})", page):
+            for name, colours in COLOURS.items():
+                darker, lighter = sorted(map(luminance, (ground, colours[scheme])))
+                assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (name, ground)
+
+
 def test_a_page_needs_jinja_when_it_is_written_and_not_before() -> None:
     code = "import sys, data.run.page; sys.exit('jinja2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -54,6 +69,9 @@ def test_a_page_needs_jinja_when_it_is_written_and_not_before() -> None:
         calibration_chart({"sft": [(0.2, 0.3), (0.8, 0.7)]}, ["sft"]),
         bar_chart({"sft": 0.25, "rlhf": 0.75}, ["sft", "rlhf"], "verse"),
         dot_chart({"rate": [Dot(0.25, 0.2, 0.3, "sft"), Dot(0.5, 0.4, 0.6, "rlhf")]}, "share", "rates", 0.5),
+        plane_chart(
+            {"SFT": (Dot(0.5, 0.4, 0.6, "sft"),) * 2, "aligned": (Dot(0.7, 0.6, 0.8, "rlhf"),) * 2}, "x", "y", "plane"
+        ),
     ],
 )
 def test_charts_take_their_colours_from_the_page(svg: str) -> None:
