@@ -17,7 +17,7 @@ from data.run.progress import progress_bar
 from data.tokenizers import Tokenizer
 from pretrain.machine import one_thread_each, process_state
 from pretrain.sampling import CachedModel, generate
-from reward.config import RewardModelConfig
+from reward.config import RankingOptions
 from reward.labeller import ScoreFunction, rank
 from reward.rankings import Ranking
 
@@ -44,7 +44,7 @@ def collect_rankings(
     policy: CachedModel,
     tokenizer: Tokenizer,
     pairs: Sequence[Pair],
-    config: RewardModelConfig,
+    config: RankingOptions,
     score: ScoreFunction,
     policy_name: str,
     seed: int,
@@ -57,6 +57,7 @@ def collect_rankings(
     all return everything.
     """
     state, (prompt_length, response_length) = process_state(policy.device), config.lengths
+    annotator, noise = config.labelling
     prompts = [encode_prompt(tokenizer, pair.prompt, prompt_length) for pair in pairs]
     # Prompts of one length waste no padding.
     order = sorted(range(len(pairs)), key=lambda index: len(prompts[index]))
@@ -88,8 +89,8 @@ def collect_rankings(
                 prompt=prompt,
                 completions=texts,
                 stopped=[ids[-1] == tokenizer.eos_id for ids in responses],
-                ranking=rank(scores, config.label_temperature, random.Random(f"{seed} {index}"), texts),
-                annotator=config.score,
+                ranking=rank(scores, noise, random.Random(f"{seed} {index}"), texts),
+                annotator=annotator,
                 policy=policy_name,
                 seed=seed,
                 prompt_ids=prompts[index],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.console import UserError
@@ -43,6 +43,10 @@ class RewardModel(Scores):
         self.mean = self.model.config.reward_mean = mean
         self.std = self.model.config.reward_std = std
 
+    def set_probability(self, scale: float, bias: float) -> None:
+        """From now on sigmoid(scale · score + bias) is the probability of doing as told, here and wherever loaded."""
+        self.model.config.follow_scale, self.model.config.follow_bias = self.follow = (scale, bias)
+
     def score(
         self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 64, normalise: bool = True
     ) -> Tensor:
@@ -50,3 +54,10 @@ class RewardModel(Scores):
         prompts, responses = zip(*sequences, strict=True)
         raw = score_sequences(self, prompts, responses, batch_size)
         return self.normalised(raw) if normalise else raw
+
+
+def with_weights_of(trained: nn.Module, plain: PreTrainedModel) -> RewardModel:
+    """The reward model that `plain` is with the weights of `trained`, whose head for the second loss is left out."""
+    weights = trained.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    return RewardModel(plain)

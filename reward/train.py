@@ -1,17 +1,13 @@
 """The reward stage: responses of the SFT model → rankings → a model that scores responses."""
 
-import copy
 import math
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from transformers import AutoTokenizer
-from trl import RewardConfig
 
 from data.console import UserError
 from data.dialogue import Pair, encode_completion, encode_prompt, heldout_pairs
@@ -19,13 +15,12 @@ from data.jsonl import read_texts
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.options import settings
 from data.run.plots import curve, plot_curves
-from data.run.progress import progress_bar
 from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device, compute_dtype, process_state
 from reward.collect import choose_prompts, collect_rankings
-from reward.config import RewardModelConfig
+from reward.config import RankingOptions, RewardModelConfig
 from reward.evaluate import (
     evaluate_reward,
     judge_pairs,
@@ -35,7 +30,7 @@ from reward.evaluate import (
 )
 from reward.gold.judge import GoldJudge
 from reward.labeller import ScoreFunction, load_score_function
-from reward.model import RewardModel, new_reward_model
+from reward.model import RewardModel
 from reward.rankings import (
     Ranking,
     ReadRankings,
@@ -46,16 +41,18 @@ from reward.rankings import (
     write_rankings,
 )
 from reward.report import details, extremes, length_correlation, write_report
-from reward.trainer import RankingCollator, RankingTrainer, RewardCallback, ranking_dataset, with_weights_of
+from reward.training.batches import JudgeBeginnings, Loss
+from reward.training.fit import train_on_rankings
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
 from sft.pairs import corpus_pairs, split_prompts
-from sft.trl import last_checkpoint, run_trainer, trainer_arguments
 
 SHOWN = 6
 """Prompts in samples.md."""
 SCALE_PROMPTS = 96
 """Held-out prompts that are enough for the scale of the scores, within 4 %, where no held-out rankings are made."""
+
+Options = TypeVar("Options", bound=RankingOptions)
 
 
 class Rankings(NamedTuple):
@@ -68,10 +65,16 @@ class Rankings(NamedTuple):
     """What the model is judged on: the user's own of a tenth of their prompts, after the samples unless replaced."""
 
 
-class RewardStage:
-    """One run of the stage: the parent, the data, the settings."""
+class RankingStage(Generic[Options]):
+    """A run of a stage that has replies ranked and trains a reward model on them: the parent, the text, the course."""
 
-    def __init__(self, config: RewardModelConfig) -> None:
+    loss: Loss = "pairs"
+    judge: JudgeBeginnings | None = None
+    beginnings_coef = 0.0
+    score: ScoreFunction
+    """What the replies that are sampled are ranked by."""
+
+    def __init__(self, config: Options) -> None:
         config.validate()
         self.state = process_state(choose_device(config.device))
         self.device = self.state.device
@@ -82,10 +85,119 @@ class RewardStage:
         # On a CPU bfloat16 samples no faster, and its kernels for every size of a shrinking batch take gigabytes.
         self.policy = sampler(policy if self.device.type == "cpu" else policy.to(self.dtype))
         self.config = config.resolved(self.parent, self.policy.context_length)
-        self.batches = self.config.micro_batches(self.state.num_processes)
+        self.config.micro_batches(self.state.num_processes)  # what cannot be divided is refused before anything is made
         self.tokenizer = Tokenizer.load(self.parent_folder)
         self.corpus = run_corpus(config.run, self.parent)
         self.heldout = heldout_pairs(self.corpus.validation)
+
+    def describe(self) -> str:
+        """What is learned from, in a line."""
+        raise NotImplementedError
+
+    def collect(self, folder: StageFolder) -> Rankings:
+        """Sample and rank, or read what an earlier process collected."""
+        raise NotImplementedError
+
+    def evaluate(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
+        """Set the scale of the scores, judge the model on the held-out rankings, write plots and samples."""
+        raise NotImplementedError
+
+    def summary(self, results: dict[str, Any]) -> str:
+        """What came out, in a few words."""
+        raise NotImplementedError
+
+    def make(self, name: str, preset: str, command: str | None = None, **settled: Any) -> Path:
+        """The stage from beginning to end, left in the folder `name`; `settled`: more for the record's settings."""
+        with open_stage(name, self.config, preset=preset, command=command, parent=self.parent) as stage:
+            stage.config = settings(self.config) | settled
+            stage.announce(f"{self.describe()} · {self._circumstances()}")
+            times = [stage.seconds]
+            rankings = self.collect(stage)
+            times.append(stage.seconds)
+            model = self.train(stage, rankings.training, rankings.heldout)
+            times.append(stage.seconds)
+            if self.state.is_main_process:
+                results = stage.results = self.evaluate(stage, model, rankings)
+                times.append(stage.seconds)
+                # Of this process, where the stage was resumed.
+                parts = zip(("collect", "train", "evaluate"), pairwise(times), strict=True)
+                results["seconds"] = {part: round(end - begin, 1) for part, (begin, end) in parts}
+                with quiet():
+                    model.model.save_pretrained(stage.path)
+                self.tokenizer.save(stage.path, self.policy.context_length)
+                stage.summary = self.summary(results)
+        return stage.final
+
+    def _circumstances(self) -> str:
+        prompt, response = self.config.lengths
+        return (
+            f"{self.corpus.name} · prompts {prompt} + responses {response} tokens (as sft) · "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        )
+
+    def sample(self, pairs: Sequence[Pair], seed: int, play_score: ScoreFunction | None = None) -> list[Ranking]:
+        """Ranked responses of the SFT model to the prompts of `pairs`."""
+        name = f"sft {self.parent.weights_sha256[:12]}"
+        return collect_rankings(self.policy, self.tokenizer, pairs, self.config, self.score, name, seed, play_score)
+
+    def write(self, folder: StageFolder, rankings: Rankings) -> Rankings:
+        """The rankings, written as files of the stage; none that is trained on is of a prompt kept for testing."""
+        kept_out = {r.prompt for r in rankings.heldout} | {pair.prompt for pair in self.heldout.test}
+        assert kept_out.isdisjoint(r.prompt for r in rankings.training), "a held-out prompt is trained on"
+        if self.state.is_main_process:
+            write_rankings(folder.path / "rankings.jsonl", rankings.training)
+            write_pairs(folder.path / "pairs.jsonl", rankings.training)
+            write_rankings(folder.path / "heldout.jsonl", rankings.heldout)
+        self.state.wait_for_everyone()
+        return rankings
+
+    def train(self, folder: StageFolder, rankings: Sequence[Ranking], heldout: Sequence[Ranking] = ()) -> RewardModel:
+        """Train from the SFT checkpoint, or from the trainer's last state if the folder has one.
+
+        heldout: rankings that the model is judged on while it learns, if any.
+        """
+        return train_on_rankings(
+            folder,
+            self.parent_folder,
+            self.config,
+            rankings,
+            heldout,
+            loss=self.loss,
+            judge=self.judge,
+            beginnings_coef=self.beginnings_coef,
+            state=self.state,
+            dtype=self.dtype,
+        )
+
+    def write_figures(
+        self, folder: StageFolder, heldout: Sequence[Ranking], by_ranking: Sequence[torch.Tensor]
+    ) -> None:
+        """Plots and samples. `by_ranking`: the scores of the held-out."""
+        metrics, pairs = folder.read_metrics(), self.loss != "plackett-luce"
+        plot_curves(
+            folder.path / "loss.png",
+            {
+                f"loss (nats per {'pair' if pairs else 'response'})": curve(metrics, "step", "loss"),
+                "pairs ordered right": curve(metrics, "step", "accuracy"),
+            },
+            xlabel="optimizer step",
+            ylabel="on the batch, before its step",
+            title="Training the reward model",
+            floor=("loss of a coin", math.log(2)) if pairs else None,
+        )
+        write_samples(
+            folder.path / "samples.md",
+            "Held-out responses, as labelled and as the reward model scores them",
+            map(sample_section, heldout[:SHOWN], by_ranking[:SHOWN]),
+        )
+
+
+class RewardStage(RankingStage[RewardModelConfig]):
+    """One run of the stage."""
+
+    def __init__(self, config: RewardModelConfig) -> None:
+        super().__init__(config)
+        self.loss = config.loss
         self.gold = GoldJudge(self.corpus.train)
         self.score = self.gold if config.score == "gold" else load_score_function(config.score)
         self.play_score = self._score_of_play if config.score == "gold" else self.score
@@ -101,7 +213,7 @@ class RewardStage:
         return bool(self.config.rankings) and self.config.rankings_use == "replace"
 
     def describe(self) -> str:
-        config, (prompt, response) = self.config, self.config.lengths
+        config = self.config
         play = " and the play's own" if config.include_play and config.prompts is None else ""
         prompts = f"{len(self.training)} prompts" + (f" of {config.prompts}" if config.prompts else "")
         source = f"{config.responses} responses{play} to {prompts}, ranked by {config.score}"
@@ -111,10 +223,7 @@ class RewardStage:
                 f"({self.own.cut} replies cut, {self.own.dropped} left out, {self.own.repeated} judgements repeated)"
             )
             source = own if config.rankings_use == "replace" else f"{source}, and {own}"
-        return (
-            f"{source} · {self.corpus.name} · prompts {prompt} + responses {response} tokens (as sft) · "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
-        )
+        return source
 
     def collect(self, folder: StageFolder) -> Rankings:
         """Sample and rank, or read what an earlier process collected."""
@@ -135,49 +244,7 @@ class RewardStage:
             dev = read_collected(kept / "dev.jsonl")
             training = [] if self.replaced else read_collected(kept / "training.jsonl")
         heldout = self.own_heldout if self.replaced else dev + self.own_heldout
-        found = Rankings(training + self.own_training, dev, heldout)
-        kept_out = {r.prompt for r in heldout} | {pair.prompt for pair in self.heldout.test}
-        assert kept_out.isdisjoint(r.prompt for r in found.training), "a held-out prompt is trained on"
-        if self.state.is_main_process:
-            write_rankings(folder.path / "rankings.jsonl", found.training)
-            write_pairs(folder.path / "pairs.jsonl", found.training)
-            write_rankings(folder.path / "heldout.jsonl", found.heldout)
-        self.state.wait_for_everyone()
-        return found
-
-    def train(self, folder: StageFolder, rankings: Sequence[Ranking], heldout: Sequence[Ranking] = ()) -> RewardModel:
-        """Train from the SFT checkpoint, or from the trainer's last state if the folder has one.
-
-        heldout: rankings that the model is judged on while it learns, if any.
-        """
-        dataset = ranking_dataset(rankings, self.policy.context_length)
-        processes = self.state.num_processes
-        self.config = config = self.config.scheduled(len(dataset), processes)
-        self.batches = config.micro_batches(processes)
-        folder.config |= {"epochs": config.epochs, "batch_size": config.batch_size}
-        assert config.epochs is not None
-        steps = config.epochs * math.ceil(len(dataset) / config.batch_size)
-        checkpoint, done = last_checkpoint(folder)
-        folder.truncate_metrics(after=done)
-        model: Any = new_reward_model(self.parent_folder, config.seed, self.device)
-        # The libraries leave hooks in what they train; this one gets the weights and is scored with.
-        plain = new_reward_model(self.parent_folder, config.seed, self.device)
-        if config.mean_loss_coef:
-            model.mean_score = copy.deepcopy(model.score).requires_grad_(True)
-        with quiet(), warnings.catch_warnings(), progress_bar("reward", steps, done) as bar:
-            warnings.simplefilter("ignore")  # of the libraries among themselves
-            trainer = RankingTrainer(
-                model=model,
-                args=self._arguments(folder, config.epochs, steps),
-                train_dataset=dataset,
-                processing_class=AutoTokenizer.from_pretrained(self.parent_folder),
-                collator=RankingCollator(self.tokenizer.pad_id, width_step=32, loss=config.loss),
-                rankings_per_forward=config.rankings_per_forward,
-                mean_loss_coef=config.mean_loss_coef,
-            )
-            pairs = sum(len(row["chosen"]) for row in dataset)
-            run_trainer(trainer, RewardCallback(folder, bar, pairs, heldout, plain), checkpoint, self.device)
-        return with_weights_of(trainer.accelerator.unwrap_model(trainer.model), plain)
+        return self.write(folder, Rankings(training + self.own_training, dev, heldout))
 
     def evaluate(self, folder: StageFolder, model: RewardModel, rankings: Rankings) -> dict[str, Any]:
         """Set the scale of the scores, judge the model on the held-out rankings, write plots and samples."""
@@ -213,7 +280,7 @@ class RewardStage:
             | {"score": round(fmean(self.gold.score(term) for term in terms), 5)},
         }
         by_ranking = scores.split([len(r.completions) for r in rankings.heldout])
-        self._write_figures(folder, rankings.heldout, by_ranking)
+        self.write_figures(folder, rankings.heldout, by_ranking)
         self._write_report(folder, model, rankings, by_ranking, model.normalised(of_samples), figures)
         return figures
 
@@ -243,46 +310,15 @@ class RewardStage:
             extremes(rankings.samples, rewards, self.gold),
         )
 
-    def _write_figures(
-        self, folder: StageFolder, heldout: Sequence[Ranking], by_ranking: Sequence[torch.Tensor]
-    ) -> None:
-        """Plots and samples."""
-        metrics, pairs = folder.read_metrics(), self.config.loss == "pairs"
-        plot_curves(
-            folder.path / "loss.png",
-            {
-                f"loss (nats per {'pair' if pairs else 'response'})": curve(metrics, "step", "loss"),
-                "pairs ordered right": curve(metrics, "step", "accuracy"),
-            },
-            xlabel="optimizer step",
-            ylabel="on the batch, before its step",
-            title="Training the reward model",
-            floor=("loss of a coin", math.log(2)) if pairs else None,
+    def summary(self, results: dict[str, Any]) -> str:
+        if not results["heldout_pairs"]:
+            return "too few rankings to hold any out: nothing says how good the model is"
+        ceiling = results["accuracy_ceiling"]
+        return (
+            f"{results['heldout_accuracy']:.3f} of {results['heldout_pairs']} held-out pairs right"
+            f"{f' where {ceiling:.3f} is the most that the labels allow' if ceiling else ''} · "
+            f"length alone {results['length_baseline']:.3f}"
         )
-        write_samples(
-            folder.path / "samples.md",
-            "Held-out responses, as labelled and as the reward model scores them",
-            map(sample_section, heldout[:SHOWN], by_ranking[:SHOWN]),
-        )
-
-    def _arguments(self, folder: StageFolder, epochs: int, steps: int) -> RewardConfig:
-        config = self.config
-        return RewardConfig(
-            **trainer_arguments(config, folder.resume_path, self.batches, self.device, self.dtype == torch.bfloat16),
-            logging_steps=min(config.log_every, math.ceil(steps / 20)),  # of a short training, too, there is a curve
-            save_steps=config.save_every,
-            num_train_epochs=epochs,
-            weight_decay=config.weight_decay,
-            adam_beta2=0.95,
-            warmup_steps=max(1, round(config.warmup_fraction * steps)),
-            max_length=None,  # its filter drops what is too long without a word; ranking_dataset refuses it
-            ddp_broadcast_buffers=False,  # a batch is several forward passes
-        )
-
-    def sample(self, pairs: Sequence[Pair], seed: int, play_score: ScoreFunction | None = None) -> list[Ranking]:
-        """Ranked responses of the SFT model to the prompts of `pairs`."""
-        name = f"sft {self.parent.weights_sha256[:12]}"
-        return collect_rankings(self.policy, self.tokenizer, pairs, self.config, self.score, name, seed, play_score)
 
     def _score_of_play(self, prompt: str, reply: str) -> float:
         """The gold judge's score without its gate against copying: the play's reply *is* in the training text."""
@@ -333,33 +369,7 @@ def train_reward(config: RewardModelConfig, preset: str, command: str | None = N
 
     `command` makes the stage, where that is not `python -m reward PRESET`.
     """
-    run = RewardStage(config)
-    with open_stage("reward", config, preset=preset, command=command, parent=run.parent) as stage:
-        stage.config = settings(run.config)
-        stage.announce(run.describe())
-        times = [stage.seconds]
-        rankings = run.collect(stage)
-        times.append(stage.seconds)
-        model = run.train(stage, rankings.training, rankings.heldout)
-        times.append(stage.seconds)
-        if run.state.is_main_process:
-            results = stage.results = run.evaluate(stage, model, rankings)
-            times.append(stage.seconds)
-            # Of this process, where the stage was resumed.
-            parts = zip(("collect", "train", "evaluate"), pairwise(times), strict=True)
-            results["seconds"] = {name: round(end - begin, 1) for name, (begin, end) in parts}
-            with quiet():
-                model.model.save_pretrained(stage.path)
-            run.tokenizer.save(stage.path, run.policy.context_length)
-            ceiling = results["accuracy_ceiling"]
-            stage.summary = (
-                f"{results['heldout_accuracy']:.3f} of {results['heldout_pairs']} held-out pairs right"
-                f"{f' where {ceiling:.3f} is the most that the labels allow' if ceiling else ''} · "
-                f"length alone {results['length_baseline']:.3f}"
-                if results["heldout_pairs"]
-                else "too few rankings to hold any out: nothing says how good the model is"
-            )
-    return stage.final
+    return RewardStage(config).make("reward", preset, command)
 
 
 def sample_section(ranking: Ranking, rewards: torch.Tensor) -> tuple[str, list[tuple[str, str]]]:

@@ -18,7 +18,7 @@ from pretrain.presets import PRESETS
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("pretrain", "sft", "reward", "rlhf", "compare")
+STAGES = ("pretrain", "sft", "reward", "following", "rlhf", "compare")
 CHECKPOINT = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 WIN_RATES = {"rlhf_vs_sft", "rlhf_vs_pretrain", "sft_vs_pretrain", "rlhf_vs_play", "sft_vs_sft", "best_of_4_vs_sft"}
 
@@ -26,17 +26,18 @@ LOAD = """
 import sys
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-for stage in ("pretrain", "sft", "rlhf", "reward"):
+for stage in ("pretrain", "sft", "rlhf", "reward", "following"):
     folder = f"{sys.argv[1]}/{stage}"
-    auto = AutoModelForSequenceClassification if stage == "reward" else AutoModelForCausalLM
+    judges = stage in ("reward", "following")
+    auto = AutoModelForSequenceClassification if judges else AutoModelForCausalLM
     model, loading = auto.from_pretrained(folder, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"], (stage, loading)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = tokenizer("A:\\nGood morrow, cousin.\\n\\nB:\\n", return_tensors="pt")
     logits = model(**batch).logits
-    width = 1 if stage == "reward" else model.config.vocab_size
+    width = 1 if judges else model.config.vocab_size
     assert logits.shape[-1] == width and logits.isfinite().all(), stage
-    if stage == "reward":
+    if judges:
         assert model.config.reward_std > 0
     else:
         written = model.generate(**batch, max_new_tokens=5, do_sample=False)
@@ -85,7 +86,7 @@ def test_from_text_to_report(tmp_path: Path) -> None:
 
 def check_stages(run: Path) -> None:
     records = {stage: json.loads((run / stage / "stage.json").read_text("utf-8")) for stage in STAGES}
-    parents = {"pretrain": None, "sft": "pretrain", "reward": "sft", "rlhf": "sft", "compare": "rlhf"}
+    parents = dict.fromkeys(STAGES, "sft") | {"pretrain": None, "sft": "pretrain", "compare": "rlhf"}
     for stage, record in records.items():
         assert record["stage"] == stage
         assert record["preset"] == "smoke"
@@ -149,6 +150,8 @@ def test_two_steps_of_every_stage_at_preset_gpu(tmp_path: Path, command: Callabl
     command("sft", "gpu", "--run", run, "--max-pairs", 8, "--batch-size", 4, "--micro-batch-size", 4, "--samples", 4)
     command("reward", "gpu", "--run", run, "--n-prompts", 8, "--n-heldout", 8, "--responses", 2, "--batch-size", 4,
             "--epochs", 1, "--log-every", 1)  # fmt: skip
+    command("reward.following", "gpu", "--run", run, "--n-play", 8, "--n-heldout", 8, "--batch-size", 4,
+            "--log-every", 1)  # fmt: skip
     command("rlhf", "gpu", "--run", run, "--total-episodes", 16, "--batch-size", 8, "--num-mini-batches", 1,
             "--num-ppo-epochs", 1, "--eval-prompts", 8)  # fmt: skip
     command("rlhf.compare", "--run", run, "--prompts", 4)
@@ -161,10 +164,11 @@ def test_two_steps_of_every_stage_at_preset_gpu(tmp_path: Path, command: Callabl
     assert records["reward"]["config"]["precision"] == records["pretrain"]["config"]["precision"] == "bf16"
     steps = {
         stage: [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text("utf-8").splitlines()]
-        for stage in STAGES[:4]
+        for stage in STAGES[:5]
     }
     assert max(line["step"] for line in steps["sft"]) == 2
     assert max(line["step"] for line in steps["reward"]) == 2
+    assert max(line["step"] for line in steps["following"]) == 2
     assert [line["update"] for line in steps["rlhf"]] == [1, 2]
     lengths = [records[stage]["config"]["prompt_length"] for stage in ("sft", "reward", "rlhf", "compare")]
     assert lengths == [128] * 4
@@ -178,7 +182,9 @@ def test_reward_and_rlhf_in_two_processes(tmp_path: Path, smoke_base: Path, comm
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
     command(*launch, "-m", "reward", "smoke", "--run", run)
+    command(*launch, "-m", "reward.following", "smoke", "--run", run)
     command(*launch, "-m", "rlhf", "smoke", "--run", run, "--total-episodes", 32)
     lines = (run / "rlhf" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["update"] for line in lines] == [1, 2], "one process writes"
     assert json.loads((run / "reward" / "stage.json").read_text())["results"]["heldout_accuracy"] > 0.4
+    assert json.loads((run / "following" / "stage.json").read_text())["results"]["heldout_accuracy"] > 0.4

@@ -15,6 +15,8 @@ from data.console import UserError
 from data.jsonl import read_appended
 
 SCHEMA_VERSION = 2
+MODULES = {"following": "reward.following"}
+"""Where a stage is not made by `python -m` and its name."""
 
 
 @dataclass(kw_only=True)
@@ -55,12 +57,13 @@ def sha256_of(path: Path) -> str:
 def read_stage(folder: Path, stage: str | None = None, command: str | None = None) -> StageRecord:
     """The record of a finished stage, after checking that the folder is whole and what it says it is.
 
-    `command` makes the stage; default `python -m STAGE PRESET`. Raises UserError when the folder is missing,
-    unfinished, of another stage or of an older version, or when its weights or tokenizer are not the ones that were
-    written.
+    `command` makes the stage; default `python -m STAGE PRESET`, see `MODULES`. Raises UserError when the folder is
+    missing, unfinished, of another stage or of an older version, or when its weights or tokenizer are not the ones that
+    were written.
     """
     name = stage or folder.name
-    command = command or f"python -m {name.partition('-')[0]} PRESET"
+    module = name.partition("-")[0]
+    command = command or f"python -m {MODULES.get(module, module)} PRESET"
     again = f"run `{command} --run {folder.parent} --overwrite`"
     if not folder.is_dir():
         if folder.with_name(f".{folder.name}.partial").exists():

@@ -71,7 +71,8 @@ class Scores:
     """Scores of a sequence-classification model with one label, read at the last token of the response.
 
     `mean` and `std` are `reward_mean` and `reward_std` of the model's own configuration, which the reward stage
-    measures on SFT samples (0 and 1 where there are none).
+    measures on SFT samples (0 and 1 where there are none). `follow` is (`follow_scale`, `follow_bias`) of a model that
+    learned doing as told, see `probability`; None for any other.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -90,6 +91,8 @@ class Scores:
                 f"reward_mean {self.mean} and reward_std {self.std} of the reward model's configuration cannot "
                 "normalise a score: give finite numbers, the second above 0"
             )
+        scale = getattr(model.config, "follow_scale", None)
+        self.follow = None if scale is None else (float(scale), float(model.config.follow_bias))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Raw scores (B,), float32."""
@@ -100,6 +103,19 @@ class Scores:
     def normalised(self, raw: Tensor) -> Tensor:
         """Raw scores in units in which SFT samples have mean 0 and standard deviation 1."""
         return (raw - self.mean) / self.std
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """P(a response does as its prompt tells) in [0, 1], from normalised scores, of any shape.
+
+        A logistic function, fitted on SFT samples by `python -m reward.following`. UserError for another model.
+        """
+        if self.follow is None:
+            raise UserError(
+                "the reward model's configuration has no follow_scale, so it knows no probability of doing as told: "
+                "give one that `python -m reward.following` made"
+            )
+        scale, bias = self.follow
+        return torch.sigmoid(scale * scores + bias)
 
 
 @torch.no_grad()

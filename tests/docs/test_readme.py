@@ -66,6 +66,9 @@ def _is_variable(words: list[str]) -> bool:
     return all(re.match(r"[A-Z_]+=", word) for word in words)
 
 
+STAGES = ("pretrain", "pretrain.lr_range_test", "sft", "reward", "reward.following", "rlhf")
+
+
 def commands() -> list[Command]:
     found = []
     for words in shell_lines():
@@ -102,7 +105,7 @@ def test_every_command_parses(pages: dict[str, str]) -> None:
 
 def test_stages_are_run_with_a_preset_and_the_rest_without(pages: dict[str, str]) -> None:
     for command in commands():
-        has_presets = command.module in ("pretrain", "pretrain.lr_range_test", "sft", "reward", "rlhf")
+        has_presets = command.module in STAGES
         assert bool(command.preset) == has_presets, command.line
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,8 @@ from reward.evaluate import evaluate_reward, expected_calibration_error, longer_
 from reward.model import RewardModel, new_reward_model
 from reward.rankings import Ranking
 from reward.train import RewardStage, train_reward
-from reward.trainer import (
-    RankingCollator,
-    RankingRow,
-    RankingTrainer,
-    ranking_dataset,
-    ranking_losses,
-    segment_attention_bias,
-)
+from reward.training.batches import ZERO, RankingCollator, RankingRow, ranking_dataset
+from reward.training.trainer import RankingTrainer, ranking_losses, segment_attention_bias
 
 WORDS = [
     *("the", "king", "hath", "sworn", "a", "heavy", "oath", "tonight", "and", "we", "must", "bear", "his"),
@@ -251,6 +246,61 @@ def test_a_batch_holds_each_prompt_and_each_distinct_response_once() -> None:
     assert batch["weights"].tolist() == [2.0, 1.0, 1.0]
     allowed = segment_attention_bias(batch["segments"], torch.float32)[1, 0] == 0
     assert allowed[4].tolist() == [True, False, False, True, True, False, False]
+
+
+def test_calibrated_a_score_of_0_stands_between_the_first_group_and_the_others() -> None:
+    ranking = replace(
+        some_rankings(character_tokenizer("".join(WORDS) + " ANNE:\n"), 1)[0],
+        completion_ids=[[1], [2], [3], [4]],
+        ranking=[[1, 2], [0], [3]],
+    )
+    batch = RankingCollator(pad_id=9, loss="calibrated")([asdict(RankingRow.of(ranking))])
+    pairs = set(zip(batch["chosen"].tolist(), batch["rejected"].tolist(), strict=True))
+    assert pairs == {(1, 0), (2, 0), (1, 3), (2, 3), (0, 3), (1, ZERO), (2, ZERO), (ZERO, 0), (ZERO, 3)}
+    assert batch["terms"].tolist() == [*range(9)]
+    # By hand: responses of odds 1/2, 3, 4 and 1/5 against one of odds 1.
+    odds = torch.tensor([0.5, 3.0, 4.0, 0.2, 1.0])
+    losses = ranking_losses(odds.log()[batch["chosen"]] - odds.log()[batch["rejected"]], batch["terms"], 9)
+    expected = [3 / 3.5, 4 / 4.5, 3 / 3.2, 4 / 4.2, 0.5 / 0.7, 3 / 4, 4 / 5, 1 / 1.5, 1 / 1.2]
+    assert sorted((-losses).exp().tolist()) == pytest.approx(sorted(expected))
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_every_beginning_of_a_response_is_judged(base: Path, tmp_path: Path, weight: float) -> None:
+    """Against beginnings that run alone, each read at its last token."""
+    folder = base / "sft"
+    tokenizer = Tokenizer.load(folder)
+    rankings = [replace(ranking, weight=weight) for ranking in some_rankings(tokenizer, 3)]
+    model = new_reward_model(folder, seed=1).eval()
+
+    def judge(ranking: Ranking, ids: Sequence[int]) -> list[bool]:
+        return [sum(ids[: end + 1]) % 3 == 0 for end in range(len(ids))]
+
+    def loss(coefficient: float) -> float:
+        trainer = RankingTrainer(
+            model=model,
+            args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, max_length=None),
+            train_dataset=ranking_dataset(rankings, 64, judge),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            collator=RankingCollator(tokenizer.pad_id, loss="calibrated"),
+            rankings_per_forward=2,
+            beginnings_coef=coefficient,
+        )
+        model.eval()
+        rows: Any = trainer.train_dataset
+        return float(trainer.compute_loss(model, trainer.data_collator(list(rows))))
+
+    expected = terms = 0.0
+    for ranking in rankings:
+        row = RankingRow.of(ranking)
+        terms += weight * (len(row.chosen) + len(row.completion_ids))
+        for ids in row.completion_ids:
+            beginnings = [(ranking.prompt_ids, ids[: end + 1]) for end in range(len(ids))]
+            scores = RewardModel(model).score(beginnings)
+            right = torch.tensor(judge(ranking, ids), dtype=torch.float32)
+            expected += weight * float(torch.nn.functional.binary_cross_entropy_with_logits(scores, right))
+    with torch.no_grad():
+        assert loss(0.7) - loss(0.0) == pytest.approx(0.7 * expected / terms, abs=1e-5)
 
 
 def test_what_a_partial_ranking_does_not_place_is_not_run() -> None:

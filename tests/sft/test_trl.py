@@ -14,7 +14,7 @@ from data.run.folder import open_stage
 from data.run.options import StageOptions
 from data.run.progress import progress_bar
 from data.run.record import read_metrics
-from reward.trainer import RankingTrainer
+from reward.training.trainer import RankingTrainer
 from rlhf.algorithms.trl_trainers import LoggedGRPO, LoggedRLOO
 from sft.config import FineTuneConfig
 from sft.train import CompletionTrainer

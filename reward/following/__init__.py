@@ -1,0 +1,1 @@
+"""Doing as told: a second reward model, which learns from rankings by the table of directions and by nothing else."""
