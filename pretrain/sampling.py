@@ -126,17 +126,18 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     stop_ids: Collection[int] = (),
+    stop_twice: int | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
 ) -> list[list[int]]:
     """Sample a continuation of at most `max_new_tokens` ids for every prompt.
 
-    A continuation ends with its first id of `stop_ids`, which it includes. Prompts may differ in length;
-    an empty prompt is an error (ValueError). Where prompt and continuation outgrow the model's context,
-    the model goes on from the later half of what it has seen. A prompt that is given several times runs
-    through the model once. The draws depend on `generator` and on the batch, so equal calls give equal text;
-    with `noise` (B, `max_new_tokens`), float64 in [0, 1) on any device, those of a row depend on its own numbers
-    alone, whatever else is in the batch.
+    A continuation ends with its first id of `stop_ids`, which it includes, or where `stop_twice` comes twice in a
+    row, the prompt's last id counted. Prompts may differ in length; an empty prompt is an error (ValueError). Where
+    prompt and continuation outgrow the model's context, the model goes on from the later half of what it has seen. A
+    prompt that is given several times runs through the model once. The draws depend on `generator` and on the batch,
+    so equal calls give equal text; with `noise` (B, `max_new_tokens`), float64 in [0, 1) on any device, those of a row
+    depend on its own numbers alone, whatever else is in the batch.
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
@@ -160,7 +161,7 @@ def generate(
     positions = _positions(fresh, prompt_mask)
     active = torch.arange(len(prompts), device=device)
     lengths = torch.full_like(active, max_new_tokens)
-    first = 0
+    first, before = 0, texts[length - 1]
     drawn: list[Tensor] = []  # not in `texts` yet
     for end in range(length, len(texts)):
         if end - first > room:
@@ -178,9 +179,12 @@ def generate(
         token = sample_tokens(logits, temperature, top_k, top_p, generator, row_noise)
         drawn.append(token)
         fresh, positions = token[:, None], positions[:, -1:].add_(1)
-        if not stop_ids:
+        if not stop_ids and stop_twice is None:
             continue
         going_on = ~torch.isin(token, stops)
+        if stop_twice is not None:
+            going_on &= (token != stop_twice) | (before != stop_twice)
+        before = token
         if not going_on.all():
             _write(drawn, texts[: end + 1], active)
             lengths[active[~going_on]] = end + 1 - length
@@ -188,7 +192,7 @@ def generate(
             if rows.numel() == 0:
                 break
             cache.select_rows(rows)
-            active, fresh, positions = active[rows], fresh[rows], positions[rows]
+            active, fresh, positions, before = active[rows], fresh[rows], positions[rows], before[rows]
             key_mask = None if key_mask is None else key_mask[rows]
     _write(drawn, texts, active)
     continuations = texts[length:].T.tolist()

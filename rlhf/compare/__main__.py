@@ -125,8 +125,7 @@ class Gathering:
     def more(self, source: Source) -> list[Replies]:
         """Further replies of a source to the first prompts."""
         lm, count = self.stages.model(source.folder), min(CANDIDATE_PROMPTS, len(self.pairs))
-        draws = [10 * source.draw + k for k in range(1, CANDIDATES)]
-        return [self.sampler.sample(lm, draw, source.temperature, count) for draw in draws]
+        return self.sampler.several(lm, 10 * source.draw, CANDIDATES - 1, source.temperature, count)
 
     def reward_model_metrics(self, candidates: Sequence[Replies], policy: str) -> dict[str, Any]:
         """How well the reward model orders several replies of one policy to each prompt, and its calibration.

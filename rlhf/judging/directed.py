@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from data.directions.headings import directed, last_speaker, parse_direction
 from data.directions.specs import Direction, Spec
 from data.directions.table import HELD_OUT_COMBINATIONS
 from reward.model import RewardModel
-from rlhf.judging.judge import Judge, common_words, metrics_of
+from rlhf.judging.judge import Judge, common_words, craft_of
 from rlhf.judging.measures import share
 from rlhf.judging.replies import Replies
 from rlhf.judging.sources import DIRECTED
@@ -25,10 +26,12 @@ CANDIDATES = 4
 """SFT replies of which the best is taken."""
 SEVERAL = {"one": 1, "two": 2, "three": 3}
 """How much is asked for at once, by the name in compare.json."""
+BEST_PROMPTS = KL_PROMPTS = 256
+"""Prompts that the best of several answers in a comparison, and on which the pretrained model's KL is measured."""
 LENGTH_KINDS = ("lines", "length")
 """Kinds of direction that ask for a length."""
-_STREAMS = 1000
-"""Random streams that belong to one set of requests."""
+_STREAMS, _MORE = 1000, 100
+"""Random streams that belong to one set of requests, and that of the candidates among them."""
 
 Draw = Callable[[int, random.Random, str], Sequence[Direction]]
 """(number of the prompt, random numbers, who spoke last) -> what it is asked for."""
@@ -107,26 +110,26 @@ class Asked:
     """With their directions."""
     requests: list[Request]
     replies: dict[str, Replies]
-    """By source."""
+    """By source; to the first prompts only, where there are fewer."""
 
     def followed(self, source: str) -> list[bool]:
         """Of each reply whether it does all that it was told."""
         return [
             all(direction.followed(text) for direction in request.directions)
-            for request, text in zip(self.requests, self.replies[source].texts, strict=True)
+            for request, text in zip(self.requests, self.replies[source].texts, strict=False)
         ]
 
     def rates(self, kind: str | None = None) -> dict[str, dict[str, Any]]:
         """How often each source does as it was told; `kind`: only where that kind was asked for."""
-        places = [i for i, request in enumerate(self.requests) if kind in (None, request.directions[0].kind)]
-        followed = {key: self.followed(key) for key in self.replies}
-        return {key: share([each[i] for i in places])._asdict() for key, each in followed.items()} if places else {}
+        asked = [kind in (None, request.directions[0].kind) for request in self.requests]
+        followed = {key: [*compress(self.followed(key), asked)] for key in self.replies}
+        return {key: share(each)._asdict() for key, each in followed.items() if each}
 
     def wrong(self) -> dict[str, dict[str, Any]]:
         """How often each source's replies meet another request of the same kind, which they were not told."""
         others = [request.other for request in self.requests]
         met = {
-            key: [other.followed(text) for other, text in zip(others, replies.texts, strict=True) if other]
+            key: [other.followed(text) for other, text in zip(others, replies.texts, strict=False) if other]
             for key, replies in self.replies.items()
         }
         return {key: share(each)._asdict() for key, each in met.items() if each}
@@ -142,12 +145,13 @@ class Asking:
     @property
     def steps(self) -> int:
         """How often `ask` calls `done`."""
-        return len(self.sources) + CANDIDATES - 2
+        return len(self.sources)
 
-    def ask(self, name: str, done: Callable[[], object] = lambda: None) -> Asked:
-        """Everybody's replies to the prompts with the requests of one set; `done` is called after each sampling.
+    def ask(self, name: str, done: Callable[[], object] = lambda: None, best_of: int | None = None) -> Asked:
+        """Everybody's replies to the prompts with the requests of one set; `done` is called after each source.
 
-        The random numbers are those of the set: asked again, everybody says the same.
+        The random numbers are those of the set: asked again, everybody says the same. best_of: the best of several
+        answers the first so many prompts only (default: all), since it is a control, and most of the time.
         """
         stages, replies = self.stages, dict[str, Replies]()
         requests = draw_requests(self.table, stages.pairs, stages.seed, name)
@@ -163,11 +167,10 @@ class Asking:
             else:
                 replies[key] = sampler.original(stages.pairs)
             done()
-        candidates = [replies["sft"]]
-        for number in range(1, CANDIDATES):
-            candidates.append(sampler.sample(stages.model("sft"), stream + 100 + number))
-            done()
+        more = sampler.several(stages.model("sft"), stream + _MORE, CANDIDATES - 1, count=best_of)
+        candidates = [replies["sft"].first(len(more[0].texts)), *more]
         replies["best_of_4"] = self.best(candidates, requests, stages.encoded(texts))
+        done()
         return Asked(texts, requests, {key: replies[key] for key in self.sources})
 
     def best(self, candidates: Sequence[Replies], requests: Sequence[Request], prompts: Sequence[Prompt]) -> Replies:
@@ -180,15 +183,15 @@ class Asking:
         """What PPO maximised of each reply: craft, and doing as told by what its `reward_following` names."""
         stages = self.stages
         stages.judge.score(replies)
-        following = [0.0] * len(prompts)
+        following = [0.0] * len(replies.ids)
         named = stages.records["rlhf"].config.get("reward_following", "none")
         if named == "rule":
             following = [
                 fmean(direction.nearly(text) for direction in request.directions)
-                for request, text in zip(requests, replies.texts, strict=True)
+                for request, text in zip(requests, replies.texts, strict=False)
             ]
         elif named == "model":
-            following = self.following(prompts, replies.ids).raw.tolist()
+            following = self.following(prompts[: len(replies.ids)], replies.ids).raw.tolist()
         return [craft + more for craft, more in zip(replies.reward, following, strict=True)]
 
     @cached_property
@@ -197,7 +200,7 @@ class Asking:
         return self.stages.scorer(RewardModel.load(self.stages.run / FOLLOWING, self.stages.device))
 
     def craft(self, asked: Asked, done: Callable[[], object] = lambda: None) -> dict[str, dict[str, Any]]:
-        """What replies are worth apart from doing as told, by source; see `metrics_of`. `done` is called after each.
+        """What replies are worth apart from doing as told, by source; see `craft_of`. `done` is called after each.
 
         `tokens_free` is their mean length in tokens where no length was asked for, None where one always was.
         """
@@ -205,21 +208,22 @@ class Asking:
         gold, scorer, sft = stages.judge.gold, stages.judge.scorer, stages.model("sft")
         told = Judge(gold, scorer, asked.prompts, stages.encoded(asked.prompts), sft)
         for key, source in self.sources.items():
-            replies = stages.judge.judge(asked.replies[key])  # by the prompt as it is without directions
+            replies = stages.judge.judge_gold(asked.replies[key])  # by the prompt as it is without directions
             if source.folder and not source.best_of:
-                replies.kl = told.kl(stages.model(source.folder), replies, source.temperature, source.ends)
+                measured = replies if source.ends else replies.first(KL_PROMPTS)
+                replies.kl = told.kl(stages.model(source.folder), measured, source.temperature, source.ends)
             done()
-        free = [i for i, each in enumerate(asked.requests) if not {d.kind for d in each.directions} & {*LENGTH_KINDS}]
+        free = {i for i, each in enumerate(asked.requests) if not {d.kind for d in each.directions} & {*LENGTH_KINDS}}
         words = common_words([*asked.replies.values()])
         return {
-            key: metrics_of(replies, gold, words)
-            | {"tokens_free": fmean(len(replies.ids[i]) for i in free) if free else None}
+            key: craft_of(replies, gold, words)
+            | {"tokens_free": _mean([len(ids) for i, ids in enumerate(replies.ids) if i in free])}
             for key, replies in asked.replies.items()
         }
 
     def first_figures(self, done: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """`directions` and `directed_samples` of compare.json, as far as one request to each prompt tells them."""
-        asked = self.ask("one", done)
+        asked = self.ask("one", done, BEST_PROMPTS)
         craft = self.craft(asked, done)
         directions = {
             "one": asked.rates(),
@@ -234,15 +238,21 @@ class Asking:
 
     def samples(self, asked: Asked) -> list[dict[str, Any]]:
         """Every prompt with what it asks, what those with a model reply, and whether each does as told; judged ones."""
-        keys = [key for key, source in self.sources.items() if source.folder]
-        followed = {key: asked.followed(key) for key in keys}
-        return [
-            {"prompt": prompt, "directions": [str(direction) for direction in request.directions]}
-            | {key: asked.replies[key].texts[i] for key in keys}
-            | {"followed": {key: followed[key][i] for key in keys}}
-            | {"gold": {key: asked.replies[key].gold[i] for key in keys}}
-            for i, (prompt, request) in enumerate(zip(asked.prompts, asked.requests, strict=True))
-        ]
+        samples = []
+        followed = {key: asked.followed(key) for key, source in self.sources.items() if source.folder}
+        for i, (prompt, request) in enumerate(zip(asked.prompts, asked.requests, strict=True)):
+            keys = [key for key, each in followed.items() if i < len(each)]
+            samples.append(
+                {"prompt": prompt, "directions": [str(direction) for direction in request.directions]}
+                | {key: asked.replies[key].texts[i] for key in keys}
+                | {"followed": {key: followed[key][i] for key in keys}}
+                | {"gold": {key: asked.replies[key].gold[i] for key in keys}}
+            )
+        return samples
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def _rotated(kinds: Sequence[str], number: int) -> list[str]:

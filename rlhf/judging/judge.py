@@ -106,12 +106,16 @@ class Judge:
         return replies
 
     def judge(self, replies: Replies) -> Replies:
-        """`score`, and fill in `gold` and `terms`."""
+        """`score` and `judge_gold`."""
+        return self.score(self.judge_gold(replies))
+
+    def judge_gold(self, replies: Replies) -> Replies:
+        """Fill in `gold` and `terms`."""
         if not replies.gold:
             pairs = zip(self.texts, replies.texts, strict=False)
             replies.terms = [self.gold.terms(prompt, text) for prompt, text in pairs]
             replies.gold = [round(self.gold.score(terms), 6) for terms in replies.terms]
-        return self.score(replies)
+        return replies
 
     @staticmethod
     def best_of(candidates: Sequence[Replies]) -> Replies:
@@ -139,11 +143,18 @@ def common_words(sources: Sequence[Replies]) -> int:
 
 
 def metrics_of(replies: Replies, gold: GoldJudge, words: int) -> dict[str, Any]:
-    """Everything that is said of one source; diversity on its first `words` words.
+    """Everything that is said of one source: `craft_of`, and what its replies earn."""
+    reward = mean_interval(replies.reward)
+    earned = {"reward": reward.mean, "reward_low": reward.low, "reward_high": reward.high}
+    return craft_of(replies, gold, words) | earned
+
+
+def craft_of(replies: Replies, gold: GoldJudge, words: int) -> dict[str, Any]:
+    """What is said of one source without a reward model; diversity on its first `words` words.
 
     copying: share of replies with more than FREE_COPY words in a row as they stand in the training text.
     """
-    score, reward = mean_interval(replies.gold), mean_interval(replies.reward)
+    score = mean_interval(replies.gold)
     varied = diversity(replies.texts, words)
     copies = [gold.longest_copy(text) for text in replies.texts]
     counted = word_count(replies.texts)
@@ -153,9 +164,6 @@ def metrics_of(replies: Replies, gold: GoldJudge, words: int) -> dict[str, Any]:
         "gold_low": score.low,
         "gold_high": score.high,
         "terms": {name: fmean(terms[name] for terms in replies.terms) for name in replies.terms[0]},
-        "reward": reward.mean,
-        "reward_low": reward.low,
-        "reward_high": reward.high,
         "kl_to_sft": replies.kl,
         "tokens": fmean(len(ids) for ids in replies.ids),
         "words": counted / len(replies.texts),

@@ -70,15 +70,26 @@ class ReplySampler:
 
         `draw` numbers the random stream. The model's mode (training or evaluation) stays what it is.
         """
-        ids = self._draw(lm, draw, temperature, count)
-        eos = self.tokenizer.eos_id
-        return Replies([self.tokenizer.decode(reply) for reply in ids], ids, [reply[-1] == eos for reply in ids])
+        return self.several(lm, draw, 1, temperature, count)[0]
+
+    def several(
+        self, lm: PreTrainedModel, draw: int, times: int, temperature: float = 1.0, count: int | None = None
+    ) -> list[Replies]:
+        """`times` replies to each prompt, of one random stream; a prompt runs through the model once for all."""
+        prompts = [prompt for prompt in self.prompts[:count] for _ in range(times)]
+        drawn = self._draw(lm, prompts, draw, temperature)
+        return [self._replies(drawn[number::times]) for number in range(times)]
 
     def sample_pretrained(self, lm: PreTrainedModel, draw: int, temperature: float = 1.0) -> Replies:
         """Replies of a model that knows no `<|endoftext|>`: they end at the first blank line, the text's own end."""
-        ended = [end_at_blank_line(self.tokenizer, ids) for ids in self._draw(lm, draw, temperature)]
-        texts, replies, stopped = zip(*ended, strict=True)
+        newline = self.tokenizer.encode("\n")
+        drawn = self._draw(lm, self.prompts, draw, temperature, newline[0] if len(newline) == 1 else None)
+        texts, replies, stopped = zip(*[end_at_blank_line(self.tokenizer, ids) for ids in drawn], strict=True)
         return Replies(list(texts), list(replies), list(stopped))
+
+    def _replies(self, ids: list[list[int]]) -> Replies:
+        eos = self.tokenizer.eos_id
+        return Replies([self.tokenizer.decode(reply) for reply in ids], ids, [reply[-1] == eos for reply in ids])
 
     def original(self, pairs: Sequence[Pair]) -> Replies:
         """The text's own replies, cut like SFT's examples: at the last end of a sentence that fits."""
@@ -89,9 +100,15 @@ class ReplySampler:
             ids.append(fitting.ids if fitting else self.tokenizer.encode(pair.completion)[: self.response_length])
         return Replies([self.tokenizer.decode(reply) for reply in ids], ids, stopped)
 
-    def _draw(self, lm: PreTrainedModel, draw: int, temperature: float, count: int | None = None) -> list[list[int]]:
-        """One continuation, as token ids, of each of the first `count` prompts."""
-        prompts = self.prompts[:count]
+    def _draw(
+        self,
+        lm: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        draw: int,
+        temperature: float,
+        stop_twice: int | None = None,
+    ) -> list[list[int]]:
+        """One continuation, as token ids, of each of the prompts."""
         was_training = lm.training
         model = sampler(lm.eval())
         generator = torch.Generator(lm.device).manual_seed(self.seed * 1_000_003 + draw)
@@ -105,6 +122,7 @@ class ReplySampler:
                     max_new_tokens=self.response_length,
                     temperature=temperature,
                     stop_ids=[self.tokenizer.eos_id],
+                    stop_twice=stop_twice,
                     generator=generator,
                 )
         lm.train(was_training)

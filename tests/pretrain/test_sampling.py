@@ -50,6 +50,24 @@ def test_greedy_batch_equals_one_row_without_cache(family: str, prompts: list[li
     assert together == [greedy_without_cache(model, prompt, 9, stops) for prompt in prompts]
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    prompts=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=5),
+    stops=st.sets(st.integers(0, 19), max_size=2),
+    twice=st.integers(0, 19),
+)
+def test_a_token_that_comes_twice_ends_a_row_too(prompts: list[list[int]], stops: set[int], twice: int) -> None:
+    model = MODELS["modern"]
+    noise = torch.rand(len(prompts), 12, dtype=torch.float64, generator=torch.Generator().manual_seed(twice))
+    settings: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0.3, "stop_ids": stops, "noise": noise}
+    whole = generate(decoder(model), prompts, **settings)
+    cut = generate(decoder(model), prompts, stop_twice=twice, **settings)
+    for prompt, long, short in zip(prompts, whole, cut, strict=True):
+        seen = [prompt[-1], *long]
+        ends = [end for end in range(1, len(seen)) if seen[end - 1] == seen[end] == twice]
+        assert short == long[: ends[0] if ends else len(long)]
+
+
 def test_draws_follow_the_probabilities() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, 4)
     drawn = sample_tokens(logits, 0.7, None, None, torch.Generator().manual_seed(0))

@@ -168,6 +168,19 @@ def test_craft_is_judged_without_directions_and_the_distance_with_them(asking: A
     assert asking.craft(asking.ask("kind lines"))["sft"]["tokens_free"] is None
 
 
+def test_a_control_may_answer_fewer_prompts(asking: Asking) -> None:
+    whole, asked = asking.ask("one"), asking.ask("one", best_of=3)
+    for key in ("pretrain", "sft", "rlhf"):
+        assert asked.replies[key].texts == whole.replies[key].texts
+    assert {key: share["n"] for key, share in asked.rates().items()} == {
+        "pretrain": 8, "sft": 8, "rlhf": 8, "best_of_4": 3, "original": 8,
+    }  # fmt: skip
+    assert [asked.rates(kind)["best_of_4"]["n"] for kind in ("mood", "lines")] == [2, 1]
+    assert asked.wrong()["best_of_4"]["n"] == 3
+    assert asking.craft(asked)["best_of_4"]["n"] == 3
+    assert ["best_of_4" in sample for sample in asking.samples(asked)] == [True] * 3 + [False] * 5
+
+
 def test_samples_say_who_did_as_told(asking: Asking) -> None:
     asked = asking.ask("one")
     asking.craft(asked)
