@@ -27,15 +27,9 @@ stage() { # NAME MODULE ARGUMENTS…
     timings+=("$(printf '%-9s %4d s' "$name" $((SECONDS - started)))")
 }
 
-directed() { # whether the SFT stage learned directions, so that there is something to follow
-    local record=$run/sft/stage.json
-    [ ! -f "$record" ] || { grep -q '"directions": "' "$record" && ! grep -q '"directions": "none"' "$record"; }
-}
-
 stage pretrain pretrain "$preset" --corpus "$corpus"
 stage sft sft "$preset"
 stage reward reward "$preset"
-if directed; then stage following reward.following "$preset"; fi
 stage rlhf rlhf "$preset"
 stage compare rlhf.compare
 printf '%s\n' ${timings[@]+"${timings[@]}"} "$(printf '%-9s %4d s' total "$SECONDS")" >&2

@@ -84,6 +84,12 @@ def directed(prompt: str, directions: Sequence[Direction]) -> str:
     return ", ".join([prompt.removesuffix(":\n"), *map(str, directions)]) + ":\n"
 
 
+def undirected(prompt: str, specs: Sequence[Spec]) -> str:
+    """The prompt without the directions at its last heading."""
+    before, heading = split_prompt(prompt, specs)
+    return f"{before}{heading.speaker}:\n" if heading and heading.directions else prompt
+
+
 def last_speaker(prompt: str) -> str:
     """Who speaks the cue of a prompt, in its own spelling and without directions; "" where nobody does."""
     cue = prompt.rstrip("\n").rpartition("\n\n")[0].rpartition("\n\n")[2]

@@ -8,10 +8,12 @@ import torch
 import tyro
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions
+from data.run.options import BatchOptions, StageOptions, check_ranges
 from data.run.record import StageRecord
 from pretrain.machine import choose_device, compute_dtype
 from rlhf.algorithms import ALGORITHMS
+from rlhf.asked.reward import Balance, Combination
+from rlhf.judging.sources import OTHER_FOLLOWING, USUAL_FOLLOWING
 from rlhf.ppo.config import RANGES, PPOConfig, Range, check_numbers
 
 MORE_RANGES: tuple[Range, ...] = (
@@ -32,8 +34,28 @@ class AlignOptions(StageOptions):
     reward: str = "model"
     """model: RUN/reward. gold: the gold judge itself, the ceiling of what a reward model can teach; that policy is
     left in RUN/rlhf-gold. module:callable: your function, called as callable(prompt, response) -> float."""
+    reward_following: Literal["model", "rule", "none"] = USUAL_FOLLOWING
+    """Who says how far a reply does as its prompt asks. model: RUN/following. rule: the table of directions itself, the
+    ceiling of what that model can teach. none: nothing is asked. A policy by another choice than the default's is left
+    next to RUN/rlhf. A run without directions needs none."""
+    directed_share: float = 0.55
+    """Share of the prompts that ask for something; craft alone is maximised on the others."""
+    combine: Combination = "sum"
+    """How craft and doing as told make one score: following_weight · following + craft, or
+    following_weight · following · sigmoid(craft). Craft has mean 0 and deviation 1 on the SFT model's replies, and
+    following is in [0, 1]."""
+    following_weight: float = 6.0
+    """Score of a reply that does as it is told."""
+    craft_weight: float = 1.6
+    """Weight of the craft where nothing is asked."""
+    craft_cap: float = 0.3
+    """Craft beyond this earns nothing where something is asked: what is asked comes first."""
+    short_coef: float = 3.0
+    """Score that a reply loses for each factor e by which it is shorter than `short_below`."""
+    short_below: float = 0.75
+    """Length that costs nothing, as a share of the mean length of the SFT model's replies."""
     prompts: Path | None = None
-    """Your own prompts, JSONL of {"prompt"}; default: the training text's dialogue."""
+    """Your own prompts, JSONL of {"prompt"}, taken as they are; default: the training text's dialogue."""
     eval_prompts: int = 128
     """Held-out prompts on which the gold judge judges the policy as it learns, at most as many as there are."""
 
@@ -45,13 +67,40 @@ class AlignOptions(StageOptions):
     @property
     def folder_name(self) -> str:
         """PPO's model is the aligned one; those of other algorithms, and of the ceiling, lie next to it."""
-        return ALGORITHMS[self.algorithm].folder + ("-gold" if self.reward == "gold" else "")
+        folder = ALGORITHMS[self.algorithm].folder + ("-gold" if self.reward == "gold" else "")
+        if self.reward_following in OTHER_FOLLOWING and self.reward_following != USUAL_FOLLOWING:
+            folder = folder.replace("rlhf", OTHER_FOLLOWING[self.reward_following], 1)
+        return folder
 
     @property
     def command(self) -> str:
         """What makes `folder_name`, but for the run."""
-        algorithm = "" if self.algorithm == "ppo" else f" --algorithm {self.algorithm}"
-        return f"python -m rlhf PRESET{algorithm}{' --reward gold' if self.reward == 'gold' else ''}"
+        options = "" if self.algorithm == "ppo" else f" --algorithm {self.algorithm}"
+        if self.reward == "gold":
+            options += " --reward gold"
+        if self.reward_following in OTHER_FOLLOWING and self.reward_following != USUAL_FOLLOWING:
+            options += f" --reward-following {self.reward_following}"
+        return f"python -m rlhf PRESET{options}"
+
+    def balance(self, usual_tokens: float) -> Balance:
+        """What these settings make of craft and following, where the SFT model's replies have that mean length."""
+        return Balance(
+            self.combine,
+            self.following_weight,
+            self.craft_weight,
+            self.craft_cap,
+            self.short_coef,
+            self.short_below * usual_tokens,
+        )
+
+    def check_balance(self) -> None:
+        """Raise UserError where these settings make no score."""
+        check_ranges(
+            self,
+            not_negative="following_weight craft_weight short_coef",
+            positive="short_below",
+            shares="directed_share",
+        )
 
     def inherit(self, sft: StageRecord) -> None:
         """Take the lengths that the SFT model was trained with."""
@@ -67,8 +116,21 @@ class AlignConfig(AlignOptions, PPOConfig):
     own names, and seed, device and lengths are the same ones for both.
     """
 
+    lesson: float = 0.16
+    """Share of the run, at its beginning, that is a lesson: every prompt asks for a thing of one kind, and doing as
+    told is all that counts. Replies are short in it, and what is asked is soon read; they grow again after it."""
+    lesson_kind: str = "mood"
+    """Kind of direction of the lesson; the table's first kind, where it has none of that name."""
+    lesson_kl_coef: float = 0.05
+    """`kl_coef` during the lesson."""
+
     output_dir: tyro.conf.Suppress[Path | None] = None
     prompt_length: tyro.conf.Suppress[int] = 64
+    shuffle_prompts: tyro.conf.Suppress[bool] = True
+
+    def check_balance(self) -> None:
+        super().check_balance()
+        check_ranges(self, shares="lesson", not_negative="lesson_kl_coef")
 
     def ppo(self, output_dir: Path) -> PPOConfig:
         """The trainer's part of these settings."""
@@ -196,13 +258,15 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
         "2 CPU cores, under 3 minutes",
         replace(
             RECIPE,
-            total_episodes=6144,
+            total_episodes=15_360,
             num_ppo_epochs=1,
-            learning_rate=1.5e-3,
-            value_learning_rate=1e-3,
+            learning_rate=2.5e-3,
+            value_learning_rate=2e-3,
+            lr_floor=0.12,
+            gae_lambda=0.9,
             cliprange_value=0.3,
-            kl_coef=0.135,
-            missing_eos_penalty=4.0,
+            kl_coef=0.17,
+            missing_eos_penalty=2.0,
             save_every=10,
             eval_every=12,
         ),
@@ -224,6 +288,23 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
         ),
     ),
 }
+
+CRAFT_ALONE = {
+    "laptop": replace(
+        RECIPE,
+        reward_following="none",
+        total_episodes=6144,
+        num_ppo_epochs=1,
+        learning_rate=1.5e-3,
+        value_learning_rate=1e-3,
+        cliprange_value=0.3,
+        kl_coef=0.135,
+        missing_eos_penalty=4.0,
+        save_every=10,
+        eval_every=12,
+    )
+}
+"""What suits a run in which nothing is asked, where that is not the preset of the name."""
 
 Config = TypeVar("Config", bound=AlignOptions)
 

@@ -1,5 +1,6 @@
 """What every algorithm of the alignment stage starts from: the run's models, prompts, reward and judge."""
 
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -9,6 +10,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
 from data.dialogue import dialogue_pairs, encode_prompt
+from data.directions.drawing import Directions
+from data.directions.specs import NONE
 from data.jsonl import read_jsonl
 from data.run.folder import run_corpus
 from data.run.record import check_descends, read_parent
@@ -16,7 +19,10 @@ from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device
 from reward.gold.judge import GoldJudge
 from reward.labeller import load_score_function
+from reward.model import RewardModel
 from rlhf.algorithms.config import AlignOptions, BudgetOptions
+from rlhf.asked.prompts import mixed_prompts
+from rlhf.asked.reward import AsDirected, Learned, Rule
 from rlhf.judging.judge import Judge, choose_pairs
 from rlhf.judging.measures import diversity
 from rlhf.judging.replies import Replies, ReplySampler
@@ -24,10 +30,13 @@ from rlhf.ppo.prompts import Prompt, PromptOrder
 from rlhf.ppo.rewards.base import PolicyTokens, RewardFunction
 from rlhf.ppo.rewards.build import build_reward
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
+from sft.directions import Request, draw_requests, run_directions, share_followed, usable_directions
 from sft.models.loading import load_causal_lm
 
 EVAL_WORDS = 1000
 """distinct-2 falls as a text grows: it is measured on so many words each time."""
+FOLLOWING = "following"
+"""Folder of the reward model of doing as told."""
 SCORED_AT_ONCE = 64
 """Rows of one forward pass of the reward model."""
 NORMALISED_ON = 256
@@ -60,17 +69,39 @@ class AlignmentTask:
             self.reward_record = read_parent(run, "reward", tokenizer_sha256=self.sft.tokenizer_sha256)
             check_descends(self.reward_record, self.sft, run)
         self.corpus = run_corpus(run, self.sft)
+        config.check_balance()
+        self.following_record = None
+        if config.reward_following == "model" and run_directions(self.sft):
+            command = "python -m reward.following PRESET"
+            self.following_record = read_parent(run, FOLLOWING, command, tokenizer_sha256=self.sft.tokenizer_sha256)
+            check_descends(self.following_record, self.sft, run)
 
     # ---- prompts ----
 
     @cached_property
-    def prompts(self) -> list[Prompt]:
-        """What is trained on: the user's prompts, or every prompt of the training text."""
+    def table(self) -> Directions | None:
+        """What prompts may ask for; None where nothing is asked."""
+        if self.config.reward_following == "none":
+            return None
+        return usable_directions(run_directions(self.sft), dialogue_pairs(self.corpus.train))
+
+    @cached_property
+    def plain_prompts(self) -> list[str]:
+        """The user's prompts as they are, or every prompt of the training text, which asks for nothing."""
         if self.config.prompts is not None:
-            return self.encoded([row["prompt"] for row in read_jsonl(self.config.prompts, {"prompt": str})])
+            prompts = [row["prompt"] for row in read_jsonl(self.config.prompts, {"prompt": str})]
+            return random.Random(self.config.seed).sample(prompts, len(prompts))
         prompts = [pair.prompt for pair in dialogue_pairs(self.corpus.train)]
         if not prompts:
             raise UserError(f"corpus '{self.corpus.name}' holds no dialogue: give --prompts FILE")
+        return prompts
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """What is trained on: of the training text's prompts a share that asks for something, unless they are given."""
+        config, prompts = self.config, self.plain_prompts
+        if self.table and config.prompts is None and config.directed_share:
+            prompts = mixed_prompts(prompts, self.table, config.directed_share, config.seed)
         return self.encoded(prompts)
 
     @cached_property
@@ -88,10 +119,31 @@ class AlignmentTask:
     @property
     def settings(self) -> dict[str, str | None]:
         """What the record of a stage says of the task beyond the settings."""
-        return {"reward_sha256": self.reward_record.weights_sha256 if self.reward_record else None}
+        following = self.following_record.weights_sha256 if self.following_record else None
+        return {
+            "reward_sha256": self.reward_record.weights_sha256 if self.reward_record else None,
+            "following_sha256": following,
+            "directions": self.sft.config.get("directions", NONE),
+        }
 
     @cached_property
-    def reward(self) -> Path | RewardFunction:
+    def reward(self) -> Path | RewardFunction | AsDirected:
+        """What is maximised: the craft, and where prompts may ask for something doing as told too."""
+        if self.table is None:
+            return self.craft
+        following = (
+            Learned(self.following, SCORED_AT_ONCE) if self.following else Rule(self.table.specs, self.tokenizer)
+        )
+        balance = self.config.balance(statistics.fmean(map(len, self.usual_replies.ids)))
+        return AsDirected(self.craft, following, balance, self.table.specs, self.tokenizer, self.config.prompt_length)
+
+    @cached_property
+    def following(self) -> RewardModel | None:
+        """The model that knows which replies do as they are told; None where the rule says so, or nothing is asked."""
+        return RewardModel.load(self.config.run / FOLLOWING, self.device) if self.following_record else None
+
+    @cached_property
+    def craft(self) -> Path | RewardFunction:
         """The run's reward model, or what --reward names, as a function of texts in the same units."""
         if self.config.reward == "model":
             return self.config.run / "reward"
@@ -113,8 +165,7 @@ class AlignmentTask:
 
         0 and 1 are mean and deviation on the SFT model's replies to prompts that are trained on.
         """
-        prompts = PromptOrder(self.prompts, self.config.seed).take(NORMALISED_ON)
-        replies = self.replies_to(prompts).sample(self.sft_model, draw=1)
+        prompts, replies = self.usual_prompts, self.usual_replies
         scores = [score(prompt.text or "", text) for prompt, text in zip(prompts, replies.texts, strict=True)]
         mean, deviation = statistics.fmean(scores), statistics.pstdev(scores)
         if not deviation > 0:
@@ -127,6 +178,21 @@ class AlignmentTask:
             return [(score(p, r) - mean) / deviation for p, r in zip(prompts, responses, strict=True)]
 
         return reward
+
+    @cached_property
+    def usual_prompts(self) -> list[Prompt]:
+        """Some of the prompts that ask for nothing."""
+        return PromptOrder(self.encoded(self.plain_prompts), self.config.seed).take(NORMALISED_ON)
+
+    @cached_property
+    def usual_replies(self) -> Replies:
+        """The SFT model's replies to them: what scores and lengths are measured by."""
+        return self.replies_to(self.usual_prompts).sample(self.sft_model, draw=1)
+
+    @property
+    def asks(self) -> str:
+        """What a stage announces of directions."""
+        return f" and doing as told by the {self.config.reward_following}" if self.table else ""
 
     # ---- models and judge ----
 
@@ -180,8 +246,29 @@ class AlignmentTask:
         }
 
     def evaluate(self, lm: PreTrainedModel) -> dict[str, float]:
-        """`heldout_metrics` of what a policy, as it is now, replies to the held-out prompts."""
-        return self.heldout_metrics(self.sampler.sample(lm, draw=0))
+        """What a policy, as it is now, replies to the held-out prompts, and how often it does as told."""
+        metrics = self.heldout_metrics(self.sampler.sample(lm, draw=0))
+        if self.requests:
+            metrics |= {"eval/followed": self._followed(lm), "eval/followed_before": self._followed_before}
+        return metrics
+
+    @cached_property
+    def requests(self) -> list[Request]:
+        """The held-out prompts, each asking for one thing."""
+        pairs = choose_pairs(self.corpus, "dev", self.config.eval_prompts)
+        return draw_requests(pairs, self.table, self.config.seed)
+
+    def _followed(self, lm: PreTrainedModel) -> float:
+        replies = self._asking.sample(lm, draw=2)
+        return share_followed(self.requests, replies.texts) or 0.0
+
+    @cached_property
+    def _asking(self) -> ReplySampler:
+        return self.replies_to(self.encoded([request.pair.prompt for request in self.requests]))
+
+    @cached_property
+    def _followed_before(self) -> float:
+        return self._followed(self.sft_model)
 
     def mean_gold(self, texts: Sequence[str]) -> float:
         return statistics.fmean(self.gold(prompt, text) for prompt, text in zip(self.heldout, texts, strict=True))

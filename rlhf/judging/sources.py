@@ -1,7 +1,10 @@
 """Whose replies are compared, and with whose: a row here, and every table, chart and page has it."""
 
 from dataclasses import dataclass
+from typing import Final
 
+USUAL_FOLLOWING: Final = "rule"
+"""What the presets' --reward-following is."""
 OTHER_FOLLOWING = {"rule": "rlhf-rule", "model": "rlhf-following"}
 """Where the policy goes that PPO made with another --reward-following than the preset's, by what it was."""
 

@@ -31,7 +31,7 @@ from rlhf.ppo.learner import Diverged, Learner
 from rlhf.ppo.networks import ValueModel, value_backbone
 from rlhf.ppo.prompts import Prompt, PromptOrder, encode_prompts
 from rlhf.ppo.rewards.base import PolicyTokens, RewardSource
-from rlhf.ppo.rewards.build import WeightedReward, build_reward
+from rlhf.ppo.rewards.build import build_reward
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from rlhf.ppo.rollout import Episode, Rollout, build_rollout
 from rlhf.ppo.trackers import check_trackers, finish_trackers, start_trackers
@@ -111,7 +111,7 @@ class PPOTrainer:
         self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
         vocab_size = lm.config.get_text_config().vocab_size
         encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
-        self.prompt_order = PromptOrder(encoded, config.seed)
+        self.prompt_order = PromptOrder(encoded, config.seed, config.shuffle_prompts)
         length = max(map(len, encoded)) + config.response_length
         # Copies are made before anything is trained or prepared; those next to an adapter share its frozen weights.
         copied = copy.deepcopy if peft_config is None else share_weights
@@ -248,9 +248,11 @@ class PPOTrainer:
         rollout = self.prepare_rollout(gather_object(self.score_rollout(prompts, responses, scores)))
         seconds["time/scoring"] = time.perf_counter() - clock
         rollout.metrics |= seconds
-        if isinstance(self.reward, WeightedReward):
-            shares = gather_object([self.reward.means])
-            rollout.metrics |= {f"objective/rewards/{n}": fmean(share[n] for share in shares) for n in shares[0]}
+        if parts := getattr(self.reward, "means", None):
+            shares = gather_object([parts])
+            # A process may have had nothing of a part.
+            names = dict.fromkeys(name for share in shares for name in share)
+            rollout.metrics |= {f"objective/rewards/{n}": fmean(s[n] for s in shares if n in s) for n in names}
         return rollout
 
     @torch.no_grad()

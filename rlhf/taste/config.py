@@ -8,8 +8,8 @@ from data.console import UserError
 from data.run.options import StageOptions, check_name, check_ranges
 from reward.config import PRESETS as REWARD_PRESETS
 from reward.config import RewardModelConfig
+from rlhf.algorithms.config import CRAFT_ALONE, AlignConfig
 from rlhf.algorithms.config import PRESETS as ALIGN_PRESETS
-from rlhf.algorithms.config import AlignConfig
 
 
 @dataclass(kw_only=True)
@@ -115,7 +115,7 @@ def reward_config(options: TasteOptions, preset: str, rankings: Sequence[Path]) 
 def align_config(options: TasteOptions, preset: str) -> AlignConfig:
     """The settings of the taste's PPO."""
     name, recipe = recipe_of(preset)
-    config = ALIGN_PRESETS[name][1]
+    config = CRAFT_ALONE.get(name, ALIGN_PRESETS[name][1])
     craft = recipe.craft if options.craft is None else options.craft
     episodes = recipe.craft_episodes if craft else recipe.episodes
     return replace(
@@ -125,6 +125,7 @@ def align_config(options: TasteOptions, preset: str) -> AlignConfig:
         seed=options.seed,
         device=options.device,
         reward="taste",
+        reward_following="none",
         total_episodes=options.episodes or episodes,
         kl_coef=config.kl_coef if options.kl_coef is None else options.kl_coef,
         eval_every=10**6,  # the first and last look are enough

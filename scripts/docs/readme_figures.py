@@ -27,6 +27,7 @@ def blocks(run: Path, log: str) -> dict[str, str]:
     return {
         "timings": timings(log, stages, peak, date.fromtimestamp((run / "compare/stage.json").stat().st_mtime)),
         "table": figures(comparison),
+        "directed": directed(comparison),
         "samples": samples(comparison["samples"][:10]),
         "pretrain": f"In the run above: {pretrain['bits_per_char']:.4f} bits ({pretrain['nats_per_char']:.4f} nats) "
         f"per character, after {stages['pretrain']['wall_seconds']:.0f} s.",
@@ -73,6 +74,33 @@ def figures(comparison: dict[str, Any]) -> str:
         lines.append(f"| {name.replace('_', ' ')} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} |")
     count = comparison["win_rates"]["rlhf_vs_sft"]["n"]
     return "\n".join([*lines, "", f"({count} held-out prompts that no stage learned from; the run above.)"])
+
+
+def directed(comparison: dict[str, Any]) -> str:
+    """How often each source does as it was told, what its replies are worth, and the first six exchanges."""
+    told = comparison["directions"]
+    lines = [
+        "| | does as told | 95 % interval | chance | gold | tokens, no length asked | distinct-2 | KL, nats |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, rate in told["one"].items():
+        title = f"**{SOURCES[name].title}**" if name == "rlhf" else SOURCES[name].title
+        craft = told["craft"][name]
+        kl = "" if craft["kl_to_sft"] is None else f"{craft['kl_to_sft']:.1f}"
+        lines.append(
+            f"| {title} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} | {told['wrong'][name]['rate']:.3f} | "
+            f"{craft['gold']:.3f} | {craft['tokens_free']:.0f} | {craft['distinct_2']:.3f} | {kl} |"
+        )
+    lines += ["", f"({told['one']['rlhf']['n']} held-out prompts. The first six, unselected:)", ""]
+    for row in comparison["directed_samples"][:6]:
+        reply = row["prompt"].strip().split("\n")[-1].removesuffix(":")
+        shown = "".join(
+            f"\n   {SOURCES[stage].title}, {'as told' if row['followed'][stage] else 'not as told'}:\n\n"
+            f"```text\n{row[stage].strip()}\n```\n"
+            for stage in ("sft", "rlhf")
+        )
+        lines.append(f"- **{reply}**\n{shown}")
+    return "\n".join(lines)
 
 
 def samples(rows: list[dict[str, Any]]) -> str:

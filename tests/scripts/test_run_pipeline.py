@@ -35,7 +35,7 @@ def test_run_and_corpus_are_where_the_user_says_seen_from_where_the_user_stands(
     begun = f"{tmp_path}|{SCRIPT.parents[1]}|1|-m"
     assert called(tmp_path, "smoke", "mine", "my.txt") == [
         f"{begun} pretrain smoke --corpus my.txt --run mine",
-        *(f"{begun} {stage} smoke --run mine" for stage in ("sft", "reward", "reward.following", "rlhf")),
+        *(f"{begun} {stage} smoke --run mine" for stage in ("sft", "reward", "rlhf")),
         f"{begun} rlhf.compare --run mine",
     ]
 
@@ -49,15 +49,3 @@ def test_what_is_finished_is_kept_and_what_is_begun_is_resumed(tmp_path: Path) -
         "sft smoke --run mine --resume",
         "reward smoke --run mine",
     ]
-
-
-@pytest.mark.parametrize(
-    ("settings", "follows"), [('"directions": "built-in"', True), ('"directions": "none"', False), ('"seed": 1', False)]
-)
-def test_there_is_something_to_follow_where_sft_learned_directions(
-    tmp_path: Path, settings: str, follows: bool
-) -> None:
-    (tmp_path / "mine" / "sft").mkdir(parents=True)
-    (tmp_path / "mine" / "sft" / "stage.json").write_text(f'{{"config": {{{settings}}}}}')
-    calls = " ".join(called(tmp_path, "smoke", "mine"))
-    assert ("reward.following smoke" in calls) == follows

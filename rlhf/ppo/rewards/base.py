@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rlhf.ppo.prompts import Prompt
@@ -12,10 +13,26 @@ from sft.models.tokens import ModelSource, decoder, without_stop
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 """(prompts, responses) as text -> one score each."""
-RewardSource = ModelSource | RewardFunction
 Responses = Sequence[Sequence[int]]
 Reward = Callable[[Sequence[Prompt], Responses], Tensor]
 """(prompts, responses) as token ids -> scores (B,), float32."""
+
+
+class RewardRecipe:
+    """A reward that is made for one policy, from parts of its own."""
+
+    means: dict[str, float]
+    """The mean of each part over the last call, by its name in the log."""
+
+    def build(self, policy: "PolicyTokens", batch_rows: int, device: torch.device) -> tuple[Reward, Any]:
+        """The reward of token ids, and the first sequence-classification model in it that reads the policy's tokens.
+
+        batch_rows: sequences per forward pass of a model.
+        """
+        raise NotImplementedError
+
+
+RewardSource = ModelSource | RewardFunction | RewardRecipe
 
 
 @dataclass(frozen=True)

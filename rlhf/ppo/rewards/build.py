@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from data.console import UserError
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards.base import PolicyTokens, Responses, Reward
+from rlhf.ppo.rewards.base import PolicyTokens, Responses, Reward, RewardRecipe
 from rlhf.ppo.rewards.function import FunctionReward
 from rlhf.ppo.rewards.model import ModelReward, TranslatedReward
 from sft.models.loading import check_fits, load_classifier
@@ -39,10 +39,12 @@ def build_reward(
 ) -> tuple[Reward, PreTrainedModel | None]:
     """The reward, and the first sequence-classification model in it that reads the policy's tokens.
 
-    source: a folder, hub name or model of sequence classification, a function, a list of (reward, weight), or a
-        mapping from the name that each has in the log to (reward, weight).
+    source: a folder, hub name or model of sequence classification, a function, a recipe, a list of (reward, weight), or
+        a mapping from the name that each has in the log to (reward, weight).
     batch_rows: sequences per forward pass of a model. UserError on what cannot give a reward.
     """
+    if isinstance(source, RewardRecipe):
+        return source.build(policy, batch_rows, device)
     if isinstance(source, list | tuple | Mapping):
         parts: dict[str, tuple[Reward, float]] = {}
         first = None
