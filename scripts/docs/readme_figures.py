@@ -88,8 +88,8 @@ def directed(comparison: dict[str, Any]) -> str:
         craft = told["craft"][name]
         kl = "" if craft["kl_to_sft"] is None else f"{craft['kl_to_sft']:.1f}"
         lines.append(
-            f"| {title} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} | {told['wrong'][name]['rate']:.3f} | "
-            f"{craft['gold']:.3f} | {craft['tokens_free']:.0f} | {craft['distinct_2']:.3f} | {kl} |"
+            f"| {title} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} | "
+            f"{told['wrong'][name]['rate']:.3f} | {craft['gold']:.3f} | {craft['tokens_free']:.0f} | {craft['distinct_2']:.3f} | {kl} |"
         )
     lines += ["", f"({told['one']['rlhf']['n']} held-out prompts. The first six, unselected:)", ""]
     for row in comparison["directed_samples"][:6]:
