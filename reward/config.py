@@ -156,7 +156,7 @@ PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
     ),
     "laptop": (
         "2 CPU cores, under 4 minutes",
-        RewardModelConfig(n_prompts=3200, include_play=True, learning_rate=3e-3),
+        RewardModelConfig(include_play=True, learning_rate=3e-3),
     ),
     "gpu": (
         "one GPU, bf16",

@@ -97,19 +97,19 @@ def train_on_rankings(
     if config.mean_loss_coef:
         model.mean_score = copy.deepcopy(model.score).requires_grad_(True)
     batches, bf16 = config.micro_batches(state.num_processes), dtype == torch.bfloat16
-    arguments = RewardConfig(
-        **trainer_arguments(config, stage.resume_path, batches, state.device, bf16),
-        logging_steps=min(config.log_every, math.ceil(steps / 20)),  # of a short training, too, there is a curve
-        save_steps=config.save_every,
-        num_train_epochs=config.epochs,
-        weight_decay=config.weight_decay,
-        adam_beta2=0.95,
-        warmup_steps=max(1, round(config.warmup_fraction * steps)),
-        max_length=None,  # its filter drops what is too long without a word; ranking_dataset refuses it
-        ddp_broadcast_buffers=False,  # a batch is several forward passes
-    )
     with quiet(), warnings.catch_warnings(), progress_bar(stage.record.stage, steps, done) as bar:
         warnings.simplefilter("ignore")  # of the libraries among themselves
+        arguments = RewardConfig(
+            **trainer_arguments(config, stage.resume_path, batches, state.device, bf16),
+            logging_steps=min(config.log_every, math.ceil(steps / 20)),  # of a short training, too, there is a curve
+            save_steps=config.save_every,
+            num_train_epochs=config.epochs,
+            weight_decay=config.weight_decay,
+            adam_beta2=0.95,
+            warmup_steps=max(1, round(config.warmup_fraction * steps)),
+            max_length=None,  # its filter drops what is too long without a word; ranking_dataset refuses it
+            ddp_broadcast_buffers=False,  # a batch is several forward passes
+        )
         trainer = RankingTrainer(
             model=model,
             args=arguments,

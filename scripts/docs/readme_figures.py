@@ -87,10 +87,9 @@ def directed(comparison: dict[str, Any]) -> str:
         title = f"**{SOURCES[name].title}**" if name == "rlhf" else SOURCES[name].title
         craft = told["craft"][name]
         kl = "" if craft["kl_to_sft"] is None else f"{craft['kl_to_sft']:.1f}"
-        lines.append(
-            f"| {title} | {rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} | "
-            f"{told['wrong'][name]['rate']:.3f} | {craft['gold']:.3f} | {craft['tokens_free']:.0f} | {craft['distinct_2']:.3f} | {kl} |"
-        )
+        share = f"{rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} | {told['wrong'][name]['rate']:.3f}"
+        worth = f"{craft['gold']:.3f} | {craft['tokens_free']:.0f} | {craft['distinct_2']:.3f} | {kl}"
+        lines.append(f"| {title} | {share} | {worth} |")
     lines += ["", f"({told['one']['rlhf']['n']} held-out prompts. The first six, unselected:)", ""]
     for row in comparison["directed_samples"][:6]:
         reply = row["prompt"].strip().split("\n")[-1].removesuffix(":")

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf.judging.sources import STAGES as SOURCE_STAGES
 
-OWN = {"seed", "reward_sha256"}  # what differs between runs of the same settings
+OWN = {"seed", "reward_sha256", "following_sha256"}  # what differs between runs of the same settings
 STAGES = ("pretrain", "sft", "reward", "rlhf", "compare")
 
 # What, the aim, and the figure from (results by stage, compare.json).
@@ -29,6 +29,23 @@ def win(name: str) -> Callable[[dict[str, Any], dict[str, Any]], str]:
 def both(measure: str, shape: str) -> Callable[[dict[str, Any], dict[str, Any]], str]:
     """A measure of the aligned model's replies and of SFT's."""
     return lambda _, compared: ", ".join(shape.format(compared["stages"][name][measure]) for name in ("rlhf", "sft"))
+
+
+def told(part: str) -> Callable[[dict[str, Any], dict[str, Any]], str]:
+    """How often the aligned model's replies meet a request: that of the prompt ("one"), or another ("wrong")."""
+
+    def figure(_: dict[str, Any], compared: dict[str, Any]) -> str:
+        rate = compared["directions"][part]["rlhf"]
+        return f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
+
+    return figure
+
+
+def directed(measure: str, shape: str) -> Callable[[dict[str, Any], dict[str, Any]], str]:
+    """A measure of the aligned model's replies to directed prompts, and of SFT's."""
+    return lambda _, compared: ", ".join(
+        shape.format(compared["directions"]["craft"][name][measure]) for name in ("rlhf", "sft")
+    )
 
 
 ROWS: list[Row] = [
@@ -62,6 +79,19 @@ ROWS: list[Row] = [
         "reported",
         lambda r, c: "{heldout_accuracy:.3f} of {accuracy_ceiling:.3f}".format(**c["reward_model"]["rlhf"]),
     ),
+    ("does as told, one request: aligned", "≥ .70, lower end ≥ .65", told("one")),
+    ("… another request of the same kind", "≤ .20", told("wrong")),
+    (
+        "… pretrained, SFT, best of 4, the text's own replies",
+        "reported",
+        lambda r, c: ", ".join(
+            f"{c['directions']['one'][name]['rate']:.3f}" for name in ("pretrain", "sft", "best_of_4", "original")
+        ),
+    ),
+    ("… gold: aligned, SFT", "no more than .02 less", directed("gold", "{:.3f}")),
+    ("… tokens where no length is asked: aligned, SFT", "≥ .6 of SFT's", directed("tokens_free", "{:.1f}")),
+    ("… distinct-2: aligned, SFT", "≥ .80 of SFT's", directed("distinct_2", "{:.3f}")),
+    ("… KL to SFT, nats per reply", "≤ 12", lambda r, c: f"{c['directions']['craft']['rlhf']['kl_to_sft']:.1f}"),
     ("aligned beats SFT", "≥ .75, lower end > .70", win("rlhf_vs_sft")),
     ("aligned beats pretrained", "≥ .82, lower end > .78", win("rlhf_vs_pretrain")),
     ("SFT beats pretrained", "interval above .5", win("sft_vs_pretrain")),
@@ -70,7 +100,7 @@ ROWS: list[Row] = [
         "",
         lambda r, c: ", ".join(f"{c['stages'][name]['gold']:.3f}" for name in SOURCE_STAGES),
     ),
-    ("KL to SFT, nats a reply", "≤ 10", lambda r, c: f"{c['stages']['rlhf']['kl_to_sft']:.1f}"),
+    ("KL to SFT, nats per reply", "≤ 10", lambda r, c: f"{c['stages']['rlhf']['kl_to_sft']:.1f}"),
     ("stops by itself", "≥ .97", lambda r, c: f"{c['stages']['rlhf']['stopped']:.3f}"),
     (
         "distinct-2, share of SFT's",

@@ -1,0 +1,113 @@
+"""The alignment stage on prompts that ask, with tiny models."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from data.console import UserError
+from data.directions.headings import directions_of
+from data.directions.table import SPECS
+from rlhf.algorithms.config import PRESETS, AlignConfig
+from rlhf.algorithms.ppo import align
+from rlhf.algorithms.task import AlignmentTask
+from rlhf.asked.reward import AsDirected, Learned, Rule
+from rlhf.judging.sources import OTHER_FOLLOWING, USUAL_FOLLOWING
+
+OTHER = next(name for name in OTHER_FOLLOWING if name != USUAL_FOLLOWING)
+
+
+@pytest.fixture
+def run(directed_maker: Any, tmp_path: Path) -> Path:
+    run = shutil.copytree(directed_maker.run, tmp_path / "run")
+    shutil.rmtree(run / "rlhf")
+    described = run / "following" / "config.json"
+    calibrated = json.loads(described.read_text()) | {"follow_scale": 1.0, "follow_bias": 0.0}
+    described.write_text(json.dumps(calibrated))
+    return run
+
+
+def config(run: Path, **changes: Any) -> AlignConfig:
+    """Four updates, of which the first is the lesson."""
+    settings = {"total_episodes": 64, "lesson": 0.25, "save_every": 1, "lesson_kl_coef": 0.01} | changes
+    return dataclasses.replace(PRESETS["smoke"][1], run=run, **settings)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_first_updates_are_a_lesson(run: Path) -> None:
+    folder = align(config(run), "smoke")
+    first, *others = lines(folder)
+    assert [line["objective/kl_coef"] for line in (first, *others)] == [0.01, *[config(run).kl_coef] * 3]
+    # In the lesson the score is the weight times how nearly replies follow, and nothing else.
+    assert first["objective/reward_scores"] == pytest.approx(6 * first["objective/rewards/following"], abs=1e-4)
+    assert all(
+        line["objective/reward_scores"] != pytest.approx(6 * line["objective/rewards/following"]) for line in others
+    )
+    assert 0 <= lines(folder)[-1]["eval/followed"] <= 1
+    record = json.loads((folder / "stage.json").read_text())["config"]
+    assert (record["reward_following"], record["directions"]) == (USUAL_FOLLOWING, "built-in")
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_stopped_and_resumed_it_is_the_same_run(run: Path, tmp_path: Path, done: int) -> None:
+    """Also where the lesson, whose price of the KL is another, has just ended."""
+    other = shutil.copytree(run, tmp_path / "other")
+    whole = align(config(run, eval_every=1), "smoke")
+    evaluate, calls = AlignmentTask.evaluate, []
+
+    def stop(self: AlignmentTask, lm: Any) -> dict[str, float]:
+        calls.append(lm)
+        if len(calls) > done:
+            raise KeyboardInterrupt
+        return evaluate(self, lm)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AlignmentTask, "evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            align(config(other, eval_every=1), "smoke")
+    again = align(config(other, eval_every=1, resume=True), "smoke")
+    weights, resumed = (load_file(folder / "model.safetensors") for folder in (whole, again))
+    assert all(weights[name].equal(resumed[name]) for name in weights)
+
+
+def test_the_other_choice_is_left_next_to_it(run: Path) -> None:
+    folder = align(config(run, reward_following=OTHER, total_episodes=32), "smoke")
+    assert folder == run / OTHER_FOLLOWING[OTHER]
+    assert json.loads((folder / "stage.json").read_text())["config"]["reward_following"] == OTHER
+
+
+def test_who_says_how_nearly(run: Path) -> None:
+    for name, kind in (("rule", Rule), ("model", Learned)):
+        reward = AlignmentTask(config(run, reward_following=name)).reward
+        assert isinstance(reward, AsDirected)
+        assert isinstance(reward.following, kind)
+    assert not isinstance(AlignmentTask(config(run, reward_following="none")).reward, AsDirected)
+
+
+def test_where_nothing_is_asked_no_prompt_asks(run: Path) -> None:
+    task = AlignmentTask(config(run, reward_following="none"))
+    assert not any(directions_of(prompt.text or "", SPECS) for prompt in task.prompts)
+    asking = [bool(directions_of(prompt.text or "", SPECS)) for prompt in AlignmentTask(config(run)).prompts]
+    assert 0 < sum(asking) < len(asking)
+
+
+def test_bad_settings_are_refused_before_anything_is_written(run: Path) -> None:
+    for changes, message in (
+        ({"directed_share": 1.5}, "directed_share must be between 0 and 1, but is 1.5"),
+        ({"lesson": -0.1}, "lesson must be between 0 and 1, but is -0.1"),
+        ({"following_weight": -1.0}, "following_weight must not be negative"),
+        ({"short_below": 0.0}, "short_below must be positive"),
+    ):
+        with pytest.raises(UserError, match=message):
+            align(config(run, **changes), "smoke")
+    shutil.rmtree(run / "following")
+    with pytest.raises(UserError, match=r"python -m reward\.following PRESET"):
+        align(config(run, reward_following="model"), "smoke")
+    assert not [path for path in run.iterdir() if "rlhf" in path.name]
