@@ -71,6 +71,7 @@ class RankingStage(Generic[Options]):
     loss: Loss = "pairs"
     judge: JudgeBeginnings | None = None
     beginnings_coef = 0.0
+    in_order = False
     score: ScoreFunction
     """What the replies that are sampled are ranked by."""
 
@@ -165,6 +166,7 @@ class RankingStage(Generic[Options]):
             loss=self.loss,
             judge=self.judge,
             beginnings_coef=self.beginnings_coef,
+            in_order=self.in_order,
             state=self.state,
             dtype=self.dtype,
         )

@@ -97,7 +97,7 @@ class Directions:
         order = [*self.kinds(self.specs)]
         for _ in range(100):
             drawn = [self.draw(kind, rng, spoken_to) for kind in sorted(kinds, key=order.index)]
-            if len(self._learned_together(drawn)) == len(drawn):
+            if self.may_be_learned(drawn):
                 break
         return tuple(drawn)
 
@@ -116,6 +116,11 @@ class Directions:
         if spec.spoken_to and name in values:
             return Direction(spec, name)
         return Direction(spec, rng.choices([*values], [*values.values()])[0])
+
+    @classmethod
+    def may_be_learned(cls, directions: Sequence[Direction]) -> bool:
+        """Whether no combination of them is held out."""
+        return len(cls._learned_together(directions)) == len(directions)
 
     @staticmethod
     def _learned_together(directions: Sequence[Direction]) -> tuple[Direction, ...]:

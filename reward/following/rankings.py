@@ -18,14 +18,18 @@ from reward.rankings import Ranking
 
 PLAY = "play"
 """The name of the policy that the replies are of."""
-MAIN_WEIGHT = 3
+MAIN_WEIGHT = 20
 """The main kinds are asked for so many times as often as each of the others."""
 HOW_MANY = (0.65, 0.25, 0.1)
 """Probability that a prompt asks for 1, 2 or 3 directions at once."""
 LINES = (0.35, 0.25, 0.2, 0.15, 0.05)
 """Probability that 1, 2, … lines of a reply are taken, where it has so many."""
-WHOLE_PROMPTS = 1 / 3
+FOLLOWING = 0.75
+"""Share of the replies made for a direction that follow it. Half of a prompt's replies are made for its twin's."""
+WHOLE_PROMPTS = 0.2
 """Share of the prompts that keep their cue as far as it fits."""
+SHORT_LINES = 0.6
+"""Share of the replies whose lines lose what is between their ends: less to read, the same lesson."""
 UNFINISHED = 0.08
 """Share of the replies that end without the end token, as one that reaches the longest length does."""
 _MARKS = "?!.,;:-"
@@ -77,57 +81,87 @@ class PlayRankings:
                 if found := inferred(spec, piece):
                     self.by_direction.setdefault(str(found), []).append(piece)
 
-    def ranking(self, prompt: str, asked: Sequence[Direction], count: int, rng: random.Random) -> Ranking | None:
-        """`count` replies at most to a prompt that asks for this; None where no reply of both sorts was found."""
-        found = self._candidates(asked, count, rng)
-        sides = ([text for text, good in found.items() if good], [text for text, good in found.items() if not good])
-        above = min(len(sides[0]), max(count // 2, count - len(sides[1])))
-        chosen = [rng.sample(side, min(len(side), n)) for side, n in zip(sides, (above, count - above), strict=True)]
-        texts = [text for side in chosen for text in side]
-        rng.shuffle(texts)
-        ids = [self._encode(text, rng) for text in texts]
-        texts = [self.tokenizer.decode(each) for each in ids]
+    def twins(self, prompt: str, asked: Sequence[Direction], count: int, rng: random.Random) -> list[Ranking]:
+        """Rankings of the same `count` replies to a prompt that asks for this and to one that asks for something else.
+
+        The other one has another direction of one kind. No rankings where one of them would say nothing, since no reply
+        follows, or every one does.
+        """
+        twin = self._twin(asked, rng)
+        texts: dict[str, None] = {}
+        for each in (asked, twin) if twin else (asked,):
+            share = count // 2 if twin else count
+            above = round(share * FOLLOWING) if twin else share // 2
+            texts |= dict.fromkeys(self._replies(each, above, share - above, rng))
+        replies = [self._encode(text, rng) for text in rng.sample([*texts], len(texts))]
+        length = self._prompt_length(rng)
+        made = [self._ranking(prompt, each, replies, length) for each in (asked, twin) if each]
+        return made if all(ranking.pairs() for ranking in made) else []
+
+    def _twin(self, asked: Sequence[Direction], rng: random.Random) -> tuple[Direction, ...] | None:
+        """The same requests with another in the place of one of them; None where there is no other."""
+        place = rng.randrange(len(asked))
+        for _ in range(20):
+            if (other := self.directions.draw_other(asked[place], rng)) is None:
+                break
+            if self.directions.may_be_learned(twin := (*asked[:place], other, *asked[place + 1 :])):
+                return twin
+        return None
+
+    def _ranking(
+        self, prompt: str, asked: Sequence[Direction], replies: list[list[int]], prompt_length: int
+    ) -> Ranking:
+        texts = [self.tokenizer.decode(ids) for ids in replies]
         good = [follows(asked, text) for text in texts]
-        ranking = [[i for i, each in enumerate(good) if each], [i for i, each in enumerate(good) if not each]]
+        sides = [[i for i, each in enumerate(good) if each is side] for side in (True, False)]
         prompt = directed(prompt, asked)
-        made = Ranking(
+        heading = self.tokenizer.encode(prompt[prompt.rstrip("\n").rfind("\n") + 1 :])
+        return Ranking(
             prompt=prompt,
             completions=texts,
-            stopped=[each[-1:] == [self.tokenizer.eos_id] for each in ids],
-            ranking=[group for group in ranking if group],
+            stopped=[ids[-1] == self.tokenizer.eos_id for ids in replies],
+            ranking=[side for side in sides if side],
             annotator="directions",
             policy=PLAY,
             seed=self.seed,
-            prompt_ids=encode_prompt(self.tokenizer, prompt, self._prompt_length(prompt, rng)),
-            completion_ids=ids,
+            prompt_ids=encode_prompt(self.tokenizer, prompt, min(self.lengths[0], max(prompt_length, len(heading)))),
+            completion_ids=replies,
         )
-        return made if made.pairs() else None
 
-    def _candidates(self, asked: Sequence[Direction], count: int, rng: random.Random) -> dict[str, bool]:
-        """Replies, and whether each follows what is asked: about as many that do as that do not."""
+    def _replies(self, asked: Sequence[Direction], above: int, below: int, rng: random.Random) -> list[str]:
+        """Some replies that follow and some that do not; more of one sort where there are too few of the other."""
+        found = self._candidates(asked, above, below, rng)
+        sides = ([text for text, good in found.items() if good], [text for text, good in found.items() if not good])
+        wanted = above + below
+        above = min(len(sides[0]), max(above, wanted - len(sides[1])))
+        return rng.sample(sides[0], above) + rng.sample(sides[1], min(len(sides[1]), wanted - above))
+
+    def _candidates(self, asked: Sequence[Direction], above: int, below: int, rng: random.Random) -> dict[str, bool]:
+        """Replies, and whether each follows what is asked; at least so many that do and that do not, if they are found.
+
+        They begin with replies drawn at random; those that follow most of what is asked are then changed.
+        """
         met: dict[str, int] = {}
-        drawn = rng.choices(self.pieces, k=count)
+        count = above + below
+        drawn = rng.choices(self.pieces, k=2 * count)
         for direction in asked:
-            drawn += rng.choices(self.by_direction.get(str(direction)) or self.pieces, k=count // 2)
-        for _ in range(8 * count):
+            drawn += rng.choices(self.by_direction.get(str(direction)) or self.pieces, k=count)
+        for _ in range(16 * count):
             for text in drawn:
                 met[text] = sum(direction.followed(text) for direction in asked)
             good = sum(number == len(asked) for number in met.values())
-            if len(met) >= 3 * count and min(good, len(met) - good) >= count // 2:
+            if len(met) >= 4 * count and good >= above and len(met) - good >= below:
                 break
             best = max(met.values())
-            near = [text for text, number in met.items() if number == best or rng.random() < 0.2]
-            text = rng.choice(near)
+            text = rng.choice([text for text, number in met.items() if number == best or rng.random() < 0.2])
             missing = [each.value for each in asked if each.value and not each.followed(text)]
             edit = _put(rng.choice(missing)) if missing and rng.random() < 0.5 else rng.choice(EDITS)
             drawn = [changed] if 0 < len(changed := edit(text, rng).strip()) <= self.longest else []
         return {text: number == len(asked) for text, number in met.items()}
 
-    def _prompt_length(self, prompt: str, rng: random.Random) -> int:
-        if self.short_prompt is None or rng.random() < WHOLE_PROMPTS:
-            return self.lengths[0]
-        heading = self.tokenizer.encode(prompt[prompt.rstrip("\n").rfind("\n") + 1 :])
-        return min(self.lengths[0], max(self.short_prompt, len(heading)))
+    def _prompt_length(self, rng: random.Random) -> int:
+        whole = rng.random() < WHOLE_PROMPTS
+        return self.lengths[0] if whole or self.short_prompt is None else self.short_prompt
 
     def _encode(self, text: str, rng: random.Random) -> list[int]:
         """Token ids; of some replies without the end, and cut anywhere."""
@@ -137,11 +171,20 @@ class PlayRankings:
 
 
 def _piece(reply: str, rng: random.Random) -> str:
-    """Some lines of a reply."""
+    """Some lines of a reply, some of them with no more than a few words at both ends of each line."""
     lines = reply.split("\n")
     count = min(len(lines), rng.choices(range(1, len(LINES) + 1), LINES)[0])
     first = rng.randint(0, len(lines) - count)
-    return "\n".join(lines[first : first + count]).strip()
+    lines = lines[first : first + count]
+    return "\n".join(map(_ends_of(rng), lines) if rng.random() < SHORT_LINES else lines).strip()
+
+
+def _ends_of(rng: random.Random) -> Callable[[str], str]:
+    def ends(line: str) -> str:
+        words, before, after = line.split(), rng.randint(0, 2), rng.randint(1, 2)
+        return " ".join(words if len(words) <= before + after else words[:before] + words[-after:])
+
+    return ends
 
 
 def _end_otherwise(text: str, rng: random.Random) -> str:
@@ -202,11 +245,9 @@ def play_rankings(maker: PlayRankings, pairs: Sequence[Pair], wanted: int, count
     """`wanted` rankings of `count` replies to the prompts of `pairs`, in their order and again from the first."""
     found: list[Ranking] = []
     for number in range(3 * wanted):
-        if len(found) == wanted:
+        if len(found) >= wanted:
             break
         rng = random.Random(f"{maker.seed} {number}")
         prompt = pairs[number % len(pairs)].prompt
-        asked = draw_directions(maker.directions, rng, last_speaker(prompt))
-        if ranking := maker.ranking(prompt, asked, count, rng):
-            found.append(ranking)
-    return found
+        found += maker.twins(prompt, draw_directions(maker.directions, rng, last_speaker(prompt)), count, rng)
+    return found[:wanted]

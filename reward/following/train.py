@@ -31,6 +31,7 @@ class FollowingStage(RankingStage[FollowingConfig]):
     """One run of the stage."""
 
     loss = "calibrated"
+    in_order = True  # so that a step sees the same replies under both prompts
 
     def __init__(self, config: FollowingConfig) -> None:
         super().__init__(config)
@@ -92,7 +93,7 @@ class FollowingStage(RankingStage[FollowingConfig]):
         training = play_rankings(maker, self.training, config.n_play, config.of_play)
         if self.asked:
             sampled = self.sample(self.asking(self.asked, seed + 3), seed + 3)
-            training += [ranking for ranking in sampled if ranking.pairs()]
+            training = mixed(training, [ranking for ranking in sampled if ranking.pairs()], seed)
         return training, samples, play
 
     def asking(self, pairs: list[Pair], seed: int) -> list[Pair]:
@@ -155,6 +156,13 @@ class FollowingStage(RankingStage[FollowingConfig]):
             f"{results['heldout_accuracy']:.3f} of {results['heldout_pairs']} held-out pairs right · says as the rule "
             f"does of {agreed:.3f} of SFT's replies, of which {results['followed']:.2f} follow"
         )
+
+
+def mixed(twins: list[Ranking], others: list[Ranking], seed: int) -> list[Ranking]:
+    """The other rankings in random places among the twins, which stay together."""
+    parts = [*(twins[place : place + 2] for place in range(0, len(twins), 2)), *([other] for other in others)]
+    random.Random(f"{seed} order").shuffle(parts)
+    return [ranking for part in parts for ranking in part]
 
 
 def train_following(config: FollowingConfig, preset: str) -> Path:

@@ -74,14 +74,15 @@ def train_on_rankings(
     loss: Loss,
     judge: JudgeBeginnings | None = None,
     beginnings_coef: float = 0.0,
+    in_order: bool = False,
     state: PartialState,
     dtype: torch.dtype,
 ) -> RewardModel:
     """Train from the SFT checkpoint in `base`, or from the trainer's last state if the stage has one.
 
     heldout: rankings that the model is judged on while it learns, if any. judge: of the responses' beginnings, which
-    have the weight `beginnings_coef` in the loss. dtype: of the activations. The stage's own
-    settings get the epochs and the batch that the rankings ask for.
+    have the weight `beginnings_coef` in the loss. in_order: take the rankings as they come instead of at random. dtype:
+    of the activations. The stage's own settings get the epochs and the batch that the rankings ask for.
     """
     tokenizer = Tokenizer.load(base)
     # The libraries leave hooks in what they train; the other one gets the weights and is scored with.
@@ -103,6 +104,7 @@ def train_on_rankings(
             **trainer_arguments(config, stage.resume_path, batches, state.device, bf16),
             logging_steps=min(config.log_every, math.ceil(steps / 20)),  # of a short training, too, there is a curve
             save_steps=config.save_every,
+            train_sampling_strategy="sequential" if in_order else "random",
             num_train_epochs=config.epochs,
             weight_decay=config.weight_decay,
             adam_beta2=0.95,
