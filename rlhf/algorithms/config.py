@@ -12,7 +12,7 @@ from data.run.options import BatchOptions, StageOptions, check_ranges
 from data.run.record import StageRecord
 from pretrain.machine import choose_device, compute_dtype
 from rlhf.algorithms import ALGORITHMS
-from rlhf.asked.reward import Balance, Combination
+from rlhf.asked.balance import Balance, Combination
 from rlhf.judging.sources import OTHER_FOLLOWING, USUAL_FOLLOWING
 from rlhf.ppo.config import RANGES, PPOConfig, Range, check_numbers
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from data.directions.headings import directions_of
 from data.directions.table import SPECS
 from data.tokenizers import Tokenizer, character_tokenizer
-from rlhf.asked.reward import AsDirected, Balance, Rule
+from rlhf.asked.balance import Balance
+from rlhf.asked.reward import AsDirected, Rule
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.base import PolicyTokens
 
