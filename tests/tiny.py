@@ -183,13 +183,14 @@ class RunMaker:
                 folder.log(step=step, episode=step * 8, bits_per_char=4 - step, **{"objective/kl": step / 10})
             folder.config = {"prompt_length": 24, "response_length": 32} | (self.more if parent else {}) | config
 
-    def reward_model(self, stage: str = "reward", seed: int = 3) -> None:
+    def reward_model(self, stage: str = "reward", seed: int = 3, **attributes: float) -> None:
+        """attributes: of the model's configuration, such as `follow_scale`."""
         with self.open(stage, "sft") as folder:
             config = json.loads((self.run / "sft/config.json").read_text("utf-8"))
             del config["architectures"], config["dtype"]
             torch.manual_seed(seed)
             model = Qwen3ForSequenceClassification(Qwen3Config(**config | {"num_labels": 1}))
-            model.config.reward_mean, model.config.reward_std = 0.1, 0.5
+            model.config.update({"reward_mean": 0.1, "reward_std": 0.5} | attributes)
             model.save_pretrained(folder.path)
             self.tokenizer.save(folder.path, SHAPE.context_length)
             folder.config = {"label_temperature": 0.05}

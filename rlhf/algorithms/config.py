@@ -84,14 +84,7 @@ class AlignOptions(StageOptions):
 
     def balance(self, usual_tokens: float) -> Balance:
         """What these settings make of craft and following, where the SFT model's replies have that mean length."""
-        return Balance(
-            self.combine,
-            self.following_weight,
-            self.craft_weight,
-            self.craft_cap,
-            self.short_coef,
-            self.short_below * usual_tokens,
-        )
+        return Balance.of(vars(self), usual_tokens)
 
     def check_balance(self) -> None:
         """Raise UserError where these settings make no score."""

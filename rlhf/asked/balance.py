@@ -1,7 +1,8 @@
 """How craft and doing as told make one score."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,18 @@ class Balance:
     short_coef: float
     """Price of a reply shorter than `short_tokens`, for each factor e."""
     short_tokens: float
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], usual_tokens: float) -> "Balance":
+        """What the settings of an alignment stage make of both, where SFT's replies have that mean length."""
+        return cls(
+            combine=settings["combine"],
+            weight=settings["following_weight"],
+            craft_weight=settings["craft_weight"],
+            cap=settings["craft_cap"],
+            short_coef=settings["short_coef"],
+            short_tokens=settings["short_below"] * usual_tokens,
+        )
 
     def scores(self, craft: Tensor, followed: Tensor, asked: Tensor, lengths: Tensor) -> Tensor:
         """(B,) of replies with this craft and following; `asked` says whether anything was asked. All (B,)."""

@@ -8,19 +8,22 @@ from itertools import compress
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import torch
+
 from data.dialogue import Pair
 from data.directions.drawing import Directions
 from data.directions.headings import directed, last_speaker, parse_direction
 from data.directions.specs import Direction, Spec
 from data.directions.table import HELD_OUT_COMBINATIONS
 from reward.model import RewardModel
+from rlhf.asked.balance import Balance
+from rlhf.asked.reward import Learned, Rule
 from rlhf.judging.judge import Judge, common_words, craft_of
 from rlhf.judging.measures import share
 from rlhf.judging.replies import Replies
 from rlhf.judging.sources import DIRECTED
-from rlhf.judging.stages import FOLLOWING, Stages
+from rlhf.judging.stages import FOLLOWING, SCORED_AT_ONCE, Stages
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rewards.rules import Scorer
 
 CANDIDATES = 4
 """SFT replies of which the best is taken."""
@@ -169,35 +172,33 @@ class Asking:
             done()
         more = sampler.several(stages.model("sft"), stream + _MORE, CANDIDATES - 1, count=best_of)
         candidates = [replies["sft"].first(len(more[0].texts)), *more]
-        replies["best_of_4"] = self.best(candidates, requests, stages.encoded(texts))
+        replies["best_of_4"] = self.best(candidates, stages.encoded(texts))
         done()
         return Asked(texts, requests, {key: replies[key] for key in self.sources})
 
-    def best(self, candidates: Sequence[Replies], requests: Sequence[Request], prompts: Sequence[Prompt]) -> Replies:
-        """Of several replies to each prompt the one that is best by what PPO maximised."""
+    def best(self, candidates: Sequence[Replies], prompts: Sequence[Prompt]) -> Replies:
+        """Of several SFT replies to each of the first prompts the one that is best by what PPO maximised."""
+        usual = fmean(len(ids) for replies in candidates for ids in replies.ids)
         for replies in candidates:
-            replies.scores = self.wanted(replies, requests, prompts)
+            self.stages.judge.score(replies)
+            if self.following:
+                craft = torch.tensor(replies.reward)
+                followed = self.following(prompts[: len(replies.ids)], replies.ids).to(craft)
+                lengths = torch.tensor([float(len(ids)) for ids in replies.ids])
+                balance = Balance.of(self.stages.records["rlhf"].config, usual)
+                asked = torch.ones_like(craft, dtype=torch.bool)
+                replies.scores = balance.scores(craft, followed, asked, lengths).tolist()
         return Judge.best_of(candidates)
 
-    def wanted(self, replies: Replies, requests: Sequence[Request], prompts: Sequence[Prompt]) -> list[float]:
-        """What PPO maximised of each reply: craft, and doing as told by what its `reward_following` names."""
-        stages = self.stages
-        stages.judge.score(replies)
-        following = [0.0] * len(replies.ids)
-        named = stages.records["rlhf"].config.get("reward_following", "none")
-        if named == "rule":
-            following = [
-                fmean(direction.nearly(text) for direction in request.directions)
-                for request, text in zip(requests, replies.texts, strict=False)
-            ]
-        elif named == "model":
-            following = self.following(prompts[: len(replies.ids)], replies.ids).raw.tolist()
-        return [craft + more for craft, more in zip(replies.reward, following, strict=True)]
-
     @cached_property
-    def following(self) -> Scorer:
-        """The reward model of doing as told."""
-        return self.stages.scorer(RewardModel.load(self.stages.run / FOLLOWING, self.stages.device))
+    def following(self) -> Learned | Rule | None:
+        """Who told PPO how far replies do as told; None where nobody did."""
+        named = self.stages.records["rlhf"].config.get("reward_following", "none")
+        if named == "rule":
+            return Rule(self.table.specs, self.stages.tokenizer)
+        if named == "model":
+            return Learned(RewardModel.load(self.stages.run / FOLLOWING, self.stages.device), SCORED_AT_ONCE)
+        return None
 
     def craft(self, asked: Asked, done: Callable[[], object] = lambda: None) -> dict[str, dict[str, Any]]:
         """What replies are worth apart from doing as told, by source; see `craft_of`. `done` is called after each.

@@ -32,8 +32,9 @@ def directed_maker(tmp_path_factory: pytest.TempPathFactory, run_maker: type[Any
     maker.language_model("pretrain", None, seed=1)
     maker.language_model("sft", "pretrain", seed=2)
     maker.reward_model()
-    maker.reward_model("following", seed=5)
-    maker.language_model("rlhf", "sft", seed=4, reward_following="model")
+    maker.reward_model("following", seed=5, follow_scale=2.0, follow_bias=-0.5)
+    balance = {"combine": "sum", "following_weight": 4.0, "craft_weight": 1.0, "craft_cap": 0.5, "short_coef": 1.0}
+    maker.language_model("rlhf", "sft", seed=4, reward_following="model", short_below=0.6, **balance)
     return maker
 
 

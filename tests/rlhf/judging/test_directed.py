@@ -1,5 +1,6 @@
 """What prompts are asked for, and how often replies do as told, counted by hand."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from data.directions.drawing import Directions
 from data.directions.headings import directions_of
 from data.directions.specs import Direction, Spec, load_specs
 from data.directions.table import HELD_OUT_COMBINATIONS, HELD_OUT_WORDS
+from reward.model import RewardModel
 from rlhf.judging.directed import Asked, Asking, Request, draw_requests, request_sets
 from rlhf.judging.judge import choose_pairs
 from rlhf.judging.measures import wilson_interval
@@ -130,21 +132,35 @@ def test_everybody_reads_the_directions_and_says_the_same_again(asking: Asking) 
 def test_the_best_of_four_is_best_by_what_ppo_maximised(
     asking: Asking, following: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(asking.stages.records["rlhf"].config, "reward_following", following)
-    question = Direction(BY_TEXT["asking"])
-    requests = [Request((question,), None)] * len(asking.stages.pairs)
-    prompts = asking.stages.encoded([f"{pair.prompt[:-2]}, asking:\n" for pair in asking.stages.pairs])
-    ids = [asking.stages.tokenizer.encode("The king keeps the harbour.")] * len(prompts)
-    told = Replies(["Is it?"] * len(prompts), ids, [True] * len(prompts))
-    other = Replies(["It is."] * len(prompts), ids, [True] * len(prompts))
-    best = asking.best([other, told], requests, prompts)
-    assert best.texts == (told if following == "rule" else other).texts, "to the models both are the same tokens"
-    more = [score - reward for score, reward in zip(told.scores, told.reward, strict=True)]
-    if following == "model":
-        assert more == pytest.approx(asking.following(prompts, ids).raw.tolist())
-        assert any(more)
-    else:
-        assert more == pytest.approx([float(following == "rule")] * len(prompts))
+    stages = asking.stages
+    settings = stages.records["rlhf"].config
+    monkeypatch.setitem(settings, "reward_following", following)
+    asking = Asking(stages, asking.table)
+    prompts = stages.encoded([f"{pair.prompt[:-2]}, asking:\n" for pair in stages.pairs])
+
+    def replies(text: str) -> Replies:
+        ids = [*stages.tokenizer.encode(text), stages.tokenizer.eos_id]
+        return Replies([text] * 5, [ids] * 5, [True] * 5)
+
+    candidates = [replies("The king keeps the harbour."), replies("Is it the king?")]
+    best = asking.best(candidates, prompts)
+    lengths = [len(each.ids[0]) for each in candidates]
+    for each, length in zip(candidates, lengths, strict=True):
+        sequences = [(plain, ids) for plain, ids in zip(stages.judge.prompts, each.ids, strict=False)]
+        craft = stages.reward_model.score(sequences)
+        if following == "none":
+            expected = craft
+        else:
+            followed = torch.full((5,), float(each.texts[0].endswith("?")) + 0.0)
+            if following == "model":
+                model = RewardModel.load(stages.run / "following")
+                told = [(prompt, ids) for prompt, ids in zip(prompts, each.ids, strict=False)]
+                followed = torch.sigmoid(2 * model.score(told) - 0.5)
+            short = math.log(length / (0.6 * sum(lengths) / 2))
+            expected = craft.clamp(max=0.5) + 4 * followed + min(0.0, short)
+        assert each.scores == pytest.approx(expected.tolist(), abs=1e-4)
+    if following == "rule":
+        assert best.texts == candidates[1].texts, "the one that does as told"
 
 
 def test_craft_is_judged_without_directions_and_the_distance_with_them(asking: Asking) -> None:
