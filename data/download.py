@@ -30,8 +30,8 @@ def matches(content: bytes, sha256: str) -> bool:
 def fetch(url: str, sha256: str, cached: Path, seconds: float) -> bytes:
     """The bytes with that SHA-256 from the file `cached`, or from `url`, which are then kept in that file.
 
-    Raises DownloadError where they cannot be had within `seconds`. A file that is damaged is fetched again; nothing
-    but the whole, verified content is ever written.
+    Raises DownloadError where the download fails or takes more than `seconds`. A file that is damaged is fetched
+    again; nothing but the whole, verified content is ever written.
     """
     if cached.is_file() and matches(content := cached.read_bytes(), sha256):
         return content

@@ -60,8 +60,8 @@ def _fetched() -> dict[str, bytes]:
             contents[name] = fetch(URL + name, SHA256[name], folder / name, min(PATIENCE, left))
     except DownloadError as error:
         raise UserError(
-            f"the complete works cannot be had: {error}; run the same command again to continue after {len(contents)} "
-            f"of {len(SHA256)} files, set COMPLETE_SHAKESPEARE_PATH to a folder with all of them, or use another "
-            "--corpus, such as tinyshakespeare or pastiche"
+            f"the complete works cannot be downloaded: {error}; run the same command again to continue after "
+            f"{len(contents)} of {len(SHA256)} files, set COMPLETE_SHAKESPEARE_PATH to a folder with all of them, or use "
+            "another --corpus, such as tinyshakespeare or pastiche"
         ) from error
     return contents

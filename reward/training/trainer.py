@@ -1,6 +1,6 @@
 """TRL's RewardTrainer on whole rankings instead of single pairs.
 
-All pairs of a prompt stand in one batch, and each response runs through the model once, not once for
+All pairs of a prompt are in one batch, and each response runs through the model once, not once for
 every pair it is in (Ouyang et al., arXiv 2203.02155, section 3.5: learned as if they were independent, the
 pairs of one ranking overfit). The prompt runs through it once for all its responses: they stand behind it
 in one row, each sees the prompt and itself, and its positions go on from the prompt's. Loss and gradients

@@ -29,9 +29,9 @@ PLOTS = (
     (
         "reward.png",
         "What is maximised",
-        "score (SFT: 0 ± 1)",
+        "score",
         {
-            "reward model's score": "objective/scores",
+            "score": "objective/scores",
             "after the KL penalty": "objective/rlhf_reward",
             "on held-out prompts": "eval/reward",
         },
@@ -63,8 +63,13 @@ def conclude(task: AlignmentTask, stage: StageFolder, x: str = "episode") -> Non
     results = stage.results = summarise(metrics)
     write_plots(stage.path, metrics, x)
     write_samples(stage.path / "samples.md", "Responses while learning", sample_sections(metrics))
-    said = {"score": "score {:+.2f} (SFT 0)", "reward": "reward {:+.2f} (SFT 0)", "kl": "KL {:.1f} nats per sequence"}
+    said = {
+        "score": "score {:+.2f}" if task.table else "score {:+.2f} (SFT 0)",
+        "reward": "reward {:+.2f} (SFT 0)",
+        "kl": "KL {:.1f} nats per sequence",
+    }
     said["stopped"] = "stops {:.1%}"
+    said["followed"] = "does as told {:.1%}"
     parts = [text.format(results[name]) for name, text in said.items() if name in results]
     stage.summary = " · ".join([*parts, f"gold {results['gold_before']:.3f} → {results['gold']:.3f}"])
 
@@ -82,6 +87,8 @@ def summarise(metrics: Lines) -> dict[str, Any]:
         "gold": judged[-1]["eval/gold"],
         "distinct_2": judged[-1]["eval/distinct_2"],
     }
+    if "eval/followed" in judged[-1]:
+        results |= {"followed_before": judged[0]["eval/followed_before"], "followed": judged[-1]["eval/followed"]}
     if "episode" in last[-1]:
         results["episodes"] = int(last[-1]["episode"])
     for part in SECONDS:

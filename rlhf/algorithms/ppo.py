@@ -10,9 +10,10 @@ from data.run.progress import progress_bar
 from pretrain.machine import process_state
 from rlhf.algorithms.config import AlignConfig
 from rlhf.algorithms.learning import SAMPLED_UPDATES, conclude, progress
-from rlhf.algorithms.task import FOLLOWING, AlignmentTask
+from rlhf.algorithms.task import AlignmentTask
 from rlhf.asked.prompts import lesson_prompts
 from rlhf.asked.reward import AsDirected
+from rlhf.judging.stages import FOLLOWING
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.trackers import check_trackers
 from rlhf.ppo.trainer import Metrics, PPOTrainer

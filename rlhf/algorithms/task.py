@@ -26,6 +26,7 @@ from rlhf.asked.reward import AsDirected, Learned, Rule
 from rlhf.judging.judge import Judge, choose_pairs
 from rlhf.judging.measures import diversity
 from rlhf.judging.replies import Replies, ReplySampler
+from rlhf.judging.stages import FOLLOWING
 from rlhf.ppo.prompts import Prompt, PromptOrder
 from rlhf.ppo.rewards.base import PolicyTokens, RewardFunction
 from rlhf.ppo.rewards.build import build_reward
@@ -35,8 +36,6 @@ from sft.models.loading import load_causal_lm
 
 EVAL_WORDS = 1000
 """distinct-2 falls as a text grows: it is measured on so many words each time."""
-FOLLOWING = "following"
-"""Folder of the reward model of doing as told."""
 SCORED_AT_ONCE = 64
 """Rows of one forward pass of the reward model."""
 NORMALISED_ON = 256
@@ -72,8 +71,7 @@ class AlignmentTask:
         config.check_balance()
         self.following_record = None
         if config.reward_following == "model" and run_directions(self.sft):
-            command = "python -m reward.following PRESET"
-            self.following_record = read_parent(run, FOLLOWING, command, tokenizer_sha256=self.sft.tokenizer_sha256)
+            self.following_record = read_parent(run, FOLLOWING, tokenizer_sha256=self.sft.tokenizer_sha256)
             check_descends(self.following_record, self.sft, run)
 
     # ---- prompts ----

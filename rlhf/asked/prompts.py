@@ -31,10 +31,11 @@ def mixed_prompts(prompts: Sequence[str], table: Directions, share: float, seed:
 
 
 def lesson_prompts(prompts: Sequence[str], table: Directions, kind: str, count: int, seed: int) -> list[str]:
-    """So many prompts that ask for a thing of that kind each; fewer where none has a heading."""
+    """So many prompts that ask for a thing of that kind each, of those that have a heading and ask for nothing yet."""
     rng = random.Random(f"lesson {seed}")
     kind = kind if kind in table.kinds() else next(iter(table.kinds()))
-    able = [prompt for prompt in prompts if split_prompt(prompt, ())[1]]
+    headings = [split_prompt(prompt, table.specs)[1] for prompt in prompts]
+    able = [prompt for prompt, heading in zip(prompts, headings, strict=True) if heading and not heading.directions]
     drawn = rng.choices(able, k=count) if able else []
     return [directed(prompt, [table.draw(kind, rng, last_speaker(prompt))]) for prompt in drawn]
 

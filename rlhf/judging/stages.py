@@ -35,8 +35,7 @@ def read_chain(run: Path) -> dict[str, StageRecord]:
     check_descends(records["sft"], records["pretrain"], run)
     check_descends(records["reward"], records["sft"], run)
     if (run / FOLLOWING).exists():
-        command = "python -m reward.following PRESET"
-        records[FOLLOWING] = read_parent(run, FOLLOWING, command, tokenizer)
+        records[FOLLOWING] = read_parent(run, FOLLOWING, tokenizer_sha256=tokenizer)
         check_descends(records[FOLLOWING], records["sft"], run)
     records["rlhf"] = rlhf
     check_descends(rlhf, records["sft"], run)

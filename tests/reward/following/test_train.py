@@ -1,4 +1,4 @@
-"""The stage: what it leaves, that it goes on where it was, and that the rule is what it learns."""
+"""The stage: what it leaves, that it resumes, and that the rule is what it learns."""
 
 import json
 import math

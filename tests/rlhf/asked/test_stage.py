@@ -50,7 +50,7 @@ def test_the_first_updates_are_a_lesson(run: Path) -> None:
     assert all(
         line["objective/reward_scores"] != pytest.approx(6 * line["objective/rewards/following"]) for line in others
     )
-    assert 0 <= lines(folder)[-1]["eval/followed"] <= 1
+    assert all(0 <= lines(folder)[-1][name] <= 1 for name in ("eval/followed", "eval/followed_before"))
     record = json.loads((folder / "stage.json").read_text())["config"]
     assert (record["reward_following"], record["directions"]) == (USUAL_FOLLOWING, "built-in")
 
