@@ -61,7 +61,7 @@ def _fetched() -> dict[str, bytes]:
     except DownloadError as error:
         raise UserError(
             f"the complete works cannot be downloaded: {error}; run the same command again to continue after "
-            f"{len(contents)} of {len(SHA256)} files, set COMPLETE_SHAKESPEARE_PATH to a folder with all of them, or use "
-            "another --corpus, such as tinyshakespeare or pastiche"
+            f"{len(contents)} of {len(SHA256)} files, set COMPLETE_SHAKESPEARE_PATH to a folder with all of them, or "
+            "use another --corpus, such as tinyshakespeare or pastiche"
         ) from error
     return contents
