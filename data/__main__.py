@@ -4,12 +4,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from data.console import UserError, is_main_process, run_command
 from data.corpus import Corpus, load_corpus
 from data.dialogue import dialogue_pairs, heldout_pairs, speeches
 from data.jsonl import write_jsonl, write_whole
+from data.run.options import command_line
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Options:
 
 def main() -> None:
     """Read the options, describe the corpus, write what was asked for."""
-    options = tyro.cli(Options, prog="python -m data")
+    options = command_line(Options, prog="python -m data")
     targets = [options.write] if options.write else []
     if options.pairs:
         targets += [options.pairs / "sft.jsonl", options.pairs / "prompts.jsonl"]

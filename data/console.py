@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -40,6 +41,9 @@ def main_process_first() -> Iterator[None]:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line; UserError and a full disk become `error: …` on one line and exit code 2."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what a terminal that is not UTF-8 cannot show is no reason to fail
+            stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
     try:
         main()
         _leave_the_others()

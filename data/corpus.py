@@ -11,6 +11,7 @@ from rich.panel import Panel
 from data.complete import complete_texts
 from data.console import UserError, console, is_main_process
 from data.download import DownloadError, cache_folder, fetch, matches
+from data.jsonl import with_home
 
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -69,7 +70,7 @@ def load_corpus(spec: str = "auto") -> Corpus:
         training, validation = complete_texts()
         return _corpus("complete", training + validation, split=len(training))
     if spec not in PATIENCE:
-        path = Path(spec).expanduser()
+        path = with_home(spec)
         return _corpus(path.name, decode_text(_read(path), path))
     try:
         return _corpus("tinyshakespeare", _tinyshakespeare(PATIENCE[spec]).decode("utf-8"))
@@ -115,10 +116,10 @@ def _pastiche_corpus(notice: str | None = None) -> Corpus:
 def _tinyshakespeare(seconds: float) -> bytes:
     """From TINYSHAKESPEARE_PATH, else the cache, else the network."""
     if given := os.environ.get("TINYSHAKESPEARE_PATH"):
-        content = _read(Path(given))
+        content = _read(with_home(given))
         if not matches(content, TINYSHAKESPEARE_SHA256):
             raise UserError(
-                f"TINYSHAKESPEARE_PATH: {given} is not tinyshakespeare: its SHA-256 differs; "
+                f"TINYSHAKESPEARE_PATH: {with_home(given)} is not tinyshakespeare: its SHA-256 differs; "
                 "unset it, or give the file itself as --corpus"
             )
         return content

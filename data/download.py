@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from data.console import console, is_main_process
-from data.jsonl import write_whole
+from data.jsonl import with_home, write_whole
 
 
 class DownloadError(Exception):
@@ -19,7 +19,7 @@ class DownloadError(Exception):
 def cache_folder() -> Path:
     """Where downloads are kept: `shakespeare-rlhf` in XDG_CACHE_HOME, or in ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "shakespeare-rlhf"
+    return (with_home(home) if home else Path.home() / ".cache") / "shakespeare-rlhf"
 
 
 def matches(content: bytes, sha256: str) -> bool:

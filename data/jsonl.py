@@ -26,7 +26,7 @@ def read_jsonl(
     row that is wrong in another way, and may change it. Raises UserError, naming the file and the line, for a missing
     or empty file, text that is not UTF-8, a broken line, a missing key, a wrong type, and what `check` says.
     """
-    path = Path(path)
+    path = with_home(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -85,7 +85,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
     """Add one line, which is on disk when this returns. Half a line at the end, left by a kill, is replaced."""
     line = json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
-    with Path(path).open("ab+") as file:
+    with with_home(path).open("ab+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         if file.read(1) not in (b"", b"\n"):
@@ -102,7 +102,7 @@ def read_appended(path: str | Path) -> list[dict[str, Any]]:
     Half a line, left by a kill, is no line. UserError, with file and line, for one that somebody else broke.
     """
     try:
-        *lines, _ = Path(path).read_bytes().split(b"\n")
+        *lines, _ = with_home(path).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     try:
@@ -111,9 +111,14 @@ def read_appended(path: str | Path) -> list[dict[str, Any]]:
         return read_jsonl(path, {})  # which names what it cannot read
 
 
+def with_home(path: str | Path) -> Path:
+    """A path as the user wrote it, `~` and `~name` being home folders: a shell leaves `--run=~/mine` as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111, since Path.expanduser raises where nobody has the name
+
+
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write to a temporary sibling and rename it into place, so that no reader ever sees half a file."""
-    path = Path(path)
+    path = with_home(path)
     sibling = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with sibling.open("xb") as file:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tiktoken
+from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Trained
-from tokenizers import models, pre_tokenizers, trainers
 
 from data.console import UserError
-from data.jsonl import write_whole
+from data.jsonl import with_home, write_whole
 
 Kind = Literal["char", "bpe", "gpt2"]
 
@@ -29,6 +29,9 @@ SPECIALS = (EOS, PAD)
 GPT2_PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s++$|\s+(?!\S)|\s+"
 CHARACTER_PATTERN = r"[\s\S]"
 GPT2_RANKS = 50_256
+LONGEST_PIECE = 256
+"""Bytes of a piece that BPE is trained on. Its trainer takes quadratic time in the longest piece, and DNA, base64 or a
+rule of dashes is one piece from end to end. No piece of ordinary text is so long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ class Tokenizer:
         }
         if model_max_length is not None:
             config["model_max_length"] = model_max_length
-        folder = Path(folder)
+        folder = with_home(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "tokenizer.json", self._tokenizer_json)
         write_whole(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode("utf-8"))
@@ -96,7 +99,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Rebuild a saved tokenizer. Raises UserError if `tokenizer.json` is missing, broken or not ours."""
-        path = Path(folder) / "tokenizer.json"
+        path = with_home(folder) / "tokenizer.json"
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             model, vocab = saved["model"], dict(saved["model"]["vocab"])
@@ -164,7 +167,12 @@ def bpe_tokenizer(text: str, vocab_size: int) -> Tokenizer:
     if vocab_size < smallest:
         raise UserError(f"vocab_size {vocab_size} is too small for BPE; give {smallest} or more")
     trained = Trained(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.Split(Regex(rf"[\s\S]{{{LONGEST_PIECE}}}"), "isolated"),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from data.console import UserError, console, run_command
 from data.jsonl import write_whole
+from data.run.options import command_line
 from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_model
@@ -113,7 +113,7 @@ class AttentionOptions:
 
 
 def main() -> None:
-    options = tyro.cli(AttentionOptions)
+    options = command_line(AttentionOptions)
     if not options.text:
         raise UserError("--text is empty: give at least one character")
     read_stage(options.checkpoint)

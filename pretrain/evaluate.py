@@ -11,12 +11,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from data.console import UserError, run_command
 from data.corpus import load_corpus
 from data.run.folder import run_corpus
+from data.run.options import command_line
 from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
@@ -90,7 +90,7 @@ class EvaluateOptions:
 
 
 def main() -> None:
-    options = tyro.cli(EvaluateOptions)
+    options = command_line(EvaluateOptions)
     if options.stride is not None and options.stride < 1:
         raise UserError(f"stride must be at least 1, not {options.stride}")
     record = read_stage(options.checkpoint)

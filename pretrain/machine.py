@@ -6,6 +6,7 @@ No other file of the product changes settings of the whole process. A command ca
 
 import ctypes
 import os
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ GLIBC_MMAP_LIMIT = 32 * 2**20
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-# ---- device and data type ----
+# ---- device, data type and random numbers ----
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -41,6 +42,16 @@ def choose_device(name: str = "auto") -> torch.device:
     if (name == "cuda" and not cuda) or (name == "mps" and not torch.backends.mps.is_available()):
         raise UserError(f"device is {name}, which torch does not find on this machine: choose auto or cpu")
     return torch.device(name)
+
+
+def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Random numbers for any whole number, modulo 2^64: what is derived from a large seed may be larger."""
+    return torch.Generator(device).manual_seed(seed % 2**64)
+
+
+def short_seed(seed: int) -> int:
+    """A seed for what takes 32 bits only, as NumPy and transformers do; one below 2^31 stays as it is."""
+    return seed if 0 <= seed < 2**31 else random.Random(seed).getrandbits(31)
 
 
 def process_state(device: torch.device) -> PartialState:

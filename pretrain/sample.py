@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from data.console import UserError, console, run_command
 from data.directions.headings import Heading, read_directions, split_prompt
 from data.directions.specs import NONE, Spec, load_specs
+from data.run.options import command_line
 from data.run.record import read_stage
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import load_any_model
 from pretrain.fast.gpt import decoder
 from pretrain.ladder.models import LadderModel
-from pretrain.machine import choose_device
+from pretrain.machine import choose_device, seeded
 from pretrain.model import GPT
 from pretrain.sampling import generate, generate_without_cache
 
@@ -31,7 +31,7 @@ def sample_texts(
 
     settings: `max_new_tokens`, and `temperature`, `top_k` and `top_p` where they are not those of `generate`.
     """
-    settings["generator"] = torch.Generator(model.device).manual_seed(seed)
+    settings["generator"] = seeded(seed, model.device)
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
     if isinstance(model, LadderModel):
         continuations = []
@@ -103,7 +103,7 @@ def unread(prompt: str, specs: Sequence[Spec]) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(SampleOptions)
+    options = command_line(SampleOptions)
     if not options.prompt:
         raise UserError("--prompt is empty: give at least one character")
     if options.num_samples < 1 or options.max_new_tokens < 1:

@@ -34,7 +34,7 @@ def teacher_configs(config: PretrainConfig) -> list[PretrainConfig]:
             tokenizer=config.tokenizer,
             vocab_size=config.vocab_size,
             run=config.run / "teachers" / str(number),
-            seed=config.seed + 1000 * number,
+            seed=(config.seed + 1000 * number) % 2**64,
             overwrite=config.overwrite,
         )
         for number in range(1, config.teachers + 1)

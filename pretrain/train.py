@@ -21,7 +21,7 @@ from data.tokenizers import Tokenizer, build_tokenizer
 from pretrain.checkpoint import new_model, save_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split
-from pretrain.machine import OwnPrecision, choose_device, compute_dtype, process_state
+from pretrain.machine import OwnPrecision, choose_device, compute_dtype, process_state, seeded, short_seed
 from pretrain.optim import build_optimizers, set_schedule
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
@@ -49,7 +49,7 @@ class Windows:
     def _start(self, index: int) -> int:
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = seeded(self.seed * 1_000_003 + epoch)
             phase = int(torch.randint(self.context, (), generator=generator))
             self._starts = torch.randperm(self.per_epoch, generator=generator) * self.context + phase
             self._epoch = epoch
@@ -96,14 +96,14 @@ class Pretraining:
             self.corpus = corpus or load_corpus(config.corpus)
         self.tokenizer, ids = encode_corpus(self.corpus, config)
         self.windows = Windows(ids, config.context_length, config.batch_size, config.seed)
-        set_seed(config.seed)
+        set_seed(short_seed(config.seed))
         self.model = new_model(config.model_config(self.tokenizer.vocab_size))
         self.model.compute_dtype = compute_dtype(config.precision, self.accelerator.device)
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, config))
         self.parallel, self.optimizers = prepared[0], list(prepared[1:])
         self.trained = torch.compile(self.parallel) if config.compile else self.parallel
         self.teachers = load_teachers(config, self.corpus, self.accelerator.device, self.model.compute_dtype)
-        set_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
+        set_seed(short_seed(config.seed + self.accelerator.process_index))  # dropout differs between processes
         self.progress = Progress()
 
     def describe(self) -> str:

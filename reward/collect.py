@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from data.dialogue import Pair, encode_completion, encode_prompt
 from data.run.progress import progress_bar
 from data.tokenizers import Tokenizer
-from pretrain.machine import one_thread_each, process_state
+from pretrain.machine import one_thread_each, process_state, seeded
 from pretrain.sampling import CachedModel, generate
 from reward.config import RankingOptions
 from reward.labeller import ScoreFunction, rank
@@ -65,7 +65,7 @@ def collect_rankings(
     batches = [order[start : start + together] for start in range(0, len(order), together)]
 
     def ranked_batch(number: int) -> list[tuple[int, Ranking]]:
-        generator = torch.Generator(policy.device).manual_seed(seed * 1_000_003 + number)
+        generator = seeded(seed * 1_000_003 + number, policy.device)
         drawn = generate(
             policy,
             [prompts[index] for index in batches[number] for _ in range(config.responses)],

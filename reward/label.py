@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-import tyro
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -23,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from data.console import UserError, run_command
 from data.jsonl import Kind
 from data.run.folder import announce, run_corpus
-from data.run.options import check_name, check_ranges
+from data.run.options import check_name, check_ranges, command_line
 from data.run.page import templates
 from data.run.record import read_parent
 from reward.screens import Drawing, draw_screens, policy_name, rankings_file, screen_prompts
@@ -152,7 +151,7 @@ def open_run(options: LabelOptions) -> tuple[Store, Iterator[dict[str, Any]]]:
 
 
 def main() -> None:
-    options = tyro.cli(LabelOptions, description=__doc__)
+    options = command_line(LabelOptions, description=__doc__)
     options.validate()
     name = options.export if options.delete is None else options.delete
     if name is not None:

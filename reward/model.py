@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.console import UserError
+from pretrain.machine import seeded
 from sft.models.forward import Scores, score_sequences
 from sft.models.loading import load_classifier
 
@@ -22,7 +23,7 @@ def new_reward_model(folder: Path, seed: int, device: torch.device | str = "cpu"
     """
     model = load_classifier(folder, device, new_head=True, num_labels=1)
     head: Any = model.score
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     with torch.no_grad():
         head.weight.copy_(torch.randn(1, head.in_features, generator=generator) / math.sqrt(head.in_features + 1))
     return model

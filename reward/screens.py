@@ -131,9 +131,8 @@ def draw_screens(
 
     A screen depends on its prompt, the model and the seed alone. A prompt with one reply only is passed over.
     """
-    import torch  # here: the page does not wait for torch and the model
 
-    from pretrain.machine import choose_device, one_thread_each
+    from pretrain.machine import choose_device, one_thread_each, seeded
     from reward.collect import draw_distinct
     from sft.models.loading import load_causal_lm
     from sft.models.sampling import sampler
@@ -153,7 +152,7 @@ def draw_screens(
                 drawing.responses,
                 max_new_tokens=record.config["response_length"],
                 temperature=drawing.temperature,
-                generator=torch.Generator(policy.device).manual_seed(own_seed),
+                generator=seeded(own_seed, policy.device),
             )
             [replies] = drawn.result()
         texts = [tokenizer.decode(reply) for reply in replies]

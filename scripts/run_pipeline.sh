@@ -8,10 +8,12 @@ if [ $# -lt 2 ] || [ $# -gt 3 ]; then
     echo "error: usage: scripts/run_pipeline.sh PRESET RUN [CORPUS]" >&2
     exit 2
 fi
-preset=$1 run=$2 corpus=${3:-auto}
-launch=${LAUNCH:-${PYTHON:-python}}
+preset=$1 run=${2/#\~\//$HOME/} corpus=${3:-auto}
+read -ra launch <<<"${LAUNCH:-}"
+[ ${#launch[@]} -gt 0 ] || launch=("${PYTHON:-python}")
 # Python is told where the project is, and not to look for it in the current folder, which is the user's.
-PYTHONPATH=$(cd "$(dirname "$0")/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}
+script=$(readlink -f "$0" || echo "$0")
+PYTHONPATH=$(CDPATH='' cd -- "$(dirname "$script")/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH PYTHONSAFEPATH=1
 timings=()
 
@@ -23,7 +25,7 @@ stage() { # NAME MODULE ARGUMENTS…
         return
     fi
     if [ -f "$run/.$name.partial/settings.json" ]; then resume=(--resume); fi
-    $launch -m "$@" --run "$run" ${SEED:+--seed "$SEED"} ${resume[@]+"${resume[@]}"}
+    "${launch[@]}" -m "$@" --run "$run" ${SEED:+--seed "$SEED"} ${resume[@]+"${resume[@]}"}
     timings+=("$(printf '%-9s %4d s' "$name" $((SECONDS - started)))")
 }
 

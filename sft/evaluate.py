@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from transformers import PreTrainedModel
 
 from data.tokenizers import Tokenizer
+from pretrain.machine import seeded
 from pretrain.sampling import CachedModel, generate
 from sft.models.forward import sequence_logprobs
 from sft.pairs import Example
@@ -42,7 +42,7 @@ def sample_replies(
         prompts,
         max_new_tokens=response_length,
         stop_ids=[tokenizer.eos_id],
-        generator=torch.Generator(model.device).manual_seed(seed),
+        generator=seeded(seed, model.device),
     )
     return Replies(
         texts=[tokenizer.decode(reply) for reply in replies],

@@ -24,7 +24,7 @@ from data.run.record import read_parent
 from data.run.writing import write_samples
 from data.tokenizers import Tokenizer
 from pretrain.checkpoint import read_gpt_config
-from pretrain.machine import choose_device, compute_dtype, process_state
+from pretrain.machine import choose_device, compute_dtype, process_state, short_seed
 from sft.config import FineTuneConfig
 from sft.directions import Request, draw_requests, hindsight_epochs, share_followed, usable_directions
 from sft.end_token import fit_end_row, start_end_row
@@ -75,7 +75,7 @@ class FineTuning:
         """The examples of every epoch."""
         self.requests = draw_requests(self.asked, self.directions, config.seed)
         self.steps = math.ceil(len(self.train.examples) * config.epochs / config.batch_size)
-        set_seed(config.seed)
+        set_seed(short_seed(config.seed))
         self.model = load_causal_lm(self.base, self.state.device, config.dropout, role="base")
 
     def describe(self) -> str:

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from data.console import UserError, is_main_process, wait_for_everyone
 from data.run.folder import StageFolder
 from data.run.progress import Bar
-from pretrain.machine import cpu_kernels
+from pretrain.machine import cpu_kernels, short_seed
 
 
 class TrainerSettings(Protocol):
@@ -48,7 +48,7 @@ def trainer_arguments(
         "use_cpu": device.type == "cpu",
         "dataloader_pin_memory": device.type == "cuda",
         "ddp_find_unused_parameters": False,
-        "seed": config.seed,
+        "seed": short_seed(config.seed),
         "logging_nan_inf_filter": False,  # StageCallback has to see them
         "save_total_limit": 1,
         "report_to": "none",

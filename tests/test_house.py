@@ -1,6 +1,7 @@
 """The house stays in order: small rooms, short files, and imports that go one way."""
 
 import graphlib
+import re
 from pathlib import Path
 
 import grimp
@@ -76,3 +77,16 @@ def test_a_cycle_is_found() -> None:
 def test_data_needs_no_torch(graph: grimp.ImportGraph) -> None:
     """Every stage, the reports and the scripts read `data`, which starts at once."""
     assert not {"torch", "accelerate"} & graph.find_upstream_modules("data", as_package=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "where"),
+    [
+        (r"tyro\.cli\(|overridable_config_cli\(", "data/run/options.py"),
+        (r"\.manual_seed\(", "pretrain/machine.py"),
+    ],
+)
+def test_command_lines_are_read_and_seeds_are_set_in_one_place(pattern: str, where: str) -> None:
+    """There `~` is a home folder and every seed from 0 to 2^64 - 1 a seed; elsewhere somebody would forget it."""
+    files = [path for package in PRODUCT for path in (ROOT / package).rglob("*.py")]
+    assert [str(path.relative_to(ROOT)) for path in files if re.search(pattern, path.read_text("utf-8"))] == [where]

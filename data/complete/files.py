@@ -8,6 +8,7 @@ from rich.progress import track
 
 from data.console import UserError, console, is_main_process
 from data.download import DownloadError, cache_folder, fetch, matches
+from data.jsonl import with_home
 
 COMMIT = "25946cd6486e8a8f96d84edb200a8b8b6e961c27"
 URL = f"https://raw.githubusercontent.com/martin-gorner/tensorflow-rnn-shakespeare/{COMMIT}/shakespeare/"
@@ -27,7 +28,7 @@ def read_files() -> dict[str, str]:
     file is missing, does not match its SHA-256 or cannot be fetched; those fetched before it stay in the cache.
     """
     given = os.environ.get("COMPLETE_SHAKESPEARE_PATH")
-    contents = _given(Path(given).expanduser()) if given else _fetched()
+    contents = _given(with_home(given)) if given else _fetched()
     return {name: content.decode("utf-8") for name, content in contents.items()}
 
 

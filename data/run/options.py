@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from data.console import UserError
+from data.jsonl import with_home
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "counts": ("must be at least 1", lambda value: value >= 1),
@@ -17,6 +18,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "not_negative": ("must not be negative", lambda value: value >= 0),
     "shares": ("must be between 0 and 1", lambda value: 0 <= value <= 1),
     "rates": ("must be in [0, 1)", lambda value: 0 <= value < 1),
+    "seeds": ("must be from 0 to 2^64 - 1", lambda value: 0 <= value < 2**64),
 }
 
 
@@ -70,6 +72,7 @@ class BatchOptions:
 
 
 Config = TypeVar("Config", bound=StageOptions)
+Options = TypeVar("Options")
 
 
 def preset_command(presets: dict[str, tuple[str, Config]], description: str | None) -> tuple[Config, str]:
@@ -77,7 +80,22 @@ def preset_command(presets: dict[str, tuple[str, Config]], description: str | No
     if not any(hasattr(config, "directions") for _, config in presets.values()):
         refuse_directions()
     config = tyro.extras.overridable_config_cli(presets, description=description)
-    return config, next(argument for argument in sys.argv[1:] if argument in presets)
+    return _ready(config), next(argument for argument in sys.argv[1:] if argument in presets)
+
+
+def command_line(kind: type[Options], **how: Any) -> Options:
+    """The options that a command line gives, ready to use; how: as tyro takes it."""
+    return _ready(tyro.cli(kind, **how))
+
+
+def _ready(options: Options) -> Options:
+    """The same options with home folders in the place of `~`; UserError for a seed that cannot be one."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            object.__setattr__(options, name, with_home(value))  # some are frozen
+    if hasattr(options, "seed"):
+        check_ranges(options, seeds="seed")
+    return options
 
 
 def refuse_directions() -> None:

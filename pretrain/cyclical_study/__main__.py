@@ -28,13 +28,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import tyro
 
 from data.console import UserError, console, run_command
 from data.corpus import Corpus
 from data.jsonl import read_jsonl, write_whole
 from data.run.folder import StageFolder, first_corpus, open_stage
-from data.run.options import StageOptions
+from data.run.options import StageOptions, command_line
 from data.run.progress import progress_bar
 from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
 from pretrain.cyclical_study.report import plot_study, study_figures, terminal_table, write_tables
@@ -96,7 +95,7 @@ def draw(options: StudyOptions, trial: int) -> tuple[float, int]:
     """The learning rate of a trial and the seed of its runs; they depend on nothing but the study's seed."""
     share = np.random.default_rng([options.seed, trial]).random()
     rate = options.lowest_rate * (options.highest_rate / options.lowest_rate) ** share
-    return float(rate), 100_000 * options.seed + trial
+    return float(rate), (100_000 * options.seed + trial) % 2**64
 
 
 def paired_configs(options: StudyOptions, trial: int) -> dict[str, PretrainConfig]:
@@ -256,7 +255,7 @@ def _run_remaining(
 
 
 def main() -> None:
-    run_study(tyro.cli(StudyOptions, prog="python -m pretrain.cyclical_study"))
+    run_study(command_line(StudyOptions, prog="python -m pretrain.cyclical_study"))
 
 
 if __name__ == "__main__":

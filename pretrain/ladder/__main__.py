@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,7 @@ from data.console import UserError, run_command
 from data.corpus import Corpus, load_corpus
 from data.jsonl import write_whole
 from data.run.folder import announce
-from data.run.options import settings
+from data.run.options import command_line, settings
 from data.run.plots import plot_curves
 from data.run.record import StageRecord, read_metrics, read_stage
 from data.run.writing import fenced, table
@@ -213,7 +212,7 @@ def comparability(configs: dict[str, PretrainConfig], corpus: Corpus) -> str:
 
 def main() -> None:
     start()
-    climb(tyro.cli(LadderOptions, description=__doc__))
+    climb(command_line(LadderOptions, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from statistics import fmean, pstdev
 
-import tyro
-
 from data.console import UserError, run_command
 from data.corpus import load_corpus
 from data.dialogue import Pair, dialogue_pairs, heldout_pairs
+from data.run.options import command_line
 from reward.gold.judge import COMMON_WORDS, METRE, GoldJudge, words_of
 from reward.gold.syllables import syllables
 
@@ -37,7 +36,7 @@ class Options:
 
 def main() -> None:
     """Read the options, score real replies and controls, print the table."""
-    options = tyro.cli(Options, prog="python -m reward.gold")
+    options = command_line(Options, prog="python -m reward.gold")
     corpus = load_corpus(options.corpus)
     heldout = heldout_pairs(corpus.validation).dev[: options.limit]
     if not any(len(pair.completion) >= LONG_REPLY for pair in heldout) or not dialogue_pairs(corpus.train):

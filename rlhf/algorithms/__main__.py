@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import tyro
 from transformers import PreTrainedModel
 
 from data.console import UserError, run_command
 from data.run.folder import open_stage
+from data.run.options import command_line
 from data.run.progress import progress_bar
 from data.run.record import StageRecord, check_descends, read_parent, read_stage
 from pretrain.machine import choose_device, process_state
@@ -206,7 +206,9 @@ def compare_algorithms(options: AlgorithmsOptions) -> Path:
 
 
 def main() -> None:
-    compare_algorithms(tyro.cli(AlgorithmsOptions, description="Compare the algorithms of a run on held-out prompts."))
+    compare_algorithms(
+        command_line(AlgorithmsOptions, description="Compare the algorithms of a run on held-out prompts.")
+    )
 
 
 if __name__ == "__main__":

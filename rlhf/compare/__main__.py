@@ -15,13 +15,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
-import tyro
 from rich import box
 from rich.table import Table
 
 from data.console import console, run_command
 from data.dialogue import dialogue_pairs
 from data.run.folder import open_stage, run_corpus
+from data.run.options import command_line
 from data.run.progress import progress_bar
 from pretrain.machine import choose_device, process_state
 from reward.evaluate import evaluate_reward, reliability
@@ -237,7 +237,7 @@ def _win_rate(first: list[float], second: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    compare(tyro.cli(CompareOptions, description="Compare the stages of a run on held-out prompts."))
+    compare(command_line(CompareOptions, description="Compare the stages of a run on held-out prompts."))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from data.console import UserError, run_command
 from data.dialogue import dialogue_pairs
 from data.jsonl import write_whole
 from data.run.folder import open_stage, run_corpus
-from data.run.options import StageOptions
+from data.run.options import StageOptions, command_line
 from data.run.progress import progress_bar
 from data.run.record import StageRecord, check_descends, read_stage
 from pretrain.machine import choose_device, process_state
@@ -119,7 +119,7 @@ def _read_result(path: Path, record: StageRecord) -> dict[str, Any]:
 
 
 def main() -> None:
-    measure_directions(tyro.cli(DirectionsOptions, description=__doc__))
+    measure_directions(command_line(DirectionsOptions, description=__doc__))
 
 
 if __name__ == "__main__":

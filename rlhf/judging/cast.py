@@ -65,7 +65,7 @@ class Sampling:
             if isinstance(value, bool) or not isinstance(value, kinds[name]):
                 raise UserError(f"{name} must be a number, not {value!r:.40}")
         check_ranges(self, counts="top_k length", not_negative="seed temperature", shares="top_p", positive="top_p")
-        for name, most in (("length", LONGEST), ("temperature", 100), ("seed", 2**63 - 1)):
+        for name, most in (("length", LONGEST), ("temperature", 100), ("seed", 2**64 - 1)):
             if getattr(self, name) > most:
                 raise UserError(f"{name} must be at most {most}, but is {getattr(self, name)}")
 

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from data.dialogue import Pair, encode_completion
 from data.tokenizers import Tokenizer
-from pretrain.machine import full_precision_matmul
+from pretrain.machine import full_precision_matmul, seeded
 from pretrain.sampling import generate
 from rlhf.judging.measures import cut_at_blank_line
 from sft.models.sampling import sampler
@@ -111,7 +110,7 @@ class ReplySampler:
         """One continuation, as token ids, of each of the prompts."""
         was_training = lm.training
         model = sampler(lm.eval())
-        generator = torch.Generator(lm.device).manual_seed(self.seed * 1_000_003 + draw)
+        generator = seeded(self.seed * 1_000_003 + draw, lm.device)
         drawn: list[list[int]] = []
         rows = math.ceil(len(prompts) / math.ceil(len(prompts) / BATCH))  # batches of similar size
         with full_precision_matmul():

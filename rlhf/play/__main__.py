@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import tyro
 
 from data.console import run_command
+from data.run.options import command_line
 from data.run.record import read_parent
 from reward.label import LabelOptions, made_ahead, open_run
 
@@ -24,7 +25,7 @@ class PlayOptions(LabelOptions):
 
 
 def main() -> None:
-    options = tyro.cli(PlayOptions, description=__doc__)
+    options = command_line(PlayOptions, description=__doc__)
     options.validate()
     read_parent(options.run, "sft")
     from pretrain.machine import start  # after the command line is read: models take seconds to import

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from data.console import UserError
+from data.jsonl import with_home
 
 COUNTS = ("total_episodes", "batch_size", "num_mini_batches", "num_ppo_epochs", "micro_batch_size", "eval_every")
 LENGTHS = ("prompt_length", "response_length")
@@ -24,7 +25,8 @@ RANGES: tuple[Range, ...] = (
     ("above 0, since responses are sampled", lambda x: 0 < x < inf, ("temperature",)),
     ("from 0 to 1", lambda x: 0 <= x <= 1, ("lr_floor", "gamma", "gae_lambda")),
     ("from 0 to less than 1", lambda x: 0 <= x < 1, ("adam_beta1", "adam_beta2")),
-    ("that is finite", isfinite, ("missing_eos_penalty", "seed")),
+    ("that is finite", isfinite, ("missing_eos_penalty",)),
+    ("from 0 to 2^64 - 1", lambda x: 0 <= x < 2**64, ("seed",)),
 )
 """What numbers a setting may have: in words, as a test, and the settings' names."""
 
@@ -136,6 +138,8 @@ class PPOConfig:
     """Name of the run in wandb and trackio. None: they make one up."""
 
     def __post_init__(self) -> None:
+        if self.output_dir is not None:
+            self.output_dir = with_home(self.output_dir)
         if self.cpu and self.device == "auto":
             self.device = "cpu"
         if self.report_to in (None, "none"):

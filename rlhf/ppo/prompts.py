@@ -11,6 +11,7 @@ import torch
 
 from data.console import UserError
 from data.jsonl import read_jsonl
+from pretrain.machine import seeded
 
 Conversation = list[dict[str, Any]]
 """Messages {"role", "content"}, oldest first."""
@@ -69,7 +70,7 @@ class PromptOrder:
         for _ in range(count):
             epoch, place = divmod(self.position, len(self.prompts))
             if epoch != self._epoch:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                generator = seeded(self.seed * 1_000_003 + epoch)
                 shuffled = torch.randperm(len(self.prompts), generator=generator) if self.shuffle else None
                 self._order = [*range(len(self.prompts))] if shuffled is None else shuffled.tolist()
                 self._epoch = epoch

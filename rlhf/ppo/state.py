@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.console import UserError
+from data.jsonl import with_home
 from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 
@@ -33,7 +34,7 @@ FREE_SETTINGS = {
 def make_folder(folder: str | Path) -> None:
     """Make a folder to save into, and those around it; UserError where there can be none."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        with_home(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot save into {folder} ({error.strerror}): choose another folder") from error
 
@@ -43,7 +44,7 @@ def save(folder: str | Path, accelerator: Accelerator, shared: dict[str, Any], o
 
     shared: what all processes share, written by the first. own: this process's. Every process must call it.
     """
-    folder = Path(folder)
+    folder = with_home(folder)
     partial, old = folder.with_name(f".{folder.name}.partial"), _old(folder)
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -69,7 +70,11 @@ def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[
     identity: the entries of `shared` that must be the same; see `identity`. UserError where the state is missing,
     damaged or of another run.
     """
-    folder = Path(folder)
+    if not isinstance(folder, str | Path):
+        raise UserError(
+            f"resume_from is {folder!r}: give the folder that save_state wrote (save_every: OUTPUT_DIR/resume)"
+        )
+    folder = with_home(folder)
     if not folder.exists() and _old(folder).exists():
         # Killed between the two renames: the previous state is whole, under its temporary name.
         folder = _old(folder)

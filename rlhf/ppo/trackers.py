@@ -1,6 +1,9 @@
-"""Experiment trackers (tensorboard, wandb, trackio, …) through accelerate: every metric of every update."""
+"""What is logged: numbers that hooks and callbacks add, and experiment trackers (tensorboard, wandb, trackio, …)."""
 
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -10,6 +13,52 @@ from rlhf.ppo.config import PPOConfig
 
 NAMES_RUNS = ("wandb", "trackio")
 """Trackers whose `init` takes a name for the run."""
+
+
+def check_hooks(eval_hook: Any, callbacks: Any) -> None:
+    """Raise UserError on what cannot be called as the trainer calls it."""
+    if eval_hook is not None and not _takes(eval_hook, 1):
+        raise UserError(f"eval_hook is a function (trainer) that returns a dict of numbers, not {eval_hook!r:.60}")
+    if not (isinstance(callbacks, Sequence) and all(_takes(each, 2) for each in callbacks)):
+        raise UserError(f"callbacks are a list of functions (trainer, metrics), not {callbacks!r:.60}")
+
+
+def _takes(function: Any, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not tell its parameters
+        pass
+    return True
+
+
+def add_numbers(metrics: dict[str, float], added: Any, whose: str) -> None:
+    """Put into `metrics` what a hook or callback adds, as Python's floats, of whatever library its numbers are.
+
+    added: a mapping of names to numbers, or None. UserError for anything else; what is no number is left out.
+    """
+    if added is not None and not isinstance(added, Mapping):
+        raise UserError(f"{whose} returned {added!r:.60}: return a dict of numbers, or nothing")
+    wrong = []
+    for name, value in dict(added or {}).items():
+        number = _number(value)
+        if isinstance(name, str) and number is not None:
+            metrics[name] = number
+        else:
+            metrics.pop(name, None)
+            wrong.append(f"{name!r:.60}: {value!r:.60}")
+    if wrong:
+        raise UserError(f"{whose} gave {wrong[0]}, which is not a number by its name: give numbers only")
+
+
+def _number(value: Any) -> float | None:
+    """A number of Python, NumPy or torch as a float; None for what is none."""
+    try:
+        plain = value.item() if hasattr(value, "item") else value
+        return None if isinstance(plain, str | bytes) else float(plain)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
 
 
 def check_trackers(config: PPOConfig) -> None:

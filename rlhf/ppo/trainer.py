@@ -21,7 +21,8 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from data.console import UserError
-from pretrain.machine import OwnPrecision, choose_device, compute_dtype, full_precision_matmul, with_cpu_kernels
+from data.jsonl import with_home
+from pretrain.machine import OwnPrecision, choose_device, compute_dtype, full_precision_matmul, seeded, with_cpu_kernels
 from pretrain.sampling import generate
 from rlhf.ppo import state
 from rlhf.ppo.adapters import add_adapter, check_peft, share_weights, trainable
@@ -34,7 +35,7 @@ from rlhf.ppo.rewards.base import PolicyTokens, RewardSource
 from rlhf.ppo.rewards.build import build_reward
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from rlhf.ppo.rollout import Episode, Rollout, build_rollout
-from rlhf.ppo.trackers import check_trackers, finish_trackers, start_trackers
+from rlhf.ppo.trackers import add_numbers, check_hooks, check_trackers, finish_trackers, start_trackers
 from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
 from sft.models.loading import check_fits, load_causal_lm, load_classifier
@@ -93,6 +94,7 @@ class PPOTrainer:
             raise UserError("tokenizer is a path: give the tokenizer itself, AutoTokenizer.from_pretrained(path)")
         self.config = config
         check_trackers(config)
+        check_hooks(eval_hook, callbacks)
         device = choose_device(config.device)
         bf16 = config.bf16
         if bf16 is None:
@@ -141,15 +143,13 @@ class PPOTrainer:
 
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         # Every process draws the numbers of all, so that many processes do what one would.
-        self.sampler = torch.Generator().manual_seed(config.seed)
-        self.shuffler = torch.Generator().manual_seed(config.seed + 1)
+        self.sampler = seeded(config.seed)
+        self.shuffler = seeded(config.seed + 1)
         self.learner = Learner(config, self.accelerator, self.policy, self.value, self.shuffler)
         self.updates_done = 0
         self.log_history: list[Metrics] = []
         self.samples: list[dict[str, Any]] = []
         self.eval_hook = eval_hook
-        if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):
-            raise UserError(f"callbacks are a list of functions (trainer, metrics), not {callbacks!r:.60}")
         self.callbacks = list(callbacks)
         self._stopping = False
         if config.output_dir is not None:
@@ -173,12 +173,16 @@ class PPOTrainer:
         try:
             while self.updates_done < self.config.num_updates and not self._stopping:
                 self.step()
-        except Diverged as error:
-            if self.config.output_dir is None:
+        except Exception as error:
+            # Hours of learning are not lost to a reward or a callback that fails.
+            if self.config.output_dir is None or not (self.updates_done or isinstance(error, Diverged)):
                 raise
-            last_good = Path(self.config.output_dir) / "last_good"
-            self.save(last_good)
-            raise Diverged(f"{error}; saved in {last_good}") from error
+            last_good = self.config.output_dir / "last_good"
+            self._write(last_good)
+            if isinstance(error, UserError):
+                raise type(error)(f"{error}; saved in {last_good}") from error
+            error.add_note(f"The policy is saved in {last_good}.")
+            raise
         finally:
             finish_trackers(self.accelerator)
         return self.log_history
@@ -202,13 +206,12 @@ class PPOTrainer:
         # The new coefficient takes effect in the next rollout.
         self.kl_controller.update(metrics["objective/kl"], config.batch_size)
         self.updates_done += 1
-        if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
-            metrics |= self.eval_hook(self) or {}
         self.log_history.append(metrics)
+        if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
+            add_numbers(metrics, self.eval_hook(self), "eval_hook")
         for callback in self.callbacks:
             callback(self, metrics)
-        # Numbers of callbacks may be of NumPy or torch, which a saved state does not give back.
-        metrics.update({name: float(value) for name, value in metrics.items()})
+            add_numbers(metrics, metrics, "a callback")
         self._stopping = any(gather_object([self._stopping]))  # all processes or none
         if config.report_to:
             if not self.accelerator.trackers:
@@ -216,7 +219,7 @@ class PPOTrainer:
             self.accelerator.log(metrics, step=self.updates_done)
         due = config.save_every and (self.updates_done % config.save_every == 0 or self._stopping)
         if due and config.output_dir is not None:
-            self.save_state(Path(config.output_dir) / "resume")
+            self.save_state(config.output_dir / "resume")
         return metrics
 
     # ---- experience ----
@@ -290,12 +293,17 @@ class PPOTrainer:
 
         With a `peft_config` only the adapter is written, as peft's own `save_pretrained` does.
         """
+        self._write(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, folder: str | Path) -> None:
+        """`save` in the main process, without waiting: after an error the others may be gone."""
         if self.accelerator.is_main_process:
+            folder = with_home(folder)
             state.make_folder(folder)  # transformers would only log that it cannot
             self.adapted.save_pretrained(folder)
             if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)
-        self.accelerator.wait_for_everyone()
 
     def save_state(self, folder: str | Path) -> None:
         """Write all that a resumed run needs; atomic. Every process must call it."""

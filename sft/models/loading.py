@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as transformers_logging
 
 from data.console import UserError
-from sft.models.tokens import ModelSource
+from sft.models.tokens import ModelSource, at_home
 
 DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
 """What transformers calls the dropout rates of Qwen3 and GPT-2."""
@@ -28,7 +28,7 @@ def load_causal_lm(
     dropout: its rates from now on (None: those of its configuration); a model that is given keeps its own.
     role: what errors call it. UserError on what is not such a model.
     """
-    options = {}
+    source, options = at_home(source), {}
     if dropout is not None and isinstance(source, str | Path):
         with quiet(), contextlib.suppress(OSError, ValueError):  # what cannot be loaded is named below
             # It takes those of the names that it knows.
@@ -51,7 +51,7 @@ def load_classifier(
     new_head: whether the head may be missing from the file; it is then drawn at random. options: passed to
     `from_pretrained`. UserError on what is not such a model.
     """
-    return _load(AutoModelForSequenceClassification, source, device, role, new_head, **options)
+    return _load(AutoModelForSequenceClassification, at_home(source), device, role, new_head, **options)
 
 
 def _load(

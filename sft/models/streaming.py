@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 
 from data.tokenizers import Tokenizer
+from pretrain.machine import seeded
 from pretrain.sampling import CachedModel, sample_tokens
 
 
@@ -51,7 +52,7 @@ def stream(
 
 def noise_of(seed: int, tokens: int) -> torch.Tensor:
     """What decides the draws of one reply, (1, `tokens`), float64 in [0, 1), the same on every device."""
-    return torch.rand(1, tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(1, tokens, dtype=torch.float64, generator=seeded(seed))
 
 
 class TextStream:

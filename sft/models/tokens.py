@@ -7,14 +7,21 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
+from data.jsonl import with_home
 
 ModelSource = str | Path | PreTrainedModel
 """A folder, a hub name, or the model itself."""
 
 
+def at_home(source: Any) -> Any:
+    """A source with the home folder in the place of a `~` that it begins with; any other as it is."""
+    named = isinstance(source, str | Path) and str(source).startswith("~")
+    return str(with_home(source)) if named else source
+
+
 def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer next to a model, or None: in its folder or hub repository, for a model where it came from."""
-    name = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    name = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(at_home(source))
     if not name:
         return None
     try:

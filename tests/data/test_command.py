@@ -120,3 +120,31 @@ def test_overwrite_replaces(play, tmp_path):
     (tmp_path / "copy.txt").write_text("old")
     assert run("--corpus", play, "--write", "copy.txt", "--overwrite", cwd=tmp_path).returncode == 0
     assert (tmp_path / "copy.txt").read_text() == PLAY
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_is_not_utf8_gets_escapes_and_no_traceback(encoding):
+    code = "from data.console import run_command\nrun_command(lambda: print('±1 → ' + input()))"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+        input="Zoë\n".encode("utf-8" if encoding == "ascii" else encoding),
+        capture_output=True,
+    )
+    assert said.returncode == 0, said.stderr
+    shown = said.stdout.decode(encoding).strip()
+    assert (
+        shown
+        == {"ascii": "\\xb11 \\u2192 Zo\\ufffd\\ufffd", "latin-1": "±1 \\u2192 Zoë", "utf-8": "±1 → Zoë"}[encoding]
+    )
+
+
+def test_home_is_home_in_every_path(play, tmp_path):
+    done = run("--corpus=~/play.txt", "--write=~/copy.txt", cwd=tmp_path, HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "copy.txt").read_text() == PLAY
+    done = run(cwd=tmp_path, HOME=str(tmp_path), TINYSHAKESPEARE_PATH="~/play.txt")
+    assert f"{tmp_path}/play.txt is not tinyshakespeare" in done.stderr
+    done = run("--corpus", "~nobody-by-this-name/play.txt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: corpus ~nobody-by-this-name/play.txt: No such file")

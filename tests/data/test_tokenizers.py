@@ -1,6 +1,8 @@
 import hashlib
 import json
 import os
+import random
+import time
 
 import pytest
 import tiktoken
@@ -8,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 
+from data import tokenizers
 from data.console import UserError
 from data.corpus import Corpus, load_corpus
 from data.tokenizers import (
@@ -203,3 +206,24 @@ def test_a_broken_tokenizer_file_is_refused(tmp_path, content, complaint):
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=complaint):
         Tokenizer.load(tmp_path)
+
+
+def test_a_text_without_spaces_takes_time_in_proportion_to_its_length():
+    """Four times the length took sixteen times as long."""
+    text, seconds = "".join(random.Random(1).choices("ACGT", k=120_000)), []
+    for part in (text[: len(text) // 4], text):
+        begin = time.process_time()
+        tokenizer = bpe_tokenizer(part, 300)
+        seconds.append(time.process_time() - begin)
+        assert tokenizer.vocab_size == 300
+        assert tokenizer.decode(tokenizer.encode(part)) == part
+    assert seconds[1] < max(0.1, 9 * seconds[0])
+
+
+def test_pieces_of_ordinary_length_are_trained_on_whole(monkeypatch):
+    text = load_corpus("pastiche").text[:200_000]
+    cut = bpe_tokenizer(text, 512).sha256
+    monkeypatch.setattr(tokenizers, "LONGEST_PIECE", 20_000)
+    assert bpe_tokenizer(text, 512).sha256 == cut
+    monkeypatch.setattr(tokenizers, "LONGEST_PIECE", 3)
+    assert bpe_tokenizer(text, 512).sha256 != cut

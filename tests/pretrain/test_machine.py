@@ -22,6 +22,8 @@ from pretrain.machine import (
     full_precision_matmul,
     one_thread_each,
     process_state,
+    seeded,
+    short_seed,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -201,3 +203,17 @@ def test_every_stage_takes_a_device_and_says_where_it_is_not_there(
 
 def test_the_device_is_no_setting_that_resume_compares() -> None:
     assert settings(StageOptions(device="cuda")) == settings(StageOptions(device="cpu"))
+
+
+def test_any_whole_number_seeds_and_small_ones_as_torch_does() -> None:
+    def drawn(seed: int) -> float:
+        return torch.rand((), generator=seeded(seed)).item()
+
+    for seed in (0, 1, 2**40, 2**64 - 1):
+        assert drawn(seed) == torch.rand((), generator=torch.Generator().manual_seed(seed)).item()
+    assert len({drawn(seed) for seed in (1, 2**64 - 1, 1_000_003 * (2**64 - 1) + 5, 1_000_003 * 2**63)}) == 4
+    assert [short_seed(seed) for seed in (0, 1, 2**31 - 1)] == [0, 1, 2**31 - 1]
+    large = [1764104400123456789, 1764104400123456790, 2**31, 2**32, 2**63, 2**64 - 1, 2**64 + 7]
+    short = [short_seed(seed) for seed in large]
+    assert len(set(short)) == len(large)
+    assert all(0 <= seed < 2**31 for seed in short)

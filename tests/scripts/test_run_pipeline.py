@@ -47,3 +47,20 @@ def test_what_is_finished_is_kept_and_what_is_begun_is_resumed(tmp_path: Path) -
         "sft smoke --run mine --resume",
         "reward smoke --run mine",
     ]
+
+
+def test_the_project_is_found_from_anywhere_and_however_the_script_is_called(tmp_path: Path) -> None:
+    """By a link to it, with CDPATH set, and with a Python whose path holds a space."""
+    folder = tmp_path / "my folder"
+    (folder / "scripts").mkdir(parents=True)
+    link = folder / "scripts" / "pipeline"
+    link.symlink_to(SCRIPT)
+    python = folder / "python"
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH|$*" >> "$HOME/calls"\n')
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHON": str(python), "CDPATH": str(tmp_path)}
+    subprocess.run(
+        ["scripts/pipeline", "smoke", "~/mine"], cwd=folder, env=environment, check=True, capture_output=True
+    )
+    first, *_ = (folder / "calls").read_text().splitlines()
+    assert first == f"{SCRIPT.parents[1]}|-m pretrain smoke --corpus auto --run {folder}/mine"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from data.console import UserError
-from data.run.options import BatchOptions, StageOptions, check_name, settings
+from data.run.options import BatchOptions, StageOptions, check_name, command_line, settings
 
 
 @dataclass(kw_only=True)
@@ -78,3 +78,27 @@ def test_a_later_stages_directions_are_refused_in_one_line(
         assert "--directions is a setting of sft" in refused(stage, "smoke", "--directions", "none")
     assert "--directions is a setting of sft" in refused("rlhf", "smoke", "--directions=none")
     assert "--directions" in command("sft", "smoke", "--help").stdout
+
+
+@dataclass(frozen=True)
+class Look:
+    out: Path | None = None
+    """Where to write."""
+    seed: int = 1
+    """Seed."""
+
+
+def test_a_command_line_knows_home_and_what_a_seed_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    def read(kind: type[Any], *arguments: str) -> Any:
+        monkeypatch.setattr("sys.argv", ["command", *arguments])
+        return command_line(kind)
+
+    assert read(Study, "--run=~/mine", "--data", "~nobody/x").run == Path("/home/ada/mine")
+    assert read(Study, "--data", "~nobody-by-this-name/x").data == Path("~nobody-by-this-name/x")
+    assert read(Look, "--out", "~", "--seed", str(2**64 - 1)) == Look(Path("/home/ada"), 2**64 - 1)
+    for kind in (Study, Look):
+        for seed in (-1, 2**64):
+            with pytest.raises(UserError, match=rf"^seed must be from 0 to 2\^64 - 1, but is {seed}$"):
+                read(kind, "--seed", str(seed))

@@ -35,6 +35,8 @@ from rlhf.ppo.config import RANGES, PPOConfig
         ({"adam_beta1": 1.0}, "adam_beta1 is 1.0: it must be a number from 0 to less than 1$"),
         ({"missing_eos_penalty": None}, "missing_eos_penalty is None: it must be a number that is finite$"),
         ({"seed": None}, "seed is None: it must be a whole number"),
+        ({"seed": -1}, r"seed is -1: it must be a whole number from 0 to 2\^64 - 1$"),
+        ({"seed": 2**64}, "seed is 18446744073709551616: it must be"),
         ({"save_every": -1}, "save_every is -1"),
     ],
 )

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.console import UserError
+from data.jsonl import write_jsonl
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -152,3 +153,27 @@ def test_settings_that_alter_what_is_learned_must_be_the_same(
     make(micro_batch_size=2, log_samples=1).load_state(tmp_path / "state")
     with pytest.raises(UserError, match=f"of a run with {next(iter(changes))}="):
         make(**changes).load_state(tmp_path / "state")
+
+
+def test_home_is_home_wherever_the_trainer_takes_a_path(
+    causal_lm: Build, reward_model: Build, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, model in (("policy", causal_lm("gpt2")), ("reward", reward_model("gpt2"))):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    write_jsonl("~/prompts.jsonl", [{"prompt": "abc"}, {"prompt": "d"}])
+    config = PPOConfig(total_episodes=8, batch_size=4, response_length=4, output_dir="~/run", save_every=1, cpu=True)
+    roles = {"reference": "~/policy", "value": "~/reward"}
+    trainer = PPOTrainer("~/policy", [("~/reward", 1.0)], "~/prompts.jsonl", config, **roles)
+    trainer.step()
+    trainer.save("~/aligned")
+    trainer.save_state("~/state")
+    for folder in ("~/state", "~/run/resume"):
+        trainer.load_state(folder)
+    assert trainer.updates_done == 1
+    made = {"policy", "reward", "prompts.jsonl", "run", "aligned", "state"}
+    assert {path.name for path in tmp_path.iterdir()} == made
+    with pytest.raises(UserError, match="resume_from is True: give the folder that save_state wrote"):
+        trainer.train(resume_from=True)  # type: ignore[arg-type]

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from accelerate import tracking
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -21,10 +23,10 @@ Make = Callable[..., PPOTrainer]
 
 @pytest.fixture
 def make(causal_lm: Build, reward_model: Build) -> Make:
-    def build(callbacks: Any = (), **changes: Any) -> PPOTrainer:
+    def build(callbacks: Any = (), eval_hook: Any = None, **changes: Any) -> PPOTrainer:
         base: dict[str, Any] = {"total_episodes": 24, "batch_size": 4, "response_length": 4, "cpu": True}
         models = causal_lm("qwen3"), reward_model("qwen3")
-        return PPOTrainer(*models, [[1, 2], [3]], PPOConfig(**base | changes), callbacks=callbacks)
+        return PPOTrainer(*models, [[1, 2], [3]], PPOConfig(**base | changes), callbacks=callbacks, eval_hook=eval_hook)
 
     return build
 
@@ -51,9 +53,12 @@ def test_callbacks_come_in_order_and_may_add_figures(make: Make) -> None:
 
 
 def test_what_is_no_list_of_functions_is_refused_before_the_run(make: Make) -> None:
-    for callbacks in (print, ["print"], [TrainerCallback()]):
+    for callbacks in (print, ["print"], [TrainerCallback()], [lambda trainer: None]):
         with pytest.raises(UserError, match=r"callbacks are a list of functions \(trainer, metrics\), not"):
             make(callbacks=callbacks)
+    for hook in ("eval", lambda: {}):
+        with pytest.raises(UserError, match=r"eval_hook is a function \(trainer\) that returns a dict of numbers, not"):
+            make(eval_hook=hook)
 
 
 def test_settings_of_another_trainer_are_refused(causal_lm: Build, reward_model: Build) -> None:
@@ -75,6 +80,48 @@ def test_a_callback_stops_the_run_and_another_goes_on(make: Make, tmp_path: Path
     assert resumed.updates_done == 4, "where it is saved at all, it is saved when it stops"
     assert untimed(resumed.train()) == untimed(whole)
     assert untimed(stopped.train()) == untimed(whole), "train() once more goes on where it stopped"
+
+
+@pytest.mark.parametrize("added", [None, {}, {"mine": np.float32(0.5)}, {"mine": torch.tensor([0.5]), "yes": True}])
+def test_hooks_give_numbers_of_any_library_or_nothing(make: Make, added: Any) -> None:
+    def add(trainer: PPOTrainer, metrics: dict[str, Any]) -> Any:
+        metrics.update(added or {})
+        return trainer  # as callbacks of other trainers return what they got
+
+    expected = {name: float(value) for name, value in (added or {}).items()}
+    for trainer in (make([add], total_episodes=4), make(total_episodes=4, eval_hook=lambda _: added)):
+        (line,) = trainer.train()
+        assert {name: line[name] for name in expected} == expected
+        assert all(type(value) is float for value in line.values())
+
+
+@pytest.mark.parametrize(
+    "added", [{"mine": "high"}, {"mine": None}, {"mine": [1.0]}, {"mine": np.ones(2)}, {1: 2.0}, 0.5, np.ones(2)]
+)
+def test_what_is_no_number_is_one_line_and_loses_nothing(make: Make, tmp_path: Path, added: Any) -> None:
+    """After the first update the policy is saved, and so may be the state: nothing that is no number is in the log."""
+
+    def hook(trainer: PPOTrainer) -> Any:
+        return added if trainer.updates_done == 2 else None
+
+    trainer = make(eval_hook=hook, eval_every=1, output_dir=tmp_path)
+    with pytest.raises(UserError, match=r"^eval_hook (gave|returned) .*give numbers only|return a dict") as caught:
+        trainer.train()
+    assert str(caught.value).endswith(f"; saved in {tmp_path}/last_good")
+    assert (tmp_path / "last_good" / "model.safetensors").exists()
+    trainer.save_state(tmp_path / "state")
+    assert len(trainer.log_history) == 2
+    assert all(type(value) is float for line in trainer.log_history for value in line.values())
+
+
+def test_an_error_of_the_users_own_leaves_the_policy_too(make: Make, tmp_path: Path) -> None:
+    def fail(trainer: PPOTrainer, metrics: dict[str, float]) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        make([fail], output_dir=tmp_path).train()
+    assert caught.value.__notes__ == [f"The policy is saved in {tmp_path}/last_good."]
+    assert (tmp_path / "last_good" / "config.json").exists()
 
 
 # ---- trackers ----
