@@ -62,6 +62,9 @@ class FineTuneConfig(TrainerOptions):
     """Learn from at most so many pairs, drawn at random; default all."""
     directions: str = "built-in"
     """What prompts may ask for: built-in, none, or module:SPECS, a table of your own. Later stages inherit it."""
+    reading_coef: float = 1.0
+    """Weight of a second loss, by which every token of a reply says whether it will do as its prompt asks; each is read
+    under what it does and under something else. 0 leaves it out."""
 
     epochs: int = 1
     """Passes over the pairs."""
@@ -85,7 +88,7 @@ class FineTuneConfig(TrainerOptions):
         """Raise UserError for what cannot be trained on a base with this context."""
         self.check()
         check_ranges(
-            self, counts="epochs eval_every samples max_pairs", not_negative="min_words", rates="adam_beta2 dropout"
+            self, counts="epochs eval_every samples max_pairs", not_negative="min_words reading_coef", rates="adam_beta2 dropout"
         )
         check_lengths(self.prompt_length, self.response_length, context_length)
 
@@ -108,7 +111,16 @@ PRESETS: dict[str, tuple[str, FineTuneConfig]] = {
     ),
     "laptop": (
         "2 CPU cores, under a minute",
-        FineTuneConfig(prompt_length=48, response_length=80, max_pairs=4000, learning_rate=1e-3),
+        FineTuneConfig(
+            prompt_length=48,
+            response_length=80,
+            max_pairs=4000,
+            epochs=2,
+            batch_size=16,
+            learning_rate=2e-3,
+            eval_every=100,
+            save_every=100,
+        ),
     ),
     "gpu": (
         "one GPU, for the 10.7 M base",

@@ -5,7 +5,7 @@ hindsight relabelling (HIR, arXiv 2302.05206; InstructCTG, arXiv 2304.14293).
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from data.dialogue import Pair, encode_prompt
@@ -32,24 +32,43 @@ def usable_directions(specs: Sequence[Spec], pairs: Sequence[Pair]) -> Direction
 def hindsight_epochs(
     train: Examples, directions: Directions | None, tokenizer: Tokenizer, config: FineTuneConfig
 ) -> list[list[Example]]:
-    """Every epoch's examples: of the directions that its reply follows, each pair is told others in each of them."""
+    """Every epoch's examples: of the directions that its reply follows, each pair is told others in each of them.
+
+    One that asks for something already, or has no heading to ask at, is left as it is."""
     if directions is None:
         return [train.examples] * config.epochs
     rng = random.Random(f"hindsight {config.seed}")
+    headings = [split_prompt(pair.prompt, directions.specs)[1] for pair in train.pairs]
+
+    def told(pair: Pair, example: Example) -> Example:
+        chosen = directions.hindsight(pair.completion, rng)
+        prompts = [directed(pair.prompt, each) for each in (chosen, twin(chosen, pair.completion, directions, rng)) if each]
+        own, *other = [encode_prompt(tokenizer, prompt, config.prompt_length) for prompt in prompts or [pair.prompt]]
+        return Example(own, example.completion, *other)
+
     return [
         [
-            Example(encode_prompt(tokenizer, told, config.prompt_length), example.completion)
-            for example, told in zip(train.examples, _told(train.pairs, directions, rng), strict=True)
+            told(pair, example) if heading and not heading.directions else example
+            for heading, pair, example in zip(headings, train.pairs, train.examples, strict=True)
         ]
         for _ in range(config.epochs)
     ]
 
 
-def _told(pairs: Sequence[Pair], directions: Directions, rng: random.Random) -> Iterator[str]:
-    """The pairs' prompts with hindsight directions; one that asks for something already is left as it is."""
-    for pair in pairs:
-        asks = directions_of(pair.prompt, directions.specs)
-        yield pair.prompt if asks else directed(pair.prompt, directions.hindsight(pair.completion, rng))
+def twin(
+    chosen: Sequence[Direction], reply: str, directions: Directions, rng: random.Random
+) -> tuple[Direction, ...] | None:
+    """The directions that a reply follows with another of the kind, which it does not, in the place of one of them.
+
+    None where there is no other, or the reply follows that too."""
+    if not chosen:
+        return None
+    place = rng.randrange(len(chosen))
+    other = directions.draw_other(chosen[place], rng)
+    if other is None or other.followed(reply):
+        return None
+    changed = (*chosen[:place], other, *chosen[place + 1 :])
+    return changed if directions.may_be_learned(changed) else None
 
 
 class Request(NamedTuple):

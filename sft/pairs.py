@@ -24,6 +24,8 @@ class Example(NamedTuple):
 
     prompt: list[int]
     completion: list[int]
+    twin: Sequence[int] = ()
+    """The prompt with another direction in the place of one of its own, which the completion does not follow."""
 
     @property
     def ids(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with trl's SFTTrainer: the base learns to give one reply and to end it.
+"""Supervised fine-tuning: the base learns to give one reply, as its prompt asks, and to end it.
 
 The first step of InstructGPT (Ouyang et al., arXiv 2203.02155): the loss is on the completions alone.
 """
@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import set_seed
-from datasets import Dataset
-from transformers import AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from data.console import UserError
 from data.dialogue import encode_prompt
@@ -31,15 +29,12 @@ from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
-from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, order_of_epochs
-from sft.trl import SilentTrainer, StageCallback, last_checkpoint, ordered_arguments, run_trainer, trainer_arguments
+from sft.pairs import encode_pairs, load_pairs, order_of_epochs
+from sft.trainer import READER, CompletionTrainer, exact_trainer
+from sft.trl import StageCallback, last_checkpoint, ordered_arguments, run_trainer, trainer_arguments
 
 SHOWN = 6
 """Replies in samples.md."""
-
-
-class CompletionTrainer(SilentTrainer, SFTTrainer):
-    """trl's SFTTrainer."""
 
 
 class Before(NamedTuple):
@@ -114,11 +109,16 @@ class FineTuning:
         """trl's trainer on the examples in the order of training."""
         order = order_of_epochs([[len(each.ids) for each in epoch] for epoch in self.epochs], self.config)
         examples = [self.epochs[epoch][index] for epoch, index in order]
-        return exact_trainer(self.model, self._arguments(folder), examples, self.base)
+        return exact_trainer(self.model, self._arguments(folder), examples, self.base, self.reading_coef)
+
+    @property
+    def reading_coef(self) -> float:
+        """0 where no prompt asks for anything."""
+        return self.config.reading_coef if self.directions else 0.0
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
-        bf16 = device.type == "cuda" and compute_dtype("auto", device) == torch.bfloat16
+        bf16 = compute_dtype("auto", device) == torch.bfloat16
         return SFTConfig(
             **trainer_arguments(config, folder.resume_path, self.batches, device, bf16),
             **ordered_arguments(config, self.steps),
@@ -133,7 +133,9 @@ class Watch(StageCallback):
         self.run = run
 
     def metrics(self, logs: dict[str, float]) -> dict[str, float]:
-        return {"train_nats": logs["loss"], "train_accuracy": logs["mean_token_accuracy"]}
+        coef, reading = self.run.reading_coef, logs["reading_loss"]
+        metrics = {"train_nats": logs["loss"] - coef * reading, "train_accuracy": logs["mean_token_accuracy"]}
+        return metrics | ({"reading_loss": reading} if coef else {})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_step_end(args, state, control, **kwargs)
@@ -168,6 +170,8 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
 
 def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Before) -> None:
     """Save the model; its results, plot and samples, next to those of the base."""
+    if run.reading_coef:
+        delattr(run.model, READER)
     run.model.config.use_cache = True  # trl turns it off for training
     run.model.save_pretrained(stage.path)
     run.tokenizer.save(stage.path, run.parent.config["context_length"])
@@ -235,38 +239,6 @@ def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Be
 def caption(model: str, request: Request, reply: str) -> tuple[str, str]:
     """A reply under the name of its model and whether it does as it is told."""
     return f"{model} ({'as' if request.direction.followed(reply) else 'not as'} directed):", reply
-
-
-def exact_trainer(model: Any, arguments: SFTConfig, examples: list[Example], tokenizer: Path) -> CompletionTrainer:
-    """trl's trainer on the examples as they are, after counting that it took every one whole; `tokenizer`: a folder."""
-    trainer = CompletionTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=as_dataset(examples),
-        processing_class=AutoTokenizer.from_pretrained(tokenizer),
-    )
-    check_nothing_lost(examples, trainer.train_dataset)
-    return trainer
-
-
-def as_dataset(examples: list[Example]) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "input_ids": [example.ids for example in examples],
-            "labels": [example.labels for example in examples],
-        }
-    )
-
-
-def check_nothing_lost(examples: list[Example], taken: Any) -> None:
-    """The trainer's data set holds the examples and the learned tokens that went in (UserError)."""
-    tokens = sum(len(example.completion) for example in examples)
-    learned = sum(label != IGNORED for labels in taken["labels"] for label in labels)
-    if len(taken) != len(examples) or learned != tokens:
-        raise UserError(
-            f"trl's SFTTrainer kept {len(taken)} of {len(examples)} examples and {learned} of {tokens} completion "
-            "tokens: this version of trl changes the data; install the versions of constraints.txt"
-        )
 
 
 def write_plot(path: Path, metrics: list[dict[str, Any]], nats_before: float) -> None:

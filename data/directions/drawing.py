@@ -9,10 +9,11 @@ from data.console import UserError
 from data.directions.direction import Direction, Spec, inferred
 from data.directions.table import HELD_OUT_COMBINATIONS
 
-HOW_MANY = (0.2, 0.45, 0.25, 0.1)
+HOW_MANY = (0.1, 0.75, 0.1, 0.05)
 """Probability that a pair that is learned from has 0, 1, 2 or 3 directions, where its reply follows so many."""
-
 MAIN_KINDS = ("mood", "lines")
+MAIN_SHARE = 0.9
+"""Share of such pairs whose first direction is of a main kind: what many pairs ask for is learned."""
 
 
 class Directions:
@@ -57,10 +58,12 @@ class Directions:
         by_kind: dict[str, list[Direction]] = {}
         for each in self.fitting(reply):
             by_kind.setdefault(each.kind, []).append(each)
-        fitting = [each[0] if len(each) == 1 else rng.choice(each) for each in by_kind.values()]
-        count = min(len(fitting), rng.choices(range(len(HOW_MANY)), HOW_MANY)[0])
-        chosen = sorted(rng.sample(range(len(fitting)), count))
-        return self._learned_together([fitting[place] for place in chosen])
+        count = min(len(by_kind), rng.choices(range(len(HOW_MANY)), HOW_MANY)[0])
+        chosen = rng.sample([*by_kind], count)
+        main = [kind for kind in self.main_kinds if kind in by_kind]
+        if chosen and main and not {*main} & {*chosen} and rng.random() < MAIN_SHARE:
+            chosen[0] = rng.choice(main)
+        return self._learned_together([rng.choice(by_kind[kind]) for kind in by_kind if kind in chosen])
 
     def kinds(self, specs: Iterable[Spec] | None = None) -> dict[str, list[Spec]]:
         """The rows that are trained (or these), by their kind."""

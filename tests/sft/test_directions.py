@@ -71,8 +71,8 @@ def test_a_pair_is_told_what_its_reply_follows_and_something_else_every_epoch(to
             assert example.completion == undirected.completion
             counts[len(directions)] += 1
         told.append(counts)
-        assert counts[0] == pytest.approx(80, abs=5 * 8)
-        assert counts[3] > 10
+        assert counts[0] == pytest.approx(40, abs=5 * 6)
+        assert counts[1] > counts[2] > counts[3] > 4
     prompts = [[tuple(example.prompt) for example in epoch] for epoch in epochs]
     assert sum(len({epoch[n] for epoch in prompts}) > 1 for n in range(400)) > 300
     again = hindsight_epochs(train, usable_directions(SPECS, PAIRS), tokenizer, config)

@@ -35,7 +35,8 @@ from sft.evaluate import completion_nats, sample_replies
 from sft.models.loading import load_causal_lm
 from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, training_order
-from sft.train import FineTuning, as_dataset, check_nothing_lost, fine_tune
+from sft.train import FineTuning, fine_tune
+from sft.trainer import as_dataset, check_nothing_lost
 from sft.trl import last_checkpoint
 
 TEXT = "Good morrow, cousin. What news abroad? None, sir; the road is empty and the inn is shut.\n\n" * 30
@@ -81,7 +82,7 @@ def opened_trainer(options: FineTuneConfig):
 
 def test_the_loss_is_the_mean_over_completion_tokens_of_the_whole_step(run: Path) -> None:
     """Step 1 of two micro batches, before any update, against a cross-entropy written out here."""
-    fine_tuning, trainer = opened_trainer(config(run, max_pairs=8))
+    fine_tuning, trainer = opened_trainer(config(run, max_pairs=8, reading_coef=0.0))
     total, count = 0.0, 0
     with torch.no_grad():
         for example in fine_tuning.epochs[0]:
@@ -101,6 +102,8 @@ def test_a_prompt_is_never_a_target_and_every_completion_ends_with_the_end(run: 
     for batch in trainer.get_train_dataloader():
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
             learned = labels[labels != IGNORED]
+            if not len(learned):
+                continue  # a twin
             length = int(mask.sum())
             first = length - len(learned)
             assert first > 0
@@ -116,7 +119,8 @@ def test_the_trainer_takes_every_pair_once_an_epoch(run: Path) -> None:
     seen = [
         tuple(ids[mask.bool()].tolist())
         for batch in trainer.get_train_dataloader()
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+        if (labels != IGNORED).any()  # no twin
     ]
     assert sorted(seen) == sorted(tuple(example.ids) for epoch in fine_tuning.epochs for example in epoch)
     trainer.train()
