@@ -88,7 +88,10 @@ class FineTuneConfig(TrainerOptions):
         """Raise UserError for what cannot be trained on a base with this context."""
         self.check()
         check_ranges(
-            self, counts="epochs eval_every samples max_pairs", not_negative="min_words reading_coef", rates="adam_beta2 dropout"
+            self,
+            counts="epochs eval_every samples max_pairs",
+            not_negative="min_words reading_coef",
+            rates="adam_beta2 dropout",
         )
         check_lengths(self.prompt_length, self.response_length, context_length)
 

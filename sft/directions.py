@@ -42,7 +42,9 @@ def hindsight_epochs(
 
     def told(pair: Pair, example: Example) -> Example:
         chosen = directions.hindsight(pair.completion, rng)
-        prompts = [directed(pair.prompt, each) for each in (chosen, twin(chosen, pair.completion, directions, rng)) if each]
+        prompts = [
+            directed(pair.prompt, each) for each in (chosen, twin(chosen, pair.completion, directions, rng)) if each
+        ]
         own, *other = [encode_prompt(tokenizer, prompt, config.prompt_length) for prompt in prompts or [pair.prompt]]
         return Example(own, example.completion, *other)
 

@@ -1,9 +1,9 @@
 """trl's SFTTrainer on pairs, with a second loss by which the model learns to read what a prompt asks for.
 
-A reply follows its directions in a mark and in some line ends: of the loss on its tokens they are too small a part to be
-read soon. So every token also says, through a linear head, whether the reply will do as its prompt asks. It is read under
-its own directions, which it follows, and under a *twin* of its prompt, which asks for something that it does not do: as
-a verifier is trained on every token of a solution (Cobbe et al., arXiv 2110.14168). The head is not kept.
+A reply follows its directions in a mark and in a few line ends, which are a small part of the loss on its tokens. So
+every token also says, through a linear head, whether the reply will do as its prompt asks. It is read under its own
+directions, which it follows, and under a *twin* of its prompt, which asks for something that it does not do: as a
+verifier is trained on every token of a solution (Cobbe et al., arXiv 2110.14168). The head is not kept.
 """
 
 from collections.abc import Iterator, Sequence

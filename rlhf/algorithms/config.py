@@ -55,7 +55,7 @@ class AlignOptions(StageOptions):
     short_below: float = 0.75
     """Length that costs nothing, as a share of the mean length of the SFT model's replies."""
     prompts: Path | None = None
-    """Your own prompts, JSONL of {"prompt"}, taken as they are after the lesson; default: the text's dialogue."""
+    """Your own prompts, JSONL of {"prompt"}, taken as they are; default: the text's dialogue."""
     eval_prompts: int = 128
     """Held-out prompts on which the gold judge judges the policy as it learns, at most as many as there are."""
 
@@ -109,21 +109,8 @@ class AlignConfig(AlignOptions, PPOConfig):
     own names, and seed, device and lengths are the same ones for both.
     """
 
-    lesson: float = 0.16
-    """Share of the run, at its beginning, that is a lesson: every prompt asks for a thing of one kind, and doing as
-    told is all that counts. Replies are short in it, and what is asked is soon read; they grow again after it."""
-    lesson_kind: str = "mood"
-    """Kind of direction of the lesson; the table's first kind, where it has none of that name."""
-    lesson_kl_coef: float = 0.05
-    """`kl_coef` during the lesson."""
-
     output_dir: tyro.conf.Suppress[Path | None] = None
     prompt_length: tyro.conf.Suppress[int] = 64
-    shuffle_prompts: tyro.conf.Suppress[bool] = True
-
-    def check_balance(self) -> None:
-        super().check_balance()
-        check_ranges(self, shares="lesson", not_negative="lesson_kl_coef")
 
     def ppo(self, output_dir: Path) -> PPOConfig:
         """The trainer's part of these settings."""

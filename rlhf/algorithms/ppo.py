@@ -1,7 +1,7 @@
 """The alignment stage with PPO on the run's SFT model, and the gold judge looking on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,7 @@ from pretrain.machine import process_state
 from rlhf.algorithms.config import AlignConfig
 from rlhf.algorithms.learning import SAMPLED_UPDATES, conclude, progress
 from rlhf.algorithms.task import AlignmentTask
-from rlhf.asked.prompts import lesson_prompts
-from rlhf.asked.reward import AsDirected
 from rlhf.judging.stages import FOLLOWING
-from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.trackers import check_trackers
 from rlhf.ppo.trainer import Metrics, PPOTrainer
 from sft.models.loading import quiet
@@ -43,7 +40,6 @@ def align(config: AlignConfig, preset: str, departure: Departure | None = None) 
     check_trackers(ppo)
     sft = config.run / "sft"
     reward = departure.reward if departure else task.reward
-    lesson = round(config.lesson * ppo.num_updates) if task.table and not departure else 0
     # The value model starts from a reward model wherever there is one: from that which reads directions, if any.
     value = None
     if task.reward_record is not None and not departure:
@@ -53,8 +49,8 @@ def align(config: AlignConfig, preset: str, departure: Departure | None = None) 
         trainer = PPOTrainer(
             departure.policy if departure else sft,
             reward,
-            lesson_of(task, lesson * ppo.batch_size) + task.prompts,
-            replace(config.ppo(stage.path), shuffle_prompts=not lesson),
+            task.prompts,
+            config.ppo(stage.path),
             reference=sft if departure and departure.policy != sft else None,
             value=value,
             eval_hook=lambda trainer: task.evaluate(trainer.policy.lm),
@@ -67,8 +63,6 @@ def align(config: AlignConfig, preset: str, departure: Departure | None = None) 
         )
         if stage.resuming and stage.resume_path.exists():
             trainer.load_state(stage.resume_path)
-        if isinstance(reward, AsDirected):
-            give_lesson(trainer, reward, lesson, config.lesson_kl_coef)
         stage.truncate_metrics(after=trainer.updates_done, key="update")
         sample_every = max(1, ppo.num_updates // SAMPLED_UPDATES)
 
@@ -89,25 +83,3 @@ def align(config: AlignConfig, preset: str, departure: Departure | None = None) 
         if trainer.accelerator.is_main_process:
             conclude(task, stage)
     return stage.final
-
-
-def lesson_of(task: AlignmentTask, count: int) -> list[Prompt]:
-    """The prompts that the lesson takes, which come first."""
-    config = task.config
-    assert isinstance(config, AlignConfig)
-    if not count or task.table is None:
-        return []
-    return task.encoded(lesson_prompts(task.plain_prompts, task.table, config.lesson_kind, count, config.seed))
-
-
-def give_lesson(trainer: PPOTrainer, reward: AsDirected, updates: int, kl_coef: float) -> None:
-    """Let doing as told be all that counts for so many updates, at that price of the KL."""
-    reward.lesson = lambda: trainer.updates_done < updates
-    if not updates or trainer.config.kl_target is not None:
-        return
-
-    def price(trainer: PPOTrainer, metrics: Metrics) -> None:
-        trainer.kl_controller.coef = kl_coef if trainer.updates_done < updates else trainer.config.kl_coef
-
-    price(trainer, {})
-    trainer.callbacks.append(price)

@@ -13,7 +13,7 @@ HOW_MANY = (0.9, 0.1)
 MAIN_SHARE = 0.9
 """Share of the first requests that are of the main kinds."""
 MAIN_WEIGHTS = {"lines": 2}
-"""How often a main kind is asked for, where that is not once: what the lesson taught needs less."""
+"""How often a main kind is asked for, where that is not once: four numbers take longer to learn than three marks."""
 
 
 def mixed_prompts(prompts: Sequence[str], table: Directions, share: float, seed: int) -> list[str]:
@@ -28,16 +28,6 @@ def mixed_prompts(prompts: Sequence[str], table: Directions, share: float, seed:
     ]
     rng.shuffle(mixed)
     return mixed
-
-
-def lesson_prompts(prompts: Sequence[str], table: Directions, kind: str, count: int, seed: int) -> list[str]:
-    """So many prompts that ask for a thing of that kind each, of those that have a heading and ask for nothing yet."""
-    rng = random.Random(f"lesson {seed}")
-    kind = kind if kind in table.kinds() else next(iter(table.kinds()))
-    headings = [split_prompt(prompt, table.specs)[1] for prompt in prompts]
-    able = [prompt for prompt, heading in zip(prompts, headings, strict=True) if heading and not heading.directions]
-    drawn = rng.choices(able, k=count) if able else []
-    return [directed(prompt, [table.draw(kind, rng, last_speaker(prompt))]) for prompt in drawn]
 
 
 def draw_directed(prompt: str, table: Directions, rng: random.Random) -> str:

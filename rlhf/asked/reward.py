@@ -38,8 +38,6 @@ class AsDirected(RewardRecipe):
         """craft: what `build_reward` takes. following: how far replies (B,) do as they are told, in [0, 1]."""
         self.source, self.following, self.balance, self.specs = craft, following, balance, tuple(specs)
         self.tokenizer, self.prompt_length = tokenizer, prompt_length
-        self.lesson: Callable[[], bool] = lambda: False
-        """Whether doing as told is all that counts now."""
         self.means: dict[str, float] = {}
         self._plain: dict[str, tuple[Prompt, tuple[Direction, ...]]] = {}
 
@@ -62,8 +60,6 @@ class AsDirected(RewardRecipe):
         if asked.any():
             self.means["following"] = followed[asked].mean().item()
         lengths = torch.tensor([float(len(response)) for response in responses], device=craft.device)
-        if self.lesson():
-            return self.balance.weight * followed
         return self.balance.scores(craft, followed, asked, lengths)
 
     def plain(self, prompt: Prompt) -> tuple[Prompt, tuple[Direction, ...]]:

@@ -52,9 +52,6 @@ class PPOConfig:
 
     prompt_length: int | None = None
     """Largest number of tokens in a prompt; a longer one loses its beginning. None: prompts stay whole."""
-    shuffle_prompts: bool = True
-    """Whether prompts are taken in a new random order each time they have all been taken; or as they stand, for a
-    curriculum."""
     response_length: int = 53
     """Largest number of tokens in a response."""
     temperature: float = 0.7

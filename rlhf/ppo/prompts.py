@@ -46,14 +46,11 @@ class Prompt(Sequence[int]):
 
 
 class PromptOrder:
-    """Yields prompts without end: each epoch in its own order, which depends on the seed and nothing else.
+    """Yields prompts without end: each epoch in its own order, which depends on the seed and nothing else."""
 
-    shuffle: whether there is such an order; without it every epoch takes the prompts as they stand.
-    """
-
-    def __init__(self, prompts: list[Prompt], seed: int, shuffle: bool = True) -> None:
+    def __init__(self, prompts: list[Prompt], seed: int) -> None:
         self.prompts = prompts
-        self.seed, self.shuffle = seed, shuffle
+        self.seed = seed
         self.position = 0
         """Prompts taken so far: all there is to save."""
         self._epoch = -1
@@ -71,9 +68,7 @@ class PromptOrder:
             epoch, place = divmod(self.position, len(self.prompts))
             if epoch != self._epoch:
                 generator = seeded(self.seed * 1_000_003 + epoch)
-                shuffled = torch.randperm(len(self.prompts), generator=generator) if self.shuffle else None
-                self._order = [*range(len(self.prompts))] if shuffled is None else shuffled.tolist()
-                self._epoch = epoch
+                self._epoch, self._order = epoch, torch.randperm(len(self.prompts), generator=generator).tolist()
             taken.append(self.prompts[self._order[place]])
             self.position += 1
         return taken

@@ -113,7 +113,7 @@ class PPOTrainer:
         self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
         vocab_size = lm.config.get_text_config().vocab_size
         encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
-        self.prompt_order = PromptOrder(encoded, config.seed, config.shuffle_prompts)
+        self.prompt_order = PromptOrder(encoded, config.seed)
         length = max(map(len, encoded)) + config.response_length
         # Copies are made before anything is trained or prepared; those next to an adapter share its frozen weights.
         copied = copy.deepcopy if peft_config is None else share_weights

@@ -5,7 +5,7 @@ from collections import Counter
 from data.directions.drawing import Directions
 from data.directions.headings import directions_of, undirected
 from data.directions.table import HELD_OUT_COMBINATIONS, SPECS
-from rlhf.asked.prompts import PASSES, lesson_prompts, mixed_prompts
+from rlhf.asked.prompts import PASSES, mixed_prompts
 
 REPLIES = ["Now speak, good Romeo, speak.", "What is thy will?", "Fie!\nOut, out!", "My lord,\nI hear;\nI go.\nAdieu."]
 PROMPTS = [f"JULIET:\nLine {number}.\n\nROMEO:\n" for number in range(200)]
@@ -35,15 +35,6 @@ def test_nothing_is_asked_that_nothing_learns_from() -> None:
 
 def test_without_a_heading_nothing_can_be_asked() -> None:
     assert mixed_prompts(["Once upon a time"], table(), 1.0, seed=1) == ["Once upon a time"] * PASSES
-    assert lesson_prompts(["Once upon a time"], table(), "mood", 4, seed=1) == []
-
-
-def test_a_lesson_is_of_one_kind() -> None:
-    lesson = lesson_prompts(PROMPTS, table(), "lines", 64, seed=1)
-    assert len(lesson) == 64
-    assert {each.kind for prompt in lesson for each in directions_of(prompt, SPECS)} == {"lines"}
-    unknown = lesson_prompts(PROMPTS, table(), "rhyme", 8, seed=1)
-    assert {each.kind for prompt in unknown for each in directions_of(prompt, SPECS)} == {"mood"}
 
 
 def test_equal_seeds_give_equal_prompts() -> None:

@@ -103,13 +103,6 @@ def test_half_of_what_is_asked_is_half_of_the_score(tokenizer: Tokenizer) -> Non
     assert one_line == pytest.approx(6 * sum(nearly) / 2 + 0.5)
 
 
-def test_in_a_lesson_doing_as_told_is_all_that_counts(tokenizer: Tokenizer) -> None:
-    reward = reward_of(tokenizer, Looking())
-    reward.lesson = lambda: True
-    assert score(reward, tokenizer, ASKED, "Ay?\nWhat?").item() == pytest.approx(6)
-    assert score(reward, tokenizer, PLAIN, "Ay?\nWhat?").item() == 0
-
-
 def test_a_prompt_that_asks_for_nothing_is_scored_by_craft(tokenizer: Tokenizer, tmp_path: Path) -> None:
     reward = reward_of(tokenizer, Looking())
     assert score(reward, tokenizer, PLAIN, "What is thy will, my lord? Speak.").item() == pytest.approx(2)

@@ -190,8 +190,3 @@ def test_epochs_are_dealt_whole_and_in_orders_of_their_own() -> None:
     assert ids(same.take(12)) == dealt != ids(other.take(12))
     same.position = 4
     assert ids(same.take(8)) == dealt[4:], "the position is all there is to restore"
-
-
-def test_a_curriculum_is_taken_as_it_stands() -> None:
-    order = PromptOrder([Prompt([i]) for i in range(4)], seed=1, shuffle=False)
-    assert ids(order.take(6)) == [[0], [1], [2], [3], [0], [1]]
