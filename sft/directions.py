@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data.dialogue import Pair, encode_prompt
 from data.directions.drawing import Directions
-from data.directions.headings import directed, directions_of, last_speaker, split_prompt
+from data.directions.headings import directed, last_speaker, split_prompt
 from data.directions.specs import NONE, Direction, Spec, load_specs
 from data.run.record import StageRecord
 from data.tokenizers import Tokenizer
