@@ -38,9 +38,6 @@ class RankingOptions(TrainerOptions):
     weight_decay: float = 0.0
     mean_loss_coef: float = 0.5
     """Weight of a second loss, by a score that is the mean over a response's tokens instead of read at its last."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Type of the activations; auto takes bf16 where the processor has instructions for it."""
-
     sample_batch_size: int = 256
     """Responses sampled together on one process."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from data.console import UserError
 from data.run.options import BatchOptions, StageOptions, check_ranges
@@ -21,6 +22,8 @@ class TrainerOptions(BatchOptions, StageOptions):
     """Optimizer steps between two lines of metrics.jsonl."""
     save_every: int = 100
     """Optimizer steps between the states that --resume continues from."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of the activations; auto takes bf16 where the processor has instructions for it."""
 
     def check(self) -> None:
         """Raise UserError for settings that no trainer can learn with."""

@@ -17,6 +17,9 @@ from data.tokenizers import Tokenizer
 from sft.config import FineTuneConfig
 from sft.pairs import Example, Examples
 
+TWIN_TOKENS = 40
+"""Longest completion that is read under another direction too. Longer ones would take most of the time."""
+
 
 def run_directions(record: StageRecord) -> tuple[Spec, ...]:
     """The table that a run's sft stage learned; empty for a run without directions. UserError where it is gone."""
@@ -40,13 +43,13 @@ def hindsight_epochs(
     rng = random.Random(f"hindsight {config.seed}")
     headings = [split_prompt(pair.prompt, directions.specs)[1] for pair in train.pairs]
 
+    def encoded(prompt: str, asked: Sequence[Direction]) -> list[int]:
+        return encode_prompt(tokenizer, directed(prompt, asked), config.prompt_length)
+
     def told(pair: Pair, example: Example) -> Example:
-        chosen = directions.hindsight(pair.completion, rng)
-        prompts = [
-            directed(pair.prompt, each) for each in (chosen, twin(chosen, pair.completion, directions, rng)) if each
-        ]
-        own, *other = [encode_prompt(tokenizer, prompt, config.prompt_length) for prompt in prompts or [pair.prompt]]
-        return Example(own, example.completion, *other)
+        own = directions.hindsight(pair.completion, rng)
+        other = twin(own, pair.completion, directions, rng) if len(example.completion) <= TWIN_TOKENS else None
+        return Example(encoded(pair.prompt, own), example.completion, encoded(pair.prompt, other) if other else ())
 
     return [
         [

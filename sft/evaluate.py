@@ -8,20 +8,22 @@ from transformers import PreTrainedModel
 from data.tokenizers import Tokenizer
 from pretrain.machine import seeded
 from pretrain.sampling import CachedModel, generate
-from sft.models.forward import sequence_logprobs
+from sft.models.forward import LogProbs, sequence_logprobs
 from sft.pairs import Example
 
 
-def completion_nats(lm: PreTrainedModel, examples: Sequence[Example], batch_size: int = 32) -> float:
+def completion_nats(lm: PreTrainedModel | LogProbs, examples: Sequence[Example], batch_size: int = 32) -> float:
     """Mean −log p of a completion's token given all before it, `<|endoftext|>` included, in nats.
 
     The mean is over all tokens of all completions; its exponential is the perplexity. The model's mode (training or
     evaluation) stays what it is.
     """
-    training = lm.training
+    training = (lm.lm if isinstance(lm, LogProbs) else lm).training
+    logprobs = lm if isinstance(lm, LogProbs) else LogProbs(lm)
     prompts, completions = [example.prompt for example in examples], [example.completion for example in examples]
-    nats = -sequence_logprobs(lm, prompts, completions, batch_size=batch_size).sum().item()
-    lm.train(training)
+    logprobs.lm.eval()
+    nats = -sequence_logprobs(logprobs, prompts, completions, batch_size=batch_size).sum().item()
+    logprobs.lm.train(training)
     return nats / sum(map(len, completions))
 
 

@@ -27,10 +27,11 @@ from sft.config import FineTuneConfig
 from sft.directions import Request, draw_requests, hindsight_epochs, share_followed, usable_directions
 from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
+from sft.models.forward import LogProbs
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
 from sft.pairs import encode_pairs, load_pairs, order_of_epochs
-from sft.trainer import READER, CompletionTrainer, exact_trainer
+from sft.trainer import CompletionTrainer, exact_trainer, plain_again
 from sft.trl import StageCallback, last_checkpoint, ordered_arguments, run_trainer, trainer_arguments
 
 SHOWN = 6
@@ -72,6 +73,8 @@ class FineTuning:
         self.steps = math.ceil(len(self.train.examples) * config.epochs / config.batch_size)
         set_seed(short_seed(config.seed))
         self.model = load_causal_lm(self.base, self.state.device, config.dropout, role="base")
+        # Made before anything wraps the model: what is measured is float32.
+        self.logprobs = LogProbs(self.model)
 
     def describe(self) -> str:
         config, parameters = self.config, sum(parameter.numel() for parameter in self.model.parameters())
@@ -89,7 +92,7 @@ class FineTuning:
 
     def nats(self) -> float:
         """Held-out nats per completion token of the model as it is now."""
-        return completion_nats(self.model, self.dev.examples)
+        return completion_nats(self.logprobs, self.dev.examples)
 
     def replies(self) -> Replies:
         """Replies of the model as it is now to the held-out prompts that are asked."""
@@ -118,7 +121,7 @@ class FineTuning:
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
-        bf16 = compute_dtype("auto", device) == torch.bfloat16
+        bf16 = compute_dtype(config.precision, device) == torch.bfloat16
         return SFTConfig(
             **trainer_arguments(config, folder.resume_path, self.batches, device, bf16),
             **ordered_arguments(config, self.steps),
@@ -162,7 +165,9 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
         checkpoint, done = last_checkpoint(stage)
         stage.truncate_metrics(after=done)
         with progress_bar("sft", run.steps, done) as bar:
-            run_trainer(run.trainer(stage), Watch(run, stage, bar), checkpoint, run.state.device)
+            trainer = run.trainer(stage)
+            run_trainer(trainer, Watch(run, stage, bar), checkpoint, run.state.device)
+        plain_again(run.model, trainer)
         if main:
             conclude(run, stage, nats_before, before)
     return stage.final
@@ -170,8 +175,6 @@ def fine_tune(config: FineTuneConfig, preset: str) -> Path:
 
 def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Before) -> None:
     """Save the model; its results, plot and samples, next to those of the base."""
-    if run.reading_coef:
-        delattr(run.model, READER)
     run.model.config.use_cache = True  # trl turns it off for training
     run.model.save_pretrained(stage.path)
     run.tokenizer.save(stage.path, run.parent.config["context_length"])

@@ -6,8 +6,8 @@ directions, which it follows, and under a *twin* of its prompt, which asks for s
 verifier is trained on every token of a solution (Cobbe et al., arXiv 2110.14168). The head is not kept.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +18,63 @@ from transformers import AutoTokenizer, PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
+from pretrain.fast.functions import TokenLogprobs
+from sft.models.batch import Batch
+from sft.models.forward import HiddenStates
+from sft.models.loading import DROPOUTS
 from sft.pairs import IGNORED, Example
 from sft.trl import SilentTrainer
 
 READER = "reader"
 """Name of the head in the model while it learns."""
-END_WEIGHT = 1.0
-"""What the judgement at each of the two last tokens weighs next to the mean over all of them: there it is certain."""
+LAST = 2
+"""Judgements at the end of a reply that weigh one each, next to the mean over all: there it is nearly certain."""
 
 
 class PairCollator:
     """Rows of `as_dataset` → a batch of N sequences of at most T tokens, padded on the right; a pair's twin follows it.
 
-    `input_ids`, `attention_mask`, `labels` (N, T), the labels of a twin all IGNORED. `follows` (N,): 1 where the reply
-    does as its prompt asks, 0 for a twin, −1 for a pair without one, which is not judged. `weights` (N, T): what the
-    judgement of each token weighs; of a sequence they have the sum 3, or 0 where it is not judged.
+    `input_ids`, `labels` (N, T), the labels of a twin all IGNORED. `prompt_lengths`, `lengths` (N,): tokens of the
+    prompt, and of prompt and completion. `follows` (N,): 1 where the reply does as its prompt asks, 0 for a twin, −1
+    for a pair without one, which is not judged.
     """
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        ids, labels, follows, starts = [], [], [], []
+        ids, labels, follows, prompts = [], [], [], []
         for row in rows:
             completion = row["input_ids"][row["prompt_length"] :]
             ids.append(row["input_ids"])
             labels.append(row["labels"])
-            starts.append(row["prompt_length"])
+            prompts.append(row["prompt_length"])
             follows.append(1 if row["twin"] else -1)
             if row["twin"]:
                 ids.append(row["twin"] + completion)
                 labels.append([IGNORED] * len(ids[-1]))
-                starts.append(len(row["twin"]))
+                prompts.append(len(row["twin"]))
                 follows.append(0)
         width = max(map(len, ids))
 
         def padded(lists: list[list[int]], value: int) -> Tensor:
             return torch.tensor([[*values, *[value] * (width - len(values))] for values in lists])
 
-        lengths = torch.tensor([*map(len, ids)])[:, None]
-        places, first = torch.arange(width), torch.tensor(starts)[:, None] - 1
-        judged = torch.tensor(follows)[:, None] >= 0
-        responses = ((places >= first) & (places < lengths)).float()
-        ends = ((places >= lengths - 2) & (places < lengths)).float()
         return {
             "input_ids": padded(ids, self.pad_id),
-            "attention_mask": (places < lengths).long(),
             "labels": padded(labels, IGNORED),
+            "prompt_lengths": torch.tensor(prompts),
+            "lengths": torch.tensor([*map(len, ids)]),
             "follows": torch.tensor(follows),
-            "weights": judged * (responses / responses.sum(1, keepdim=True) + END_WEIGHT * ends),
         }
 
 
 class CompletionTrainer(SilentTrainer, SFTTrainer):
-    """SFTTrainer whose batches come from `PairCollator`.
+    """SFTTrainer whose batches come from `PairCollator`, and whose forward pass is that of `sft.models.forward`.
 
-    reading_coef: weight of the second loss, the squared error of the head's estimate of whether the reply follows,
-    less ½; 0 leaves it out.
+    So a CPU reads no padding. trl's loss on the completions is that of its own forward pass, to rounding. reading_coef:
+    weight of the second loss, the squared error of the head's estimate of whether the reply follows, less ½; 0 leaves
+    it out.
     """
 
     def __init__(self, *args: Any, reading_coef: float, **kwargs: Any) -> None:
@@ -92,36 +92,55 @@ class CompletionTrainer(SilentTrainer, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """trl's loss on the completions, and that of the head on the sequences which are judged."""
-        follows, weights = inputs.pop("follows"), inputs.pop("weights")
-        plain = self.accelerator.unwrap_model(model)
-        with last_states(plain) as states:
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, *outputs = result if return_outputs else (result,)
+        """The loss on the completions, and that of the head on the sequences which are judged; each over the step."""
+        starts, ends = inputs["prompt_lengths"].tolist(), inputs["lengths"].tolist()
+        rows = [row[:end] for row, end in zip(inputs["input_ids"].tolist(), ends, strict=True)]
+        prompts = [row[:start] for row, start in zip(rows, starts, strict=True)]
+        completions = [row[start:] for row, start in zip(rows, starts, strict=True)]
+        states, logits = model(pairs=Batch(prompts, completions, inputs["input_ids"].device))
+        targets = torch.tensor([id for completion in completions for id in completion], device=logits.device)
+        lengths = inputs["lengths"] - inputs["prompt_lengths"]
+        follows = inputs["follows"].repeat_interleave(lengths)
+        learned = follows != 0  # a twin's reply was not written to its prompt
+        logprobs, _ = TokenLogprobs.apply(logits[learned], targets[learned], 1.0)
+        processes = self.accelerator.num_processes  # over whose gradients DDP takes the mean
+        loss = -logprobs.sum() / num_items_in_batch * processes
         reading = loss.new_zeros(())
         if self.reading_coef:
-            estimates = getattr(plain, READER)(states[0].float()).squeeze(-1)
-            errors = (estimates - (follows[:, None] - 0.5)) ** 2
-            # As trl's own loss: over the whole step, and DDP averages over the processes.
-            reading = (errors * weights).sum() / self.judged * self.accelerator.num_processes
+            judged = follows >= 0
+            plain = self.accelerator.unwrap_model(model)
+            estimates = getattr(plain, READER)(states[judged].float()).squeeze(-1)
+            errors = (estimates - (follows[judged] - 0.5)) ** 2
+            reading = (errors * judgement_weights(lengths)[judged]).sum() / self.judged * processes
             loss = loss + self.reading_coef * reading
-        whole = reading.detach() * self.current_gradient_accumulation_steps
-        self._metrics["train"]["reading_loss"].append(self.accelerator.gather(whole).mean().item())
-        return (loss, *outputs) if return_outputs else loss
+        figures = {
+            "reading_loss": reading.detach() * self.current_gradient_accumulation_steps,
+            "mean_token_accuracy": (logits.argmax(-1) == targets)[learned].float().mean(),
+        }
+        for name, value in figures.items():
+            self._metrics["train"][name].append(self.accelerator.gather(value).mean().item())
+        return (loss, logits) if return_outputs else loss
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = ["input_ids", "labels", "prompt_length", "twin"]
 
 
-@contextmanager
-def last_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """The last hidden states (N, T, width) of the body's next forward pass, as the list's one element."""
-    found: list[Tensor] = []
-    hook = model.base_model.register_forward_hook(lambda module, args, output: found.append(output.last_hidden_state))
-    try:
-        yield found
-    finally:
-        hook.remove()
+def judgement_weights(lengths: Tensor) -> Tensor:
+    """What each token of completions with these lengths (N,) weighs, row by row: 1/length, and 1 more near the end.
+
+    A judgement stands before its token: the last one has seen all but the end."""
+    places = torch.cat([torch.arange(int(length), 0, -1) for length in lengths]).to(lengths.device)
+    return 1 / lengths.repeat_interleave(lengths) + (places <= LAST).float()
+
+
+def forward_pairs(
+    lm: PreTrainedModel, states: HiddenStates, forward: Any, *args: Any, pairs: Batch | None = None, **kwargs: Any
+) -> Any:
+    """Hidden states and logits (tokens, …) where the completions of `pairs` are predicted; without, as `forward`."""
+    if pairs is None:
+        return forward(*args, **kwargs)
+    hidden = states(pairs)
+    return hidden, lm.get_output_embeddings()(hidden).float()
 
 
 def exact_trainer(
@@ -129,7 +148,7 @@ def exact_trainer(
 ) -> CompletionTrainer:
     """trl's trainer on the examples as they are, after counting that it took every one whole; `tokenizer`: a folder.
 
-    With a `reading_coef` the model gets the head: `model.reader`, which is the caller's to remove.
+    With a `reading_coef` the model gets the head, `model.reader`; `plain_again` takes it off.
     """
     if reading_coef:
         width = model.config.get_text_config().hidden_size
@@ -146,7 +165,24 @@ def exact_trainer(
         reading_coef=reading_coef,
     )
     check_nothing_lost(examples, trainer.train_dataset)
+    states = HiddenStates(model.base_model)
+    if has_dropout(model):
+        states.body = None  # it has none
+    # An attribute, so that whatever wraps the model (DDP, autocast) has this forward pass in it.
+    model.forward = partial(forward_pairs, model, states, model.forward)
     return trainer
+
+
+def plain_again(model: Any, trainer: CompletionTrainer) -> None:
+    """The model without the head and without what trl, accelerate and `exact_trainer` put around its forward pass."""
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model.__dict__.pop("forward", None)
+    if hasattr(model, READER):
+        delattr(model, READER)
+
+
+def has_dropout(model: PreTrainedModel) -> bool:
+    return any(getattr(model.config.get_text_config(), name, 0.0) for name in DROPOUTS)
 
 
 def as_dataset(examples: list[Example]) -> Dataset:

@@ -25,7 +25,7 @@ from rlhf.ppo.prompts import PromptOrder
 from rlhf.ppo.rewards.rules import Scorer
 from sft.models.loading import load_causal_lm, quiet
 from sft.pairs import Example, training_order
-from sft.train import exact_trainer
+from sft.trainer import exact_trainer
 
 NAMES = {"loss": "loss", "mean_token_accuracy": "accuracy"}
 """The metrics that are written, by TRL's names."""

@@ -32,6 +32,7 @@ from sft import train as sft_train
 from sft.config import PRESETS, FineTuneConfig
 from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import completion_nats, sample_replies
+from sft.models.forward import LogProbs
 from sft.models.loading import load_causal_lm
 from sft.models.sampling import sampler
 from sft.pairs import IGNORED, Example, encode_pairs, training_order
@@ -57,7 +58,15 @@ def finished(smoke_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def config(run: Path, **changes: object) -> FineTuneConfig:
-    few = {"max_pairs": 88, "batch_size": 8, "micro_batch_size": 4, "save_every": 3, "eval_every": 4, "log_every": 1}
+    few = {
+        "max_pairs": 88,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "save_every": 3,
+        "eval_every": 4,
+        "log_every": 1,
+        "precision": "fp32",
+    }
     return replace(PRESETS["smoke"][1], run=run, **(few | changes))  # type: ignore[arg-type]
 
 
@@ -100,11 +109,10 @@ def test_a_prompt_is_never_a_target_and_every_completion_ends_with_the_end(run: 
     fine_tuning, trainer = opened_trainer(config(run))
     eos = fine_tuning.tokenizer.eos_id
     for batch in trainer.get_train_dataloader():
-        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        for ids, labels, length in zip(batch["input_ids"], batch["labels"], batch["lengths"].tolist(), strict=True):
             learned = labels[labels != IGNORED]
             if not len(learned):
                 continue  # a twin
-            length = int(mask.sum())
             first = length - len(learned)
             assert first > 0
             assert (labels[:first] == IGNORED).all()
@@ -117,9 +125,9 @@ def test_a_prompt_is_never_a_target_and_every_completion_ends_with_the_end(run: 
 def test_the_trainer_takes_every_pair_once_an_epoch(run: Path) -> None:
     fine_tuning, trainer = opened_trainer(config(run, max_pairs=21, epochs=2))
     seen = [
-        tuple(ids[mask.bool()].tolist())
+        tuple(ids[:length].tolist())
         for batch in trainer.get_train_dataloader()
-        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+        for ids, labels, length in zip(batch["input_ids"], batch["labels"], batch["lengths"], strict=True)
         if (labels != IGNORED).any()  # no twin
     ]
     assert sorted(seen) == sorted(tuple(example.ids) for epoch in fine_tuning.epochs for example in epoch)
@@ -303,6 +311,7 @@ def test_the_saved_model_is_the_one_that_was_measured(finished: Path) -> None:
     fine_tuning = FineTuning(config(finished))
     assert fine_tuning.replies().stop_share == pytest.approx(record.results["stop_share_before"], abs=1e-4)
     fine_tuning.model = load_causal_lm(finished / "sft")
+    fine_tuning.logprobs = LogProbs(fine_tuning.model)
     assert fine_tuning.nats() == pytest.approx(record.results["nats_after"], abs=2e-5)
     replies = fine_tuning.replies()
     assert replies.stop_share == pytest.approx(record.results["stop_share"], abs=1e-4)
@@ -356,7 +365,7 @@ def test_two_processes_take_the_steps_of_one(finished: Path, run: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = ("max_pairs", "batch_size", "micro_batch_size", "save_every", "eval_every", "log_every")
+    settings = ("max_pairs", "batch_size", "micro_batch_size", "save_every", "eval_every", "log_every", "precision")
     fields = [word for name in settings for word in (f"--{name}", str(getattr(config(run), name)))]
     processes = [
         subprocess.Popen(

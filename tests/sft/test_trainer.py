@@ -17,7 +17,7 @@ from sft.config import PRESETS, FineTuneConfig
 from sft.directions import twin
 from sft.pairs import IGNORED, Example
 from sft.train import FineTuning, fine_tune
-from sft.trainer import PairCollator, as_dataset
+from sft.trainer import PairCollator, as_dataset, judgement_weights
 
 SPECS = load_specs("built-in")
 SAID = ("What, is the harbour shut?", "I love thee, Anne,\nand so good night.", "O, hear me! I am come again!", "No.")
@@ -29,7 +29,7 @@ def run(smoke_base: Path, tmp_path: Path) -> Path:
 
 
 def config(run: Path, **changes: object) -> FineTuneConfig:
-    few = {"max_pairs": 8, "batch_size": 8, "micro_batch_size": 4, "log_every": 1, "samples": 8}
+    few = {"max_pairs": 8, "batch_size": 8, "micro_batch_size": 4, "log_every": 1, "precision": "fp32", "samples": 8}
     return replace(PRESETS["smoke"][1], run=run, **(few | changes))  # type: ignore[arg-type]
 
 
@@ -37,13 +37,16 @@ def test_a_batch_holds_each_pair_and_its_twin() -> None:
     examples = [Example([5, 6, 7], [8, 1], twin=[5, 9]), Example([5], [8, 3, 1])]
     batch = PairCollator(pad_id=0)([*as_dataset(examples)])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 1], [5, 9, 8, 1, 0], [5, 8, 3, 1, 0]]
-    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
+    assert batch["prompt_lengths"].tolist() == [3, 2, 1]
+    assert batch["lengths"].tolist() == [5, 4, 4]
     x = IGNORED
     assert batch["labels"].tolist() == [[x, x, x, 8, 1], [x] * 5, [x, 8, 3, 1, x]]
     assert batch["follows"].tolist() == [1, 0, -1]
-    third = 1 / 3  # the mean over what stands at the last prompt token and at both of the completion's
-    expected = [[0, 0, third, third + 1, third + 1], [0, third, third + 1, third + 1, 0], [0.0] * 5]
-    torch.testing.assert_close(batch["weights"], torch.tensor(expected))
+
+
+def test_a_judgement_weighs_its_share_and_one_more_at_the_end() -> None:
+    weights = judgement_weights(torch.tensor([4, 1, 2]))
+    assert weights.tolist() == [0.25, 0.25, 1.25, 1.25, 2.0, 1.5, 1.5]
 
 
 def test_the_first_loss_is_that_of_the_completions_and_three_quarters_per_judged_reply(run: Path) -> None:

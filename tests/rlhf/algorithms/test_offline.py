@@ -23,7 +23,7 @@ from rlhf.algorithms.task import AlignmentTask
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
 from sft.pairs import Example, training_order
-from sft.train import exact_trainer
+from sft.trainer import exact_trainer
 
 EXAMPLES, STEPS = 18, 5
 """18 examples in steps of 4: the last one is short."""
