@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
-from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
@@ -31,6 +30,7 @@ from sft.end_token import fit_end_row, start_end_row
 from sft.evaluate import Replies, completion_nats, sample_replies
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
+from sft.models.tokens import load_tokenizer
 from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, order_of_epochs
 from sft.trl import SilentTrainer, StageCallback, last_checkpoint, ordered_arguments, run_trainer, trainer_arguments
 
@@ -243,7 +243,7 @@ def exact_trainer(model: Any, arguments: SFTConfig, examples: list[Example], tok
         model=model,
         args=arguments,
         train_dataset=as_dataset(examples),
-        processing_class=AutoTokenizer.from_pretrained(tokenizer),
+        processing_class=load_tokenizer(tokenizer, "base"),
     )
     check_nothing_lost(examples, trainer.train_dataset)
     return trainer
