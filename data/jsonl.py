@@ -4,7 +4,8 @@ import json
 import os
 import types
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -14,12 +15,19 @@ Kind = type | tuple[type, ...] | types.GenericAlias
 """A required type: `str`, `(int, float)`, or a list with its elements, `list[str]`, `list[list[int]]`."""
 
 
+class Row(dict[str, Any]):
+    """The JSON object of one line, which knows where it stands."""
+
+    where = ""
+    """File and line, as errors name them."""
+
+
 def read_jsonl(
     path: str | Path,
     required: Mapping[str, Kind],
     check: Callable[[dict[str, Any]], None] = lambda row: None,
     optional: Mapping[str, Kind] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Read a UTF-8 file of one JSON object a line; blank lines are skipped, further keys are kept.
 
     `required` maps each key that must be there to its type, `optional` each that may be; `check` raises UserError for a
@@ -35,14 +43,23 @@ def read_jsonl(
     # Split bytes at \n only: str.splitlines would also split at U+2028, which JSON allows inside a string.
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            try:
-                rows.append(parse_row(line, required, optional or {}))
-                check(rows[-1])
-            except UserError as error:
-                raise UserError(f"{path}, line {number}: {error}") from error
+            with at(f"{path}, line {number}") as where:
+                row = Row(parse_row(line, required, optional or {}))
+                row.where = where
+                check(row)
+            rows.append(row)
     if not rows:
         raise UserError(f"{path}: is empty; it needs one JSON object a line")
     return rows
+
+
+@contextmanager
+def at(where: str) -> Iterator[str]:
+    """A UserError of the block says where it is."""
+    try:
+        yield where
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def parse_row(line: bytes, required: Mapping[str, Kind], optional: Mapping[str, Kind]) -> dict[str, Any]:
@@ -66,7 +83,7 @@ def parse_row(line: bytes, required: Mapping[str, Kind], optional: Mapping[str, 
     return row
 
 
-def read_texts(path: str | Path, *keys: str) -> list[dict[str, str]]:
+def read_texts(path: str | Path, *keys: str) -> list[Row]:
     """`read_jsonl` for rows that hold a text under each of `keys`, none of them blank (UserError)."""
 
     def check(row: dict[str, str]) -> None:
@@ -108,7 +125,7 @@ def read_appended(path: str | Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in lines]
     except ValueError:
-        return read_jsonl(path, {})  # which names what it cannot read
+        return [*read_jsonl(path, {})]  # which names what it cannot read
 
 
 def with_home(path: str | Path) -> Path:

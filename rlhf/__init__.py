@@ -1,24 +1,31 @@
 """PPO against the ranking model, and the comparison of every stage.
 
-`PPOConfig` and `PPOTrainer` are imported when they are first asked for: who wants `rlhf.ppo.losses` alone loads
+What the package gives out is imported when it is first asked for: who wants `rlhf.ppo.losses` alone loads
 neither transformers nor accelerate.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pretrain import check_data
 
 if TYPE_CHECKING:
     from rlhf.ppo.config import PPOConfig
+    from rlhf.ppo.rewards.combine import RewardEnsemble
+    from rlhf.ppo.rewards.http import HttpReward
     from rlhf.ppo.trainer import PPOTrainer
 
-__all__ = ["PPOConfig", "PPOTrainer"]
+PLACES = {
+    "PPOConfig": "rlhf.ppo.config",
+    "PPOTrainer": "rlhf.ppo.trainer",
+    "HttpReward": "rlhf.ppo.rewards.http",
+    "RewardEnsemble": "rlhf.ppo.rewards.combine",
+}
+__all__ = ["HttpReward", "PPOConfig", "PPOTrainer", "RewardEnsemble"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in PLACES:
         raise AttributeError(f"module 'rlhf' has no attribute {name!r}")
     check_data()
-    from rlhf.ppo import trainer
-
-    return getattr(trainer, name)
+    return getattr(import_module(PLACES[name]), name)

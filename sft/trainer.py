@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from data.console import UserError
@@ -22,6 +22,7 @@ from pretrain.fast.functions import TokenLogprobs
 from sft.models.batch import Batch
 from sft.models.forward import HiddenStates
 from sft.models.loading import DROPOUTS
+from sft.models.tokens import load_tokenizer
 from sft.pairs import IGNORED, Example
 from sft.trl import SilentTrainer
 
@@ -155,7 +156,7 @@ def exact_trainer(
         setattr(model, READER, nn.Linear(width, 1, device=model.device))
         for parameter in getattr(model, READER).parameters():
             nn.init.zeros_(parameter)
-    reader = AutoTokenizer.from_pretrained(tokenizer)
+    reader = load_tokenizer(tokenizer, "base")
     trainer = CompletionTrainer(
         model=model,
         args=arguments,

@@ -203,7 +203,7 @@ def finished_trials(path: Path) -> list[dict[str, Any]]:
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         write_whole(path, whole)
-    trials = read_jsonl(path, TRIAL) if whole else []
+    trials: list[dict[str, Any]] = [*read_jsonl(path, TRIAL)] if whole else []
     if [line["trial"] for line in trials] != list(range(len(trials))):
         raise UserError(f"{path} does not hold the trials 0, 1, 2, … in their order: start again with --overwrite")
     return trials

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from trl import RewardConfig
 
 from data.run.folder import StageFolder
@@ -23,6 +23,7 @@ from reward.rankings import Ranking
 from reward.training.batches import JudgeBeginnings, Loss, RankingCollator, ranking_dataset
 from reward.training.trainer import RankingTrainer
 from sft.models.loading import context_length, quiet
+from sft.models.tokens import load_tokenizer
 from sft.trl import StageCallback, last_checkpoint, run_trainer, trainer_arguments
 
 CURVE_RANKINGS = 64
@@ -116,7 +117,7 @@ def train_on_rankings(
             model=model,
             args=arguments,
             train_dataset=dataset,
-            processing_class=AutoTokenizer.from_pretrained(base),
+            processing_class=load_tokenizer(base, "base"),
             collator=RankingCollator(tokenizer.pad_id, width_step=32, loss=loss),
             rankings_per_forward=config.rankings_per_forward,
             mean_loss_coef=config.mean_loss_coef,

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from data.console import UserError
@@ -23,6 +22,7 @@ from reward.rankings import Ranking, read_collected
 from rlhf.algorithms.offline import OfflineOptions, OfflineRun
 from rlhf.algorithms.task import AlignmentTask
 from sft.models.loading import load_causal_lm, quiet
+from sft.models.tokens import load_tokenizer
 from sft.pairs import training_order
 from sft.trl import SilentTrainer
 
@@ -121,7 +121,7 @@ def build_trainer(
         ref_model=load_causal_lm(sft, device),
         args=DPOConfig(**arguments, beta=config.beta),
         train_dataset=Dataset.from_list([pairs[index]._asdict() for index in order]),
-        processing_class=AutoTokenizer.from_pretrained(sft),
+        processing_class=load_tokenizer(sft),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from data.console import UserError
 from data.dialogue import dialogue_pairs, encode_prompt
@@ -33,6 +33,7 @@ from rlhf.ppo.rewards.build import build_reward
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from sft.directions import Request, draw_requests, run_directions, share_followed, usable_directions
 from sft.models.loading import load_causal_lm
+from sft.models.tokens import load_tokenizer
 
 EVAL_WORDS = 1000
 """distinct-2 falls as a text grows: it is measured on so many words each time."""
@@ -152,7 +153,7 @@ class AlignmentTask:
     def scorer(self, rules: ScoreRules) -> Scorer:
         """The reward and the rules on its scores, as every algorithm but PPO (whose trainer has its own) calls them."""
         config, ours = self.config, self.tokenizer
-        tokenizer = AutoTokenizer.from_pretrained(config.run / "sft")
+        tokenizer = load_tokenizer(config.run / "sft")
         length = config.prompt_length + config.response_length
         tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), length)
         reward, _ = build_reward(self.reward, tokens, SCORED_AT_ONCE, self.device)

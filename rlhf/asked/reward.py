@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class AsDirected(RewardRecipe):
         self.source, self.following, self.balance, self.specs = craft, following, balance, tuple(specs)
         self.tokenizer, self.prompt_length = tokenizer, prompt_length
         self.means: dict[str, float] = {}
-        self._plain: dict[str, tuple[Prompt, tuple[Direction, ...]]] = {}
+        self._plain: dict[str, tuple[str, list[int], tuple[Direction, ...]]] = {}
 
     def build(
         self, policy: PolicyTokens, batch_rows: int, device: torch.device
@@ -57,6 +58,7 @@ class AsDirected(RewardRecipe):
             found = self.following([prompts[row] for row in rows], [responses[row] for row in rows])
             followed[asked] = found.to(craft)
         self.means = {"craft": craft.mean().item()}
+        self.means |= {f"craft/{name}": mean for name, mean in getattr(self.craft, "means", {}).items()}
         if asked.any():
             self.means["following"] = followed[asked].mean().item()
         lengths = torch.tensor([float(len(response)) for response in responses], device=craft.device)
@@ -68,9 +70,10 @@ class AsDirected(RewardRecipe):
         if text not in self._plain:
             directions = directions_of(text, self.specs)
             bare = undirected(text, self.specs)
-            ids = encode_prompt(self.tokenizer, bare, self.prompt_length) if directions else prompt.ids
-            self._plain[text] = Prompt(ids, bare), directions
-        return self._plain[text]
+            ids = encode_prompt(self.tokenizer, bare, self.prompt_length) if directions else list(prompt)
+            self._plain[text] = bare, ids, directions
+        bare, ids, directions = self._plain[text]
+        return replace(prompt, ids=ids, text=bare), directions
 
 
 class Learned:
@@ -93,7 +96,7 @@ class Rule:
         eos = self.tokenizer.eos_id
         scores = []
         for prompt, response in zip(prompts, responses, strict=True):
-            text = self.tokenizer.decode([id for id in response if id != eos])
+            text = self.tokenizer.decode([id for id in response if id != eos], keep_special=True)
             nearly = [direction.nearly(text) for direction in directions_of(prompt.text or "", self.specs)]
             scores.append(math.fsum(nearly) / max(1, len(nearly)))
         return torch.tensor(scores)

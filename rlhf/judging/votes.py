@@ -18,7 +18,7 @@ from rlhf.judging.sources import STAGES
 
 def read_votes(path: str | Path) -> list[dict[str, Any]]:
     """The votes of a file; UserError, with file and line, for a line that is none."""
-    return read_jsonl(path, {"prompt": str, "completions": list[str], "policies": list[str]}, _check)
+    return [*read_jsonl(path, {"prompt": str, "completions": list[str], "policies": list[str]}, _check)]
 
 
 def distinct_votes(votes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

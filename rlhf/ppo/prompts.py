@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ class Prompt(Sequence[int]):
     """The whole text as the user gave it, or as the chat template wrote the conversation; None where ids were given."""
     messages: Conversation | None = None
     """The conversation, if it was one."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else its row of the data holds, for reward functions: by the names of the columns."""
+    where: str = field(default="", compare=False)
+    """What errors call it: its place in the data."""
 
     def __post_init__(self) -> None:
-        for name in ("text", "messages"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(self.ids, name, None))
+        for name in ("text", "messages", "columns", "where"):
+            if getattr(self, name) in (None, "", {}):
+                object.__setattr__(self, name, getattr(self.ids, name, getattr(self, name)))
         object.__setattr__(self, "ids", list(self.ids))
 
     def __len__(self) -> int:
@@ -58,8 +62,9 @@ class PromptOrder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the prompts, to know them again when a run resumes."""
-        return hashlib.sha256(json.dumps([list(prompt) for prompt in self.prompts]).encode()).hexdigest()
+        """SHA-256 of the prompts and their columns, to know them again when a run resumes."""
+        rows = [[list(prompt), dict(prompt.columns)] if prompt.columns else list(prompt) for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
 
     def take(self, count: int) -> list[Prompt]:
         """The next `count` prompts; one that spans two epochs takes from both."""
@@ -77,20 +82,19 @@ class PromptOrder:
 def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab_size: int) -> list[Prompt]:
     """Prompts as token ids of a policy that knows `vocab_size` tokens.
 
-    source: a list of prompts, a `datasets.Dataset` with a column "prompt", or the path of a JSONL file of
-    {"prompt"}. A prompt is a text, a list of token ids, a `Prompt` (ids with their text), or a conversation: a list of
-    {"role", "content"}, which the tokenizer's chat template writes out up to where the assistant's turn begins (if the
-    last message is the assistant's: to where that breaks off).
+    source: a list of prompts or of {"prompt"}, a `datasets.Dataset` with a column "prompt", or the path of a JSONL file
+    of {"prompt"}; what else a row holds are the prompt's columns. A prompt is a text, a list of token ids, a `Prompt`
+    (ids with their text), or a conversation: a list of {"role", "content"}, which the tokenizer's chat template writes
+    out up to where the assistant's turn begins (if the last message is the assistant's: to where that breaks off).
 
     A text or ids of more than `prompt_length` tokens (None: no bound) lose their beginning, but for a BOS, and keep
     their whole text; a conversation that is too long is refused, since a cut one no longer follows its template.
     UserError on what cannot be used.
     """
     encoded = []
-    for number, prompt in enumerate(_listed(source)):
-        where = f"prompt {number}"
+    for where, prompt, columns in _listed(source):
         if isinstance(prompt, dict) and "prompt" in prompt:
-            prompt = prompt["prompt"]
+            prompt, columns = prompt["prompt"], {name: value for name, value in prompt.items() if name != "prompt"}
         if hasattr(prompt, "tolist"):  # a tensor or an array of token ids
             prompt = prompt.tolist()
         if isinstance(prompt, Prompt):
@@ -112,16 +116,25 @@ def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab
             raise UserError(f"{where} is empty: give it at least one token")
         if min(ids) < 0 or max(ids) >= vocab_size:
             raise UserError(f"{where} holds a token that the policy (vocabulary {vocab_size}) does not know")
-        encoded.append(ids if prompt_length is None else _cut(ids, prompt_length, tokenizer, where))
+        whole = ids if prompt_length is None else _cut(ids, prompt_length, tokenizer, where)
+        encoded.append(replace(whole, columns=columns or whole.columns, where=whole.where or where))
     if not encoded:
         raise UserError("there are no prompts: give at least one")
     return encoded
 
 
-def _listed(source: Any) -> Iterable[Any]:
-    """The prompts one by one, out of whatever holds them."""
+def columns_of(prompts: Iterable[Prompt]) -> dict[str, str | None]:
+    """The names of all columns that prompts have, each with the place of the first prompt that lacks it, or None."""
+    prompts = list(prompts)
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return {name: next((prompt.where for prompt in prompts if name not in prompt.columns), None) for name in names}
+
+
+def _listed(source: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
+    """(where it is, prompt, columns) one by one, out of whatever holds them."""
     if isinstance(source, str | Path):
-        return [row["prompt"] for row in read_jsonl(source, {"prompt": (str, list)})]
+        rows = read_jsonl(source, {"prompt": (str, list)})
+        return [(row.where, row["prompt"], {name: row[name] for name in row if name != "prompt"}) for row in rows]
     columns = getattr(source, "column_names", getattr(source, "columns", None))  # of pandas: columns
     if isinstance(source, Mapping):
         raise UserError(
@@ -133,11 +146,13 @@ def _listed(source: Any) -> Iterable[Any]:
             "datasets.Dataset that is not streamed"
         )
     if columns is None:
-        return source
+        return ((f"prompt {number}", prompt, {}) for number, prompt in enumerate(source))
     if "prompt" not in columns:
         rename = ': dataset.rename_column("input_ids", "prompt")' if "input_ids" in columns else ""
         raise UserError(f'the prompts need a column "prompt"; this dataset has {", ".join(map(str, columns))}{rename}')
-    return source["prompt"]
+    others = [name for name in columns if name != "prompt"]
+    table = zip(source["prompt"], *(source[name] for name in others), strict=True)
+    return ((f"prompt {n}", prompt, dict(zip(others, row, strict=True))) for n, (prompt, *row) in enumerate(table))
 
 
 def _encode(text: str, tokenizer: Any, where: str) -> list[int]:

@@ -30,9 +30,10 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.learner import Diverged, Learner
 from rlhf.ppo.networks import ValueModel, value_backbone
-from rlhf.ppo.prompts import Prompt, PromptOrder, encode_prompts
-from rlhf.ppo.rewards.base import PolicyTokens, RewardSource
+from rlhf.ppo.prompts import Prompt, PromptOrder, columns_of, encode_prompts
+from rlhf.ppo.rewards.base import PolicyTokens
 from rlhf.ppo.rewards.build import build_reward
+from rlhf.ppo.rewards.combine import RewardSource
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from rlhf.ppo.rollout import Episode, Rollout, build_rollout
 from rlhf.ppo.trackers import add_numbers, check_hooks, check_trackers, finish_trackers, start_trackers
@@ -40,7 +41,7 @@ from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
 from sft.models.loading import check_fits, load_causal_lm, load_classifier
 from sft.models.sampling import sampler
-from sft.models.tokens import ModelSource, decoder, find_stop_ids, load_tokenizer, same_tokens, without_stop
+from sft.models.tokens import ModelSource, find_stop_ids, load_tokenizer, same_tokens
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
 
@@ -58,11 +59,13 @@ class PPOTrainer:
 
     policy: folder, hub name or causal language model (trained in place).
     reward: folder, hub name or sequence-classification model of one label; or a function
-        `(prompts, responses) -> scores` of texts; or a list of (reward, weight), or a mapping name -> (reward, weight).
-        A model whose tokenizer is not the policy's reads the responses as text.
+        `(prompts, responses, **columns) -> scores` of texts, or `-> (scores, figures)`; or an `HttpReward`; or a list
+        of (reward, weight), or a mapping name -> (reward, weight), or a `RewardEnsemble`. A model whose tokenizer is
+        not the policy's reads the responses as text.
     prompts: texts, lists of token ids, conversations (lists of {"role", "content"}, written out by the chat
-        template), a `datasets.Dataset` with a column "prompt" of these, or a JSONL file of {"prompt"}. A reward
-        function gets texts as they were given, and conversations as the template wrote them.
+        template), a `datasets.Dataset` with a column "prompt" of these, or a JSONL file of {"prompt"}; what else
+        a row holds goes to reward functions that ask for it by name. A reward function gets texts as they were given,
+        and conversations as the template wrote them.
     tokenizer: of the policy; None loads it from where the policy came from. Token-id prompts with a reward model
         need none.
     reference: where the KL is measured from; None: a copy of the policy as it is now.
@@ -121,8 +124,8 @@ class PPOTrainer:
             reference_lm = copied(lm)
         else:
             reference_lm = load_causal_lm(reference, self.device, dropout=None, role="reference")
-        tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length)
-        self.reward, start = build_reward(reward, tokens, self.micro_rows, self.device)
+        self.tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length, columns_of(encoded))
+        self.reward, start = build_reward(reward, self.tokens, self.micro_rows, self.device)
         rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
         self.scorer = Scorer(self.reward, self.stop_ids, rules)
         same_file = isinstance(value, str | Path) and str(value) == str(reward)
@@ -133,7 +136,7 @@ class PPOTrainer:
         for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
             check_fits(model, role, vocab_size, length)
         for role, given in (("reference", reference), ("value model", value)):
-            if given is not None and not same_tokens(tokenizer, load_tokenizer(given)):
+            if given is not None and not same_tokens(tokenizer, load_tokenizer(given, role)):
                 raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
         self.peft_config = peft_config
         self.adapted = lm.requires_grad_(True) if peft_config is None else add_adapter(lm, peft_config, "policy")
@@ -246,8 +249,7 @@ class PPOTrainer:
             )
         seconds = {"time/rollout": time.perf_counter() - clock}
         clock = time.perf_counter()
-        with self.accelerator.autocast():
-            scores = self.scorer.raw(prompts, responses)
+        scores = self._scores(prompts, responses)
         rollout = self.prepare_rollout(gather_object(self.score_rollout(prompts, responses, scores)))
         seconds["time/scoring"] = time.perf_counter() - clock
         rollout.metrics |= seconds
@@ -257,6 +259,21 @@ class PPOTrainer:
             names = dict.fromkeys(name for share in shares for name in share)
             rollout.metrics |= {f"objective/rewards/{n}": fmean(s[n] for s in shares if n in s) for n in names}
         return rollout
+
+    def _scores(self, prompts: Sequence[Prompt], responses: list[list[int]]) -> Tensor:
+        """Scores (B,) as the reward gives them. Where it fails in one process, it fails in all: none waits for it."""
+        failure: Exception | None = None
+        try:
+            with self.accelerator.autocast():
+                scores = self.scorer.raw(prompts, responses)
+        except Exception as error:  # a function's own, of any kind
+            failure = error
+        said = gather_object([failure and (str(failure) or type(failure).__name__)])
+        if failure is not None:
+            raise failure
+        if failed := [each for each in said if each is not None]:
+            raise UserError(failed[0])
+        return scores
 
     @torch.no_grad()
     def score_rollout(self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor) -> list[Episode]:
@@ -343,13 +360,12 @@ class PPOTrainer:
 
     def _keep_samples(self, episodes: Sequence[Episode]) -> None:
         """Good scores over gibberish are the classic failure: keep some responses with their scores."""
-        decode = decoder(self.tokenizer) if self.tokenizer is not None else str
         self.samples = [
             {
-                "prompt": decode(list(episode.prompt)),
-                "response": decode(without_stop(episode.response, self.stop_ids)),
-                "score": episode.score,
-                "stopped": episode.response[-1] in self.stop_ids,
+                "prompt": self.tokens.text(prompt),
+                "response": self.tokens.response_text(response, prompt),
+                "score": score,
+                "stopped": response[-1] in self.stop_ids,
             }
-            for episode in episodes[: self.config.log_samples]
+            for prompt, response, score, *_ in episodes[: self.config.log_samples]
         ]

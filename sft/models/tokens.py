@@ -1,9 +1,11 @@
 """What is asked of a tokenizer, if there is one: to be found, to decode, and to say what ends a response."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from transformers import AutoTokenizer, PreTrainedModel
 
 from data.console import UserError
@@ -11,6 +13,10 @@ from data.jsonl import with_home
 
 ModelSource = str | Path | PreTrainedModel
 """A folder, a hub name, or the model itself."""
+TOKENIZER_FILES = ("*token*", "*vocab*", "merges.txt", "*.model", "*.spm", "*.tiktoken", "tekken.json")
+"""Patterns of the names of files that a tokenizer is made from: where there is one of these, there is a tokenizer."""
+CONTEXT = 16
+"""Tokens before a response that decide how its first ones are written. Four would do: a character has four bytes."""
 
 
 def at_home(source: Any) -> Any:
@@ -19,17 +25,45 @@ def at_home(source: Any) -> Any:
     return str(with_home(source)) if named else source
 
 
-def load_tokenizer(source: ModelSource) -> Any:
-    """The tokenizer next to a model, or None: in its folder or hub repository, for a model where it came from."""
+def load_tokenizer(source: ModelSource, role: str = "policy") -> Any:
+    """The tokenizer next to a model, or None: in its folder or hub repository, for a model where it came from.
+
+    role: what errors call the model. UserError where there is a tokenizer, or may be one, that cannot be read: without
+    it, ids of another tokenizer would be taken for this model's own.
+    """
     name = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(at_home(source))
     if not name:
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError):  # no tokenizer there; a model that cannot be loaded says so itself
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        # Of a folder without tokenizer files transformers makes one of the model's kind that knows no word.
+        if len(tokenizer.get_vocab()) > len(tokenizer.get_added_vocab()):
+            return tokenizer
+        reason = "it knows no word"
+    except Exception as error:  # transformers, tokenizers, sentencepiece and json: each has errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if _has_no_tokenizer(name):
         return None
-    # Of a folder without tokenizer files transformers makes one of the model's kind that knows no word.
-    return tokenizer if len(tokenizer.get_vocab()) > len(tokenizer.get_added_vocab()) else None
+    raise UserError(
+        f"the tokenizer of the {role} in {name} cannot be read ({reason}): save or download it again, or update "
+        "transformers and tokenizers if it is newer than they are"
+    )
+
+
+def _has_no_tokenizer(name: str) -> bool:
+    """Whether a folder, or a hub repository as it is in the cache, is known to hold no tokenizer."""
+    if Path(name).is_dir():
+        return not _has_tokenizer_file(Path(name))
+    try:
+        cached, missing = (try_to_load_from_cache(name, file) for file in ("config.json", "tokenizer_config.json"))
+    except ValueError:  # a folder that is gone: its name is no repository's
+        return False
+    # Where nobody could ask the hub, a file that is not in the cache may exist.
+    return isinstance(cached, str) and missing is _CACHED_NO_EXIST and not _has_tokenizer_file(Path(cached).parent)
+
+
+def _has_tokenizer_file(folder: Path) -> bool:
+    return any(fnmatch(path.name, pattern) for path in folder.iterdir() for pattern in TOKENIZER_FILES)
 
 
 def same_tokens(ours: Any, theirs: Any) -> bool:
@@ -71,14 +105,17 @@ def find_stop_ids(configured: Collection[int] | None, tokenizer: Any, lm: PreTra
     return found
 
 
-def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    """Token ids -> text without special tokens, for reward functions and for reading."""
-    special = set(getattr(tokenizer, "all_special_ids", ()))
+def continuation(tokenizer: Any, ids: Sequence[int], before: Sequence[int]) -> str:
+    """The text of token ids as it follows that of `before`, special tokens included.
 
-    def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode([token for token in ids if token not in special]))
-
-    return decode
+    Decoded alone it may be another text: tokenizers of the SentencePiece kind drop the space before the first word,
+    those of the WordPiece kind write it between tokens only, and the first bytes of a character may be in `before`.
+    """
+    context = [*before][-CONTEXT:]
+    head, whole = str(tokenizer.decode(context)), str(tokenizer.decode([*context, *ids]))
+    # Not the length of the first: it may end in half a character, which the ids complete.
+    same = (number for number, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b)
+    return whole[next(same, len(head)) :]
 
 
 def without_stop(response: Sequence[int], stop_ids: Collection[int]) -> Sequence[int]:

@@ -98,7 +98,8 @@ def test_the_examples_run_as_they_stand(
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block.replace("10_000", "64"), "coming-from-trl.md", "exec"), names)
-    assert names["correct"](["2 + 2 =", "3 + 4 ="], ["4", "5"]) == [1.0, 0.0]
+    scores, figures = names["correct"](["2 + 2 =", "3 + 4 ="], ["4", "so 5"], names["dataset"]["answer"])
+    assert (scores, figures) == ([1.0, 0.0], {"characters": [1.0, 4.0]})
     ids = torch.tensor([[1, 2, 3]])
     merged = AutoModelForCausalLM.from_pretrained("merged")(ids).logits
     with_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("my/sft"), "adapter")(ids).logits

@@ -45,15 +45,15 @@ class TranslatedReward:
 
     def encode(self, prompt: Prompt, response: Sequence[int]) -> list[int]:
         """Prompt and response in the reward model's token ids."""
-        text = self.policy.response_text(response)
         if prompt.messages is None:
+            text = self.policy.response_text(response, prompt)
             ids = list(self.tokenizer.encode(self.policy.prompt_text(prompt) + text))
             eos = self.tokenizer.eos_token_id
             stopped = response[-1] in self.policy.stop_ids
             return [*ids, eos] if stopped and eos is not None and ids[-1] != eos else ids
-        messages = prompt.messages
+        messages, text = prompt.messages, self.policy.message_text(response)
         if messages[-1]["role"] == "assistant":  # the response continues what is there
-            messages, text = messages[:-1], messages[-1]["content"] + text
+            messages, text = messages[:-1], messages[-1]["content"] + self.policy.response_text(response, prompt)
         if getattr(self.tokenizer, "chat_template", None) is None:
             raise UserError(
                 "the prompts are conversations, and the reward model's tokenizer, which is not the policy's, has no "

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.decoders import WordPiece
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from data.console import UserError
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.base import PolicyTokens
-from rlhf.ppo.rewards.build import WeightedReward, build_reward
+from rlhf.ppo.rewards.build import build_reward
+from rlhf.ppo.rewards.combine import CombinedReward
 from rlhf.ppo.rewards.function import FunctionReward
 from rlhf.ppo.rewards.model import ModelReward, TranslatedReward
 from rlhf.ppo.rewards.rules import apply_missing_stop
@@ -63,12 +65,12 @@ def test_a_function_reads_text_and_gives_numbers(tokens: PolicyTokens, give: Any
         (lambda p, r: [1.0], r"shape \(1,\) for 2 responses"),
         (lambda p, r: 1.0, r"shape \(\) for 2 responses"),
         (lambda p, r: [[1.0], [2.0]], r"shape \(2, 1\) for 2 responses"),
-        (lambda p, r: None, "gave None: return a list of numbers"),
-        (lambda p, r: [1.0, None], r"gave \[1.0, None\]: return a list"),
+        (lambda p, r: None, "gave None as scores: return a list of numbers"),
+        (lambda p, r: [1.0, None], r"gave \[1.0, None\] as scores: return a list"),
         (lambda p, r: ["good", "bad"], "return a list of numbers"),
         (lambda p, r: (1.0 for _ in r), "return a list of numbers"),
-        (lambda p, r: [1.0, math.nan], "gave nan for the response 'e': return finite"),
-        (lambda p, r: [math.inf, 0.0], "gave inf for the response 'd'"),
+        (lambda p, r: [1.0, math.nan], "gave nan as scores for the response 'e': return finite"),
+        (lambda p, r: [math.inf, 0.0], "gave inf as scores for the response 'd'"),
     ],
 )
 def test_what_a_function_may_not_give(tokens: PolicyTokens, function: Any, message: str) -> None:
@@ -83,7 +85,7 @@ def test_what_a_function_may_not_give(tokens: PolicyTokens, function: Any, messa
         (None, "the reward is a NoneType"),
         (3.5, "the reward is a float"),
         (lambda responses: [0.0], r"must accept \(prompts, responses\): too many"),
-        (lambda prompts, responses, *, answer: [0.0], "missing a required argument: 'answer'"),
+        (lambda prompts, responses, *, answer: [0.0], 'asks for the column "answer", which the data'),
         ([], "list of .reward, weight. is empty"),
         ([lambda p, r: [0.0]], "number 0 is <function"),
         ((lambda p, r: [0.0], 1.0), "number 0 is <function"),
@@ -157,13 +159,12 @@ def test_several_rewards_add_up_by_their_weights(tokens: PolicyTokens, reward_mo
     prompts, responses = [Prompt([1, 2]), Prompt([3])], [[4, EOS], [5, 6, 7]]
     parts = [(length, 3), (model, -0.5), ([(lambda p, r: [10.0, 0.0], 0.1)], 2.0), (length, 1.0)]
     reward, first = build_reward(parts, tokens, 2, CPU)
-    assert isinstance(reward, WeightedReward)
+    assert isinstance(reward, CombinedReward)
     assert first is model
     alone = ModelReward(model, 2)(prompts, responses)
     torch.testing.assert_close(reward(prompts, responses), torch.tensor([6.0, 12.0]) - 0.5 * alone)
-    assert reward.means == pytest.approx(
-        {"length": 2.0, "reward_1": alone.mean().item(), "reward_2": 0.5, "length_3": 2.0}
-    )
+    own = {"length": 2.0, "reward_1": alone.mean().item(), "reward_2": 0.5, "length_3": 2.0, "reward_2/reward_0": 5.0}
+    assert reward.means == pytest.approx(own)
 
 
 def test_each_of_several_rewards_is_logged(causal_lm: Build, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -305,6 +306,41 @@ def test_a_whole_update_with_a_reward_model_of_another_tokenizer(
     wide = saved(other_tokenizer, vocab_size=24)
     with pytest.raises(UserError, match="the value model has another tokenizer than the policy"):
         PPOTrainer(causal_lm("gpt2"), reward, ["abc"], config, tokenizer=tokenizer, value=wide)
+
+
+def test_rewards_read_the_text_that_the_policy_wrote(
+    tokenizer: PreTrainedTokenizerFast, other_tokenizer: PreTrainedTokenizerFast, saved: Callable[..., Path]
+) -> None:
+    """Prompt + response is the text of all tokens but the stop; "a" and "b" are written as words, "v" is special."""
+    tokenizer.backend_tokenizer.decoder = WordPiece()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["v"]})
+    policy, prompt = PolicyTokens(tokenizer, 24, frozenset([EOS]), 18), Prompt([0, 1], "a b")
+    seen = build(lambda p, r: [float((p, r) == (["a b"], [" c v d"]))], policy)
+    assert seen([prompt], [[2, 21, 3, EOS]]).tolist() == [1.0]
+    assert policy.response_text([2, 21, 3, EOS]) == " c v d", "without a prompt: as after any other text"
+    assert policy.prompt_text(Prompt([21, 0, 23])) == "v a", "of token ids too, but for PAD"
+    assert build(saved(other_tokenizer), policy).encode(prompt, [2, EOS]) == [*other_tokenizer.encode("a b c"), 16]
+
+
+@pytest.mark.parametrize("role", ["reward model", "value model", "reference", "policy"])
+def test_a_tokenizer_that_cannot_be_read_is_said_when_the_trainer_is_made(
+    causal_lm: Build, tokenizer: PreTrainedTokenizerFast, saved: Callable[..., Path], tmp_path: Path, role: str
+) -> None:
+    """Its ids would else be taken for the policy's."""
+    folder, policy = saved(tokenizer), tmp_path / "policy"
+    if role in ("reference", "policy"):
+        causal_lm("qwen3").save_pretrained(policy)
+        tokenizer.save_pretrained(policy)
+    ((policy if policy.exists() else folder) / "tokenizer.json").write_text("{")
+    given: dict[str, dict[str, Any]] = {
+        "reward model": {"reward": folder},
+        "value model": {"value": folder},
+        "reference": {"reference": policy},
+        "policy": {"policy": policy, "tokenizer": None},
+    }
+    usual: dict[str, Any] = {"policy": causal_lm("qwen3"), "reward": lambda p, r: [0.0], "tokenizer": tokenizer}
+    with pytest.raises(UserError, match=f"the tokenizer of the {role} in .* cannot be read"):
+        PPOTrainer(prompts=["ab"], config=PPOConfig(cpu=True), **usual | given[role])
 
 
 # ---- rules ----
