@@ -235,10 +235,10 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
         ),
     ),
     "laptop": (
-        "2 CPU cores, under 4 minutes",
+        "2 CPU cores, under 3 minutes",
         replace(
             RECIPE,
-            total_episodes=15_360,
+            total_episodes=10_240,
             num_ppo_epochs=1,
             learning_rate=2.5e-3,
             value_learning_rate=2e-3,
