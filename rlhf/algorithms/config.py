@@ -120,6 +120,7 @@ class AlignConfig(AlignOptions, PPOConfig):
     output_dir: tyro.conf.Suppress[Path | None] = None
     prompt_length: tyro.conf.Suppress[int] = 64
     shuffle_prompts: tyro.conf.Suppress[bool] = True
+    save_best: tyro.conf.Suppress[bool] = False
 
     def check_balance(self) -> None:
         super().check_balance()

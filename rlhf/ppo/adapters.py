@@ -60,6 +60,19 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, role: str) -> Any:
     return adapted
 
 
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its adapters, if it has any, added to the weights: then a copy, or else the model itself."""
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    if not adapted:
+        return model
+    model = copy.deepcopy(model)
+    for name in adapted:
+        layer: Any = model.get_submodule(name)
+        layer.merge()
+        model.set_submodule(name, layer.get_base_layer())
+    return model
+
+
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     """The weights that are learned, by name: all there is to save of a run."""
     return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}

@@ -9,6 +9,7 @@ import json
 import pickle
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from data.jsonl import with_home
 from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 
-VERSION = 4
+VERSION = 5
 FREE_SETTINGS = {
     *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
+    *("save_best", "save_rollouts"),
     *("micro_batch_size", "cpu", "device"),
 }
 """Settings that a resumed run may change: they do not alter what is learned."""
@@ -45,7 +47,7 @@ def save(folder: str | Path, accelerator: Accelerator, shared: dict[str, Any], o
     shared: what all processes share, written by the first. own: this process's. Every process must call it.
     """
     folder = with_home(folder)
-    partial, old = folder.with_name(f".{folder.name}.partial"), _old(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(folder if folder.exists() else folder.parent)  # a file that stands there is not replaced
@@ -56,12 +58,27 @@ def save(folder: str | Path, accelerator: Accelerator, shared: dict[str, Any], o
         torch.save(shared | {"version": VERSION}, partial / "state.pt")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _put_in_place(partial, folder)
     accelerator.wait_for_everyone()
+
+
+def replaced(folder: Path, accelerator: Accelerator, write: Callable[[Path], None]) -> None:
+    """Have `write` (in the main process) fill a folder, which takes the place of an older one when it is whole."""
+    if accelerator.is_main_process:
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        write(partial)
+        _put_in_place(partial, folder)
+    accelerator.wait_for_everyone()
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    old = _old(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

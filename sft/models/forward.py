@@ -53,7 +53,7 @@ class LogProbs(nn.Module):
         return super().train(False)
 
     def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy (no gradient) in nats, each (N,), of the N response tokens, row by row.
+        """Log-probability and entropy in nats, each (N,), of the N response tokens, row by row.
 
         `temperature` divides the logits, here as in the rollout: the distribution that is trained is the one that is
         sampled from.
