@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, gather_object
 
-from data.console import UserError
+from data.console import UserError, console
 from data.jsonl import with_home
 from pretrain.machine import OwnPrecision, choose_device, compute_dtype, seeded, with_cpu_kernels
 from rlhf.ppo import state
@@ -30,7 +30,7 @@ from rlhf.ppo.evaluation import evaluate
 from rlhf.ppo.experience import Experience
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.learner import Diverged, Learner
-from rlhf.ppo.networks import VALUE_HEAD, ValueModel, value_backbone, value_classifier
+from rlhf.ppo.networks import VALUE_HEAD, ValueModel, apart, check_can_learn, value_backbone, value_classifier
 from rlhf.ppo.prompts import Prompt, PromptOrder, columns_of, encode_prompts
 from rlhf.ppo.rewards.base import PolicyTokens
 from rlhf.ppo.rewards.build import build_reward
@@ -47,7 +47,8 @@ from rlhf.ppo.trackers import (
     start_trackers,
 )
 from sft.models.forward import LogProbs
-from sft.models.loading import check_fits, load_causal_lm, load_classifier
+from sft.models.loading import check_fits, load_causal_lm, load_classifier, save_as_given
+from sft.models.sampling import sampler
 from sft.models.stops import StopStrings
 from sft.models.tokens import ModelSource, find_stop_ids, load_tokenizer, same_tokens
 
@@ -124,6 +125,7 @@ class PPOTrainer:
         self.micro_rows = config.micro_rows(self.accelerator.num_processes)
 
         lm = load_causal_lm(policy, self.device, dropout=None)
+        check_can_learn(lm, peft_config)
         self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
         self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
         self.stop_strings = StopStrings(config.stop_strings, tokenizer) if config.stop_strings else None
@@ -141,7 +143,8 @@ class PPOTrainer:
         if reference is None or reference is policy:
             reference_lm = copied(lm)
         else:
-            reference_lm = load_causal_lm(reference, self.device, dropout=None, role="reference")
+            reference_lm = load_causal_lm(apart(reference, lm, copied), self.device, dropout=None, role="reference")
+        reward = apart(reward, lm, copied)
         columns = columns_of([*encoded, *self.eval_prompts])
         self.tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length, columns, self.stop_strings)
         self.reward, start = build_reward(reward, self.tokens, self.micro_rows, self.device)
@@ -152,17 +155,20 @@ class PPOTrainer:
             # Its head may be missing: it is not used.
             start = load_classifier(value, self.device, role="value model", new_head=True)
         goes_on = value is not None and start is not None and getattr(start.config, VALUE_HEAD, False)
-        self.value = ValueModel(value_backbone(lm if start is None else start, peft_config), start if goes_on else None)
+        role = "policy" if start is None else "value model"
+        backbone = value_backbone(lm if start is None else start, peft_config, role, given=value is not None)
+        self.value = ValueModel(backbone, start if goes_on else None, role)
         for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
             check_fits(model, role, vocab_size, length)
         for role, given in (("reference", reference), ("value model", value)):
             if given is not None and not same_tokens(tokenizer, load_tokenizer(given, role)):
                 raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
         self.peft_config = peft_config
-        self.adapted = lm.requires_grad_(True) if peft_config is None else add_adapter(lm, peft_config, "policy")
+        self.adapted = lm if peft_config is None else add_adapter(lm, peft_config, "policy")
         """The policy as it is saved: peft's model around it, where it has an adapter."""
-        self.policy = LogProbs(lm)
-        self.reference = LogProbs(reference_lm).to(self.device).requires_grad_(False)
+        self.policy = LogProbs(lm, "policy")
+        sampler(self.policy)  # says now, not in the first rollout, where it will be slow
+        self.reference = LogProbs(reference_lm, "reference").to(self.device).requires_grad_(False)
 
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         # Every process draws the numbers of all, so that many processes do what one would.
@@ -207,10 +213,14 @@ class PPOTrainer:
             if self.config.output_dir is None or not (self.updates_done or isinstance(error, Diverged)):
                 raise
             last_good = self.config.output_dir / "last_good"
-            self._write(last_good)
+            end = f"saved in {last_good}"
+            try:
+                self._write(last_good)
+            except UserError as unsaved:
+                end = str(unsaved)
             if isinstance(error, UserError):
-                raise type(error)(f"{error}; saved in {last_good}") from error
-            error.add_note(f"The policy is saved in {last_good}.")
+                raise type(error)(f"{error}; {end}") from error
+            error.add_note(f"The policy is {end}." if end.startswith("saved") else end)
             raise
         finally:
             finish_trackers(self.accelerator)
@@ -252,7 +262,8 @@ class PPOTrainer:
             log_samples(self.accelerator, self.samples, self.updates_done)
         due = config.save_every and (self.updates_done % config.save_every == 0 or self._stopping)
         if due and config.output_dir is not None:
-            self.save_state(config.output_dir / "resume")
+            folder = config.output_dir / "resume"
+            self._try(lambda: self.save_state(folder))
         return metrics
 
     # ---- experience ----
@@ -290,24 +301,27 @@ class PPOTrainer:
     def save(self, folder: str | Path, value: bool = False) -> None:
         """Write the policy, and the tokenizer if there is one, as a plain Hugging Face checkpoint.
 
-        With a `peft_config` only the adapter is written, as peft's own `save_pretrained` does.
+        Its data type is the one that the policy came in. With a `peft_config` only the adapter is written, as peft's
+        own `save_pretrained` does. UserError where the folder cannot be written: what was learned is then in a folder
+        for temporary files, which the error names.
         value: write the value model too, as a sequence classifier in `folder`/value, with what adapters it has merged;
         another trainer starts from it by `value=`.
         """
         classifier = value_classifier(self.value) if value else None
-        self._write(folder)
+        state.together(lambda: self._write(folder), folder)
         if classifier is not None:
-            self._write(with_home(folder) / "value", classifier)
-        self.accelerator.wait_for_everyone()
+            state.together(lambda: self._write(with_home(folder) / "value", classifier), folder)
 
-    def _write(self, folder: str | Path, model: Any = None) -> None:
+    def _write(self, folder: str | Path, model: Any = None, rescue: bool = True) -> None:
         """Save a model, the policy by default, in the main process; nobody waits: after an error others may be gone."""
-        if self.accelerator.is_main_process:
-            folder = with_home(folder)
-            state.make_folder(folder)  # transformers would only log that it cannot
-            (self.adapted if model is None else model).save_pretrained(folder)
+
+        def write(folder: Path) -> None:
+            save_as_given(self.adapted if model is None else model, folder)
             if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)
+
+        if self.accelerator.is_main_process:
+            state.save_files(folder, write, rescue and self.updates_done > 0)
 
     def save_state(self, folder: str | Path) -> None:
         """Write all that a resumed run needs; atomic. Every process must call it."""
@@ -347,13 +361,22 @@ class PPOTrainer:
 
     # ---- parts ----
 
+    def _try(self, save: Callable[[], None]) -> None:
+        """Hours of learning are worth more than a copy of them: one that cannot be written does not end the run."""
+        try:
+            save()
+        except UserError as error:
+            if self.accelerator.is_main_process:
+                console.print(f"update {self.updates_done}: {error}; training continues")
+
     def _evaluate(self) -> Metrics:
         """`evaluate` on the evaluation prompts; the best policy so far is kept, if that is asked for."""
         metrics = evaluate(self, self.eval_prompts)
         if metrics["eval/rlhf_reward"] > self.best:
             self.best = metrics["eval/rlhf_reward"]
             if self.config.save_best and self.config.output_dir is not None:
-                state.replaced(self.config.output_dir / "best", self.accelerator, self._write)
+                best = self.config.output_dir / "best"
+                self._try(lambda: state.together(lambda: self._write(best, rescue=False), best))
         return metrics
 
     def _record(self, episodes: Sequence[Episode]) -> None:

@@ -19,7 +19,7 @@ class ModelReward:
     def __init__(self, model: PreTrainedModel, batch_rows: int) -> None:
         """batch_rows: sequences per forward pass."""
         self.scores = Scores(model)
-        self.model = self.scores.model.requires_grad_(False)
+        self.model = self.scores.model
         self.batch_rows = batch_rows
 
     def __call__(self, prompts: Responses, responses: Responses) -> Tensor:

@@ -622,7 +622,7 @@ def test_a_state_is_replaced_whole_or_not_at_all(make: Make, tmp_path: Path, mon
     trainer.step()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", no_space)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match=r"cannot save into .* \(no space\): free some space"):
             trainer.save_state(tmp_path / "state")
     assert (tmp_path / "state" / "state.pt").read_bytes() == good
     trainer.save_state(tmp_path / "state")
