@@ -99,16 +99,16 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8"))
 
 
-def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Add one line, which is on disk when this returns. Half a line at the end, left by a kill, is replaced."""
-    line = json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
+def append_jsonl(path: str | Path, *rows: Mapping[str, Any]) -> None:
+    """Add lines, which are on disk when this returns. Half a line at the end, left by a kill, is replaced."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
     with with_home(path).open("ab+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         if file.read(1) not in (b"", b"\n"):
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(line)
+        file.write(lines)
         file.flush()
         os.fsync(file.fileno())
 

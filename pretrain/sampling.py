@@ -5,7 +5,7 @@ any causal language model of transformers. Prompts are padded on the left, a row
 and no position is computed twice.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -127,17 +127,19 @@ def generate(
     top_p: float | None = None,
     stop_ids: Collection[int] = (),
     stop_twice: int | None = None,
+    ends: Callable[[Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
 ) -> list[list[int]]:
     """Sample a continuation of at most `max_new_tokens` ids for every prompt.
 
     A continuation ends with its first id of `stop_ids`, which it includes, or where `stop_twice` comes twice in a
-    row, the prompt's last id counted. Prompts may differ in length; an empty prompt is an error (ValueError). Where
-    prompt and continuation outgrow the model's context, the model goes on from the later half of what it has seen. A
-    prompt that is given several times runs through the model once. The draws depend on `generator` and on the batch,
-    so equal calls give equal text; with `noise` (B, `max_new_tokens`), float64 in [0, 1) on any device, those of a row
-    depend on its own numbers alone, whatever else is in the batch.
+    row, the prompt's last id counted, or where `ends` says so: given the continuations so far (n, T) of the rows that
+    have no end yet, it returns (n,) bool, whether each ends now. Prompts may differ in length; an empty prompt is an
+    error (ValueError). Where prompt and continuation outgrow the model's context, the model goes on from the later
+    half of what it has seen. A prompt that is given several times runs through the model once. The draws depend on
+    `generator` and on the batch, so equal calls give equal text; with `noise` (B, `max_new_tokens`), float64 in [0, 1)
+    on any device, those of a row depend on its own numbers alone, whatever else is in the batch.
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
@@ -179,9 +181,12 @@ def generate(
         token = sample_tokens(logits, temperature, top_k, top_p, generator, row_noise)
         drawn.append(token)
         fresh, positions = token[:, None], positions[:, -1:].add_(1)
-        if not stop_ids and stop_twice is None:
+        if not stop_ids and stop_twice is None and ends is None:
             continue
         going_on = ~torch.isin(token, stops)
+        if ends is not None:
+            _write(drawn, texts[: end + 1], active)
+            going_on &= ~ends(texts[length : end + 1, active].T)
         if stop_twice is not None:
             going_on &= (token != stop_twice) | (before != stop_twice)
         before = token

@@ -164,7 +164,7 @@ class Rotation(Function):
 class TokenLogprobs(Function):
     """Log-probabilities of chosen tokens and entropies, both (N,) in nats, float32, of logits (N, V).
 
-    The softmax is computed once, and kept for the gradient; there is none of the entropy.
+    The softmax is computed once, and kept for the gradients.
     """
 
     @staticmethod
@@ -174,14 +174,21 @@ class TokenLogprobs(Function):
         # The largest share is exp(largest logit - normaliser).
         normaliser = scaled.amax(-1) - shares.amax(-1).log()
         entropy = normaliser - torch.linalg.vecdot(shares, scaled)
-        ctx.save_for_backward(shares, targets)
+        ctx.save_for_backward(shares, targets, entropy)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)
         return scaled.gather(-1, targets[:, None]).squeeze(-1) - normaliser, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        shares, targets = ctx.saved_tensors
-        gradient = (gradient / ctx.temperature)[:, None]
-        return (shares * -gradient).scatter_add_(-1, targets[:, None], gradient).to(ctx.dtype), None, None
+    def backward(ctx: Any, of_logprobs: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        shares, targets, entropy = ctx.saved_tensors
+        gradient = None
+        if of_logprobs is not None:
+            scaled = (of_logprobs / ctx.temperature)[:, None]
+            gradient = (shares * -scaled).scatter_add_(-1, targets[:, None], scaled)
+        if of_entropy is not None:
+            scaled = (of_entropy / ctx.temperature)[:, None]
+            slopes = -scaled * (torch.special.xlogy(shares, shares) + shares * entropy[:, None])
+            gradient = slopes if gradient is None else gradient + slopes
+        return None if gradient is None else gradient.to(ctx.dtype), None, None

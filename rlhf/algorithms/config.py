@@ -111,6 +111,7 @@ class AlignConfig(AlignOptions, PPOConfig):
 
     output_dir: tyro.conf.Suppress[Path | None] = None
     prompt_length: tyro.conf.Suppress[int] = 64
+    save_best: tyro.conf.Suppress[bool] = False
 
     def ppo(self, output_dir: Path) -> PPOConfig:
         """The trainer's part of these settings."""

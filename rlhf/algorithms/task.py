@@ -157,7 +157,7 @@ class AlignmentTask:
         length = config.prompt_length + config.response_length
         tokens = PolicyTokens(tokenizer, ours.vocab_size, frozenset([ours.eos_id]), length)
         reward, _ = build_reward(self.reward, tokens, SCORED_AT_ONCE, self.device)
-        return Scorer(reward, tokens.stop_ids, rules)
+        return Scorer(reward, tokens.stop_ids, rules, config.response_length)
 
     def _normalised(self, score: Callable[[str, str], float]) -> RewardFunction:
         """`score(prompt, response)` in the units of a reward model.

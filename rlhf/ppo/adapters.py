@@ -6,6 +6,7 @@ the policy's or the reward model's tensors.
 """
 
 import copy
+from collections import Counter
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.console import UserError
+from sft.models.reading import accepted, body_of
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -44,11 +46,19 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, role: str) -> Any:
     from peft import get_peft_model
 
     weights = dict(model.named_parameters())
+    tied = _tied(model)
     before = _fingerprint(model)
     try:
         adapted = get_peft_model(model, copy.deepcopy(peft_config))  # peft writes into it
     except ValueError as error:
         raise UserError(f"peft cannot adapt the {role}: {error}") from error
+    for name, module in model.named_modules():
+        inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
+        if inner is not None and tied & {id(weight) for weight in inner.parameters()}:
+            raise UserError(
+                f"this adapter changes '{name}' of the {role}, whose weights another layer has too, so it could not be "
+                "merged: leave that layer out, or untie the weights (tie_word_embeddings=False)"
+            )
     trained = [name for name, weight in weights.items() if weight.requires_grad]
     with adapted.disable_adapter():
         changed = not torch.allclose(before, _fingerprint(model), atol=1e-5, rtol=1e-4)
@@ -60,6 +70,25 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, role: str) -> Any:
     return adapted
 
 
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its adapters, if it has any, added to the weights: then a copy, or else the model itself."""
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    if not adapted:
+        return model
+    model = copy.deepcopy(model)
+    for name in adapted:
+        layer: Any = model.get_submodule(name)
+        layer.merge()
+        model.set_submodule(name, layer.get_base_layer())
+    return model
+
+
+def _tied(model: PreTrainedModel) -> set[int]:
+    """Identities of the weights that several layers share."""
+    counts = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    return {weight for weight, count in counts.items() if count > 1}
+
+
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     """The weights that are learned, by name: all there is to save of a run."""
     return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
@@ -69,5 +98,6 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
 def _fingerprint(model: PreTrainedModel) -> Tensor:
     """Hidden states (1, 3, width) of a few tokens; the model is in evaluation mode."""
     ids = torch.arange(3, device=model.device)[None]
-    states: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    body = body_of(model)
+    states: Tensor = body(input_ids=ids, **accepted(body, use_cache=False)).last_hidden_state
     return states

@@ -2,8 +2,9 @@
 
 For tokens drawn from the policy, the mean of each estimator is KL(policy ‖ reference) (Schulman,
 "Approximating KL divergence"): k1 is unbiased and noisy, k3 unbiased, never negative and quieter, k2 biased
-but a good measure of small steps. They are for rewards and for logs. None is used as a *loss*: through fixed
-samples the gradient of k1 is zero on average, and that of k3 is the gradient of KL(reference ‖ policy).
+but a good measure of small steps. They are for rewards and for logs. As a *loss* only k2 will do: through fixed
+samples the gradient of k1 is zero on average, that of k3 is the gradient of KL(reference ‖ policy), and that of k2 is
+the gradient of the KL that is meant.
 """
 
 import torch

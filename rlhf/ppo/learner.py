@@ -45,24 +45,37 @@ class Learner:
         self.accelerator: Any = accelerator
         self.shuffler = shuffler
         value_rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
-        self.rates = (config.learning_rate, value_rate)
-        groups = [{"params": list(trainable(model).values())} for model in (policy, value)]
+        groups = [
+            {"params": weights, "weight_decay": decay, "rate": rate}
+            for model, rate in ((policy, config.learning_rate), (value, value_rate))
+            for weights, decay in _decayed(list(trainable(model).values()), config.weight_decay)
+        ]
         betas = (config.adam_beta1, config.adam_beta2)
-        optimizer = torch.optim.Adam(groups, config.learning_rate, betas, config.adam_eps, fused=True)
+        optimizer = torch.optim.Adam(
+            groups, config.learning_rate, betas, config.adam_eps, decoupled_weight_decay=True, fused=True
+        )
         # The wrapped models average their gradients over the processes.
         self.policy: Any
         self.value: Any
         self.optimizer: Any
         self.policy, self.value, self.optimizer = accelerator.prepare(policy, value, optimizer)
 
-    def set_learning_rates(self, progress: float) -> None:
-        """Linear from the first update's rate (progress 0) to `lr_floor` of it (progress 1)."""
-        factor = 1.0 - (1.0 - self.config.lr_floor) * progress
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+    def set_learning_rates(self, updates_done: int) -> None:
+        """A line up over `warmup_updates`, and one down to `lr_floor` of the rate where the run ends."""
+        config, warmup = self.config, self.config.warmup_updates
+        if updates_done < warmup:
+            factor = (updates_done + 1) / (warmup + 1)
+        else:
+            progress = (updates_done - warmup) / (config.num_updates - warmup)
+            factor = 1.0 - (1.0 - config.lr_floor) * progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
 
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """All PPO epochs over one rollout; the means of what happened in them."""
+    def update(self, rollout: Rollout, value_only: bool = False) -> dict[str, float]:
+        """All PPO epochs over one rollout; the means of what happened in them.
+
+        value_only: whether the policy stays as it is.
+        """
         config = self.config
         done: list[dict[str, float]] = []
         limits = self._loss_limits(rollout)
@@ -70,7 +83,7 @@ class Learner:
             # Minibatches are random subsets, drawn again each epoch; length orders rows only within one.
             order = torch.randperm(len(rollout.prompts), generator=self.shuffler).tolist()
             for start in range(0, len(order), config.mini_batch_size):
-                stats = self._backward(rollout, order[start : start + config.mini_batch_size])
+                stats = self._backward(rollout, order[start : start + config.mini_batch_size], value_only)
                 if not done:
                     self._check_first_ratio(stats["ratio_error"])
                 elif config.target_kl_stop is not None and stats["approxkl"] > config.target_kl_stop:
@@ -79,7 +92,7 @@ class Learner:
                 done.append(stats | self._optimizer_step(stats, limits))
         return self._update_metrics(done)
 
-    def _backward(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
+    def _backward(self, rollout: Rollout, rows: list[int], value_only: bool = False) -> dict[str, float]:
         """Gradients of one minibatch from zero, over all its micro-batches and processes; its statistics.
 
         rows: of the whole minibatch; every process takes its share of them, of about the same lengths.
@@ -103,20 +116,29 @@ class Learner:
                     contexts.enter_context(self.accelerator.no_sync(self.value))
                 mask = rollout.mask[micro]
                 with self.accelerator.autocast():
-                    logprobs, entropies = self.policy(batch, config.temperature)
+                    with torch.set_grad_enabled(not value_only):
+                        flat, entropies = self.policy(batch, config.temperature)
                     values = self.value(batch)
-                old_logprobs, advantages = rollout.logprobs[micro], rollout.advantages[micro]
+                logprobs, old_logprobs = unflatten(flat, mask), rollout.logprobs[micro]
+                advantages = rollout.advantages[micro]
                 policy_loss, policy_stats = losses.policy_loss(
-                    unflatten(logprobs, mask), old_logprobs, advantages, mask, config.cliprange, tokens
+                    logprobs, old_logprobs, advantages, mask, config.cliprange, tokens, config.cliprange_high
                 )
+                objective = policy_loss
+                if config.entropy_coef:
+                    objective = objective - config.entropy_coef * entropies.sum() / tokens
+                if config.kl_in == "loss":
+                    kl_loss = losses.kl_loss(logprobs, rollout.reference_logprobs[micro], mask, tokens)
+                    objective = objective + rollout.kl_coef * kl_loss
+                    sums["kl_loss"] += kl_loss.detach()
                 old_values, returns = rollout.values[micro], rollout.returns[micro]
                 value_loss, value_stats = losses.value_loss(
                     unflatten(values, mask), old_values, returns, mask, config.cliprange_value, tokens
                 )
                 # The wrapped models *average* gradients over processes; a sum is wanted.
-                self.accelerator.backward((policy_loss + config.vf_coef * value_loss) * processes)
+                self.accelerator.backward((objective + config.vf_coef * value_loss) * processes)
             ratio_error = torch.maximum(ratio_error, policy_stats.pop("ratio_error"))
-            stats = policy_stats | {"entropy": entropies.sum(), "value_clipfrac": value_stats["clipfrac"]}
+            stats = policy_stats | {"entropy": entropies.detach().sum(), "value_clipfrac": value_stats["clipfrac"]}
             for name, total in stats.items():
                 sums[name] += total / tokens
             sums["policy_loss"] += policy_loss.detach()
@@ -165,7 +187,7 @@ class Learner:
     def _update_metrics(self, done: list[dict[str, float]]) -> dict[str, float]:
         """What is logged of an update; done: the statistics of its steps."""
         means = {name: sum(stats[name] for stats in done) / len(done) for name in done[0]}
-        return {
+        logged = {
             "policy/approxkl_avg": means["approxkl"],
             "policy/clipfrac_avg": means["clipfrac"],
             "policy/entropy_avg": means["entropy"],
@@ -180,3 +202,12 @@ class Learner:
             "lr": self.optimizer.param_groups[0]["lr"],
             "optimizer_steps": float(len(done)),
         }
+        return logged | ({"loss/kl_avg": means["kl_loss"]} if "kl_loss" in means else {})
+
+
+def _decayed(weights: list[Tensor], decay: float) -> list[tuple[list[Tensor], float]]:
+    """The weights with the decay that each has: matrices the whole of it, biases and norms none."""
+    if not decay:
+        return [(weights, 0.0)]
+    parts = [([w for w in weights if w.dim() > 1], decay), ([w for w in weights if w.dim() < 2], 0.0)]
+    return [part for part in parts if part[0]]

@@ -88,18 +88,21 @@ def policy_loss(
     mask: Mask,
     cliprange: float,
     denominator: Tensor | float,
+    cliprange_high: float | None = None,
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """PPO's clipped objective as a loss to minimise, and sums over the mask for the log.
 
     All tensors (B, R). `denominator`: response tokens of the *whole* optimisation step, over all micro-batches
-    and processes, so that splitting the step differently gives the same gradient. No entropy bonus.
+    and processes, so that splitting the step differently gives the same gradient.
+    The ratio is clipped to [1 - `cliprange`, 1 + `cliprange_high`], which is `cliprange` too where it is None.
     The dict holds sums (scalars): `approxkl` (k2 of old and new, nats), `clipfrac`, `ratio_shift` (ratio - 1)
     and `ratio_shift_squared`; and one maximum, `ratio_error` of |ratio - 1|.
     """
     log_ratio = clamp_log_ratio(logprobs - old_logprobs)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
+    highest = 1.0 + (cliprange if cliprange_high is None else cliprange_high)
+    clipped = -advantages * ratio.clamp(1.0 - cliprange, highest)
     loss = masked_sum(torch.maximum(unclipped, clipped), mask) / denominator
     with torch.no_grad():
         stats = {
@@ -110,6 +113,15 @@ def policy_loss(
             "ratio_error": torch.where(mask, (ratio - 1.0).abs(), torch.zeros_like(ratio)).amax(),
         }
     return loss, stats
+
+
+def kl_loss(logprobs: Cells, reference_logprobs: Cells, mask: Mask, denominator: Tensor | float) -> Scalar:
+    """The KL to the reference as a loss (scalar): the mean of k2 over the tokens; (B, R), `denominator` as above.
+
+    On tokens that the policy sampled, the gradient of k2 is that of KL(policy ‖ reference) of each token: that of k1
+    is zero on average, and that of k3 belongs to KL(reference ‖ policy).
+    """
+    return masked_sum(k2(logprobs, reference_logprobs), mask) / denominator
 
 
 def value_loss(

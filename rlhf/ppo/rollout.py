@@ -23,11 +23,18 @@ class Episode(NamedTuple):
     """Token ids, the stop token included."""
     score: float
     """As the reward gives it."""
+    baseline: float | None
+    """Mean score of the reference's replies to the prompt, where scores are measured by it."""
     logprobs: Tensor
     """Nats, of the policy that sampled."""
     entropies: Tensor
     reference_logprobs: Tensor
     values: Tensor
+
+    @property
+    def kl(self) -> float:
+        """k1 to the reference, nats, summed over the response."""
+        return k1(self.logprobs, self.reference_logprobs).sum().item()
 
 
 @dataclass
@@ -40,6 +47,8 @@ class Rollout:
     """(B, R) bool, True on the response's tokens."""
     logprobs: Tensor
     """(B, R), nats, of the policy that sampled."""
+    reference_logprobs: Tensor
+    """(B, R), nats."""
     values: Tensor
     """(B, R), before each token."""
     rewards: Tensor
@@ -48,6 +57,8 @@ class Rollout:
     returns: Tensor
     scores: Tensor
     """(B,), after clipping and the rule for responses that never stop."""
+    kl_coef: float
+    """Score per nat, of this rollout."""
     metrics: dict[str, float]
     """Means over the batch, by their names in the log."""
 
@@ -62,7 +73,8 @@ def build_rollout(episodes: Sequence[Episode], scored: Scored, kl_coef: float, c
         for name in ("logprobs", "entropies", "reference_logprobs", "values")
     )
     kl = k1(logprobs, reference_logprobs)
-    rewards = losses.token_rewards(scored.scores, kl, mask, kl_coef)
+    price = kl_coef if config.kl_in == "reward" else 0.0
+    rewards = losses.token_rewards(scored.scores, kl, mask, price)
     if config.whiten_rewards:
         rewards = losses.whiten(rewards, mask, shift_mean=False)
     advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.gae_lambda)
@@ -76,7 +88,7 @@ def build_rollout(episodes: Sequence[Episode], scored: Scored, kl_coef: float, c
         "objective/entropy": entropies.sum(1),
         "objective/reward_scores": scored.raw,
         "objective/scores": scored.scores,
-        "objective/non_score_reward": -kl_coef * kl.sum(1),
+        "objective/non_score_reward": -price * kl.sum(1),
         "objective/stopped": scored.stopped.float(),
         "objective/response_length": mask.sum(1).float(),
     }
@@ -86,7 +98,20 @@ def build_rollout(episodes: Sequence[Episode], scored: Scored, kl_coef: float, c
     metrics["objective/kl_coef"] = kl_coef
     metrics["val/explained_variance"] = explained.item()
     metrics["val/num_eos_tokens"] = float(scored.stopped.sum())
-    return Rollout(prompts, responses, mask, logprobs, values, rewards, advantages, returns, scored.scores, metrics)
+    return Rollout(
+        prompts,
+        responses,
+        mask,
+        logprobs,
+        reference_logprobs,
+        values,
+        rewards,
+        advantages,
+        returns,
+        scored.scores,
+        kl_coef,
+        metrics,
+    )
 
 
 def unflatten(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,10 @@ import hashlib
 import json
 import pickle
 import random
+import re
 import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,25 +19,31 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from data.console import UserError
 from data.jsonl import with_home
 from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
+from sft.models.loading import first_line
 
-VERSION = 4
+VERSION = 5
 FREE_SETTINGS = {
     *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
+    *("save_best", "save_rollouts"),
     *("micro_batch_size", "cpu", "device"),
 }
 """Settings that a resumed run may change: they do not alter what is learned."""
+WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+"""Files of transformers that hold weights, or say where they are."""
 
 
 def make_folder(folder: str | Path) -> None:
-    """Make a folder to save into, and those around it; UserError where there can be none."""
+    """Make a folder to save into, and those around it; UserError where there can be none, or nothing can be written."""
     try:
         with_home(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=with_home(folder)).close()
     except OSError as error:
         raise UserError(f"cannot save into {folder} ({error.strerror}): choose another folder") from error
 
@@ -42,26 +51,102 @@ def make_folder(folder: str | Path) -> None:
 def save(folder: str | Path, accelerator: Accelerator, shared: dict[str, Any], own: dict[str, Any]) -> None:
     """Write a training state to `folder`, which is replaced only when the new one is complete.
 
-    shared: what all processes share, written by the first. own: this process's. Every process must call it.
+    shared: what all processes share, written by the first. own: this process's. Every process must call it, and each
+    gets the UserError of one that cannot write.
     """
     folder = with_home(folder)
     partial, old = folder.with_name(f".{folder.name}.partial"), _old(folder)
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        make_folder(folder if folder.exists() else folder.parent)  # a file that stands there is not replaced
-        partial.mkdir()
-    accelerator.wait_for_everyone()
-    torch.save(own, partial / f"random_{accelerator.process_index}.pt")
-    if accelerator.is_main_process:
-        torch.save(shared | {"version": VERSION}, partial / "state.pt")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if folder.exists():
+
+    def make() -> None:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            make_folder(folder if folder.exists() else folder.parent)  # a file that stands there is not replaced
+            partial.mkdir()
+
+    def write() -> None:
+        torch.save(own, partial / f"random_{accelerator.process_index}.pt")
+        if accelerator.is_main_process:
+            torch.save(shared | {"version": VERSION}, partial / "state.pt")
+
+    def replace() -> None:
+        if accelerator.is_main_process:
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            partial.rename(folder)
             shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
+
+    try:
+        for step in (make, write, replace):
+            together(step, folder)
+    finally:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)  # it takes room on a full disk
+
+
+def save_files(folder: str | Path, write: Callable[[Path], None], rescue: bool = False) -> None:
+    """Let `write` make files, and put them into `folder` when all are there.
+
+    UserError where it cannot be written. With `rescue` the files are then in a folder for temporary files, which the
+    error names.
+    """
+    try:
+        _write_whole(with_home(folder), write)
+    except Exception as error:  # OSError, safetensors' own, and a plain Exception of tokenizers
+        failure = _unsaved(error, folder)
+        if rescue:
+            other = Path(tempfile.mkdtemp(prefix=f"{with_home(folder).name}-"))
+            try:
+                _write_whole(other, write)
+                failure = UserError(f"cannot save into {folder} ({_reason(error)}), so it is in {other}: move it")
+            except Exception:
+                shutil.rmtree(other, ignore_errors=True)
+        raise failure from error
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    make_folder(folder)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        write(partial)
+        new = sorted(partial.iterdir())
+        names = {path.name for path in new}
+        for path in new:
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+            else:
+                path.replace(folder / path.name)
+        # Shards of a model that was there before would be read in the place of the new weights.
+        if any(WEIGHTS.fullmatch(name) for name in names):
+            for path in folder.iterdir():
+                if WEIGHTS.fullmatch(path.name) and path.name not in names:
+                    path.unlink()
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def together(action: Callable[[], None], folder: str | Path) -> None:
+    """Run an action in every process; what fails in one is a UserError in all, so that none waits for another."""
+    failure = None
+    try:
+        action()
+    except Exception as error:
+        failure = str(_unsaved(error, folder))
+    failures = [each for each in gather_object([failure]) if each]
+    if failures:
+        raise UserError(failures[0])
+
+
+def _unsaved(error: Exception, folder: str | Path) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return UserError(f"cannot save into {folder} ({_reason(error)}): free some space or choose another folder")
+
+
+def _reason(error: BaseException) -> str:
+    """Why nothing can be written; of our own errors, what they came from."""
+    error = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

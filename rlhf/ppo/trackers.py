@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from data.console import UserError
+from data.jsonl import append_jsonl, read_appended, write_jsonl
 from rlhf.ppo.config import PPOConfig
 
 NAMES_RUNS = ("wandb", "trackio")
@@ -59,6 +61,43 @@ def _number(value: Any) -> float | None:
         return None if isinstance(plain, str | bytes) else float(plain)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
+
+
+class RolloutsFile:
+    """A JSONL file of one line per episode; what an earlier run, or updates that are done again, wrote is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._begun = path, False
+
+    def write(self, updates_done: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the episodes of the update after so many."""
+        if not self._begun:
+            write_jsonl(self.path, [row for row in read_appended(self.path) if row["update"] <= updates_done])
+            self._begun = True
+        append_jsonl(self.path, *({"update": updates_done + 1, **row} for row in rows))
+
+
+def log_samples(accelerator: Accelerator, samples: Sequence[Mapping[str, Any]], step: int) -> None:
+    """A table of samples in every tracker that shows one: as a table, in tensorboard as Markdown text."""
+    if not (samples and accelerator.is_main_process):
+        return
+    columns, data = list(samples[0]), [[str(value) for value in sample.values()] for sample in samples]
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_table"):
+            tracker.log_table("samples", columns=columns, data=data, step=step)
+        elif tracker.name == "trackio":
+            import pandas as pd
+            import trackio
+
+            table = trackio.Table(dataframe=pd.DataFrame(data, columns=columns))
+            tracker.log({"samples": table}, step=step)
+        elif tracker.name == "tensorboard":
+            cells = [columns, ["---"] * len(columns), *([_cell(text) for text in row] for row in data)]
+            tracker.tracker.add_text("samples", "\n".join(f"| {' | '.join(row)} |" for row in cells), step)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
 def check_trackers(config: PPOConfig) -> None:

@@ -10,6 +10,7 @@ et al. (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arX
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,29 +19,37 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
-from torch import Tensor
 
-from data.console import UserError
+from data.console import UserError, console
 from data.jsonl import with_home
-from pretrain.machine import OwnPrecision, choose_device, compute_dtype, full_precision_matmul, seeded, with_cpu_kernels
-from pretrain.sampling import generate
+from pretrain.machine import OwnPrecision, choose_device, compute_dtype, seeded, with_cpu_kernels
 from rlhf.ppo import state
 from rlhf.ppo.adapters import add_adapter, check_peft, share_weights, trainable
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.evaluation import evaluate
+from rlhf.ppo.experience import Experience
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.learner import Diverged, Learner
-from rlhf.ppo.networks import ValueModel, value_backbone
+from rlhf.ppo.networks import VALUE_HEAD, ValueModel, apart, check_can_learn, value_backbone, value_classifier
 from rlhf.ppo.prompts import Prompt, PromptOrder, columns_of, encode_prompts
 from rlhf.ppo.rewards.base import PolicyTokens
 from rlhf.ppo.rewards.build import build_reward
 from rlhf.ppo.rewards.combine import RewardSource
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from rlhf.ppo.rollout import Episode, Rollout, build_rollout
-from rlhf.ppo.trackers import add_numbers, check_hooks, check_trackers, finish_trackers, start_trackers
-from sft.models.batch import micro_batches
+from rlhf.ppo.trackers import (
+    RolloutsFile,
+    add_numbers,
+    check_hooks,
+    check_trackers,
+    finish_trackers,
+    log_samples,
+    start_trackers,
+)
 from sft.models.forward import LogProbs
-from sft.models.loading import check_fits, load_causal_lm, load_classifier
+from sft.models.loading import check_fits, load_causal_lm, load_classifier, save_as_given
 from sft.models.sampling import sampler
+from sft.models.stops import StopStrings
 from sft.models.tokens import ModelSource, find_stop_ids, load_tokenizer, same_tokens
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
@@ -70,9 +79,12 @@ class PPOTrainer:
         need none.
     reference: where the KL is measured from; None: a copy of the policy as it is now.
     value: sequence-classification model that the value starts from; None: the (first) reward model, or the
-        policy's own body when the reward is a function. Its head starts at zero either way.
+        policy's own body when the reward is a function. Its head starts at zero, but for a value model that `save`
+        wrote, which goes on with what it learned.
     peft_config: of the package peft, such as `LoraConfig(r=16)`: policy and value learn an adapter each, on weights
         that are frozen and shared with the reference and the reward model. None: all weights learn.
+    eval_prompts: like `prompts`; every `config.eval_every` updates the policy answers them, and mean reward and KL
+        join the metrics as `eval/…`.
     eval_hook: called with the trainer every `config.eval_every` updates; what it returns joins the metrics.
     callbacks: called with (trainer, metrics) after every update; see `Callback`.
     """
@@ -88,6 +100,7 @@ class PPOTrainer:
         reference: ModelSource | None = None,
         value: ModelSource | None = None,
         peft_config: Any = None,
+        eval_prompts: Any = None,
         eval_hook: Callable[["PPOTrainer"], Metrics] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -112,51 +125,70 @@ class PPOTrainer:
         self.micro_rows = config.micro_rows(self.accelerator.num_processes)
 
         lm = load_causal_lm(policy, self.device, dropout=None)
+        check_can_learn(lm, peft_config)
         self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
         self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
+        self.stop_strings = StopStrings(config.stop_strings, tokenizer) if config.stop_strings else None
         vocab_size = lm.config.get_text_config().vocab_size
         encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
         self.prompt_order = PromptOrder(encoded, config.seed)
-        length = max(map(len, encoded)) + config.response_length
+        self.eval_prompts: list[Prompt] = []
+        if eval_prompts is not None:
+            self.eval_prompts = encode_prompts(eval_prompts, tokenizer, config.prompt_length, vocab_size)
+        elif config.save_best:
+            raise UserError("save_best needs eval_prompts, on which a policy is the best: give the trainer some")
+        length = max(map(len, [*encoded, *self.eval_prompts])) + config.response_length
         # Copies are made before anything is trained or prepared; those next to an adapter share its frozen weights.
         copied = copy.deepcopy if peft_config is None else share_weights
         if reference is None or reference is policy:
             reference_lm = copied(lm)
         else:
-            reference_lm = load_causal_lm(reference, self.device, dropout=None, role="reference")
-        self.tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length, columns_of(encoded))
+            reference_lm = load_causal_lm(apart(reference, lm, copied), self.device, dropout=None, role="reference")
+        reward = apart(reward, lm, copied)
+        columns = columns_of([*encoded, *self.eval_prompts])
+        self.tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length, columns, self.stop_strings)
         self.reward, start = build_reward(reward, self.tokens, self.micro_rows, self.device)
-        rules = ScoreRules(config.missing_eos_rule, config.missing_eos_penalty, config.score_clip)
-        self.scorer = Scorer(self.reward, self.stop_ids, rules)
+        rules = ScoreRules(**{name: getattr(config, name) for name in ScoreRules._fields})
+        self.scorer = Scorer(self.reward, self.stop_ids, rules, config.response_length, self.stop_strings)
         same_file = isinstance(value, str | Path) and str(value) == str(reward)
         if value is not None and not (same_file and start is not None):
             # Its head may be missing: it is not used.
             start = load_classifier(value, self.device, role="value model", new_head=True)
-        self.value = ValueModel(value_backbone(lm if start is None else start, peft_config))
+        goes_on = value is not None and start is not None and getattr(start.config, VALUE_HEAD, False)
+        role = "policy" if start is None else "value model"
+        backbone = value_backbone(lm if start is None else start, peft_config, role, given=value is not None)
+        self.value = ValueModel(backbone, start if goes_on else None, role)
         for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
             check_fits(model, role, vocab_size, length)
         for role, given in (("reference", reference), ("value model", value)):
             if given is not None and not same_tokens(tokenizer, load_tokenizer(given, role)):
                 raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
         self.peft_config = peft_config
-        self.adapted = lm.requires_grad_(True) if peft_config is None else add_adapter(lm, peft_config, "policy")
+        self.adapted = lm if peft_config is None else add_adapter(lm, peft_config, "policy")
         """The policy as it is saved: peft's model around it, where it has an adapter."""
-        self.policy = LogProbs(lm)
-        self.reference = LogProbs(reference_lm).to(self.device).requires_grad_(False)
+        self.policy = LogProbs(lm, "policy")
+        sampler(self.policy)  # says now, not in the first rollout, where it will be slow
+        self.reference = LogProbs(reference_lm, "reference").to(self.device).requires_grad_(False)
 
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         # Every process draws the numbers of all, so that many processes do what one would.
         self.sampler = seeded(config.seed)
         self.shuffler = seeded(config.seed + 1)
+        self.experience = Experience(config, self.accelerator, self.policy, self.reference, self.value, self.scorer)
         self.learner = Learner(config, self.accelerator, self.policy, self.value, self.shuffler)
         self.updates_done = 0
+        self.best = -math.inf
+        """The highest `eval/rlhf_reward` so far."""
         self.log_history: list[Metrics] = []
         self.samples: list[dict[str, Any]] = []
         self.eval_hook = eval_hook
         self.callbacks = list(callbacks)
         self._stopping = False
+        self.rollouts_file: RolloutsFile | None = None
         if config.output_dir is not None:
             state.make_folder(config.output_dir)
+            if config.save_rollouts:
+                self.rollouts_file = RolloutsFile(config.output_dir / "rollouts.jsonl")
 
     @property
     def device(self) -> torch.device:
@@ -181,10 +213,14 @@ class PPOTrainer:
             if self.config.output_dir is None or not (self.updates_done or isinstance(error, Diverged)):
                 raise
             last_good = self.config.output_dir / "last_good"
-            self._write(last_good)
+            end = f"saved in {last_good}"
+            try:
+                self._write(last_good)
+            except UserError as unsaved:
+                end = str(unsaved)
             if isinstance(error, UserError):
-                raise type(error)(f"{error}; saved in {last_good}") from error
-            error.add_note(f"The policy is saved in {last_good}.")
+                raise type(error)(f"{error}; {end}") from error
+            error.add_note(f"The policy is {end}." if end.startswith("saved") else end)
             raise
         finally:
             finish_trackers(self.accelerator)
@@ -199,19 +235,22 @@ class PPOTrainer:
         """One update: sample, score, learn, log. Raises `Diverged` where a loss is not finite or far too large."""
         config = self.config
         begin = time.perf_counter()
-        self.learner.set_learning_rates(self.updates_done / config.num_updates)
+        self.learner.set_learning_rates(self.updates_done)
         rollout = self.rollout()
         started = time.perf_counter()
         metrics = {"episode": float((self.updates_done + 1) * config.batch_size), **rollout.metrics}
-        metrics |= self.learner.update(rollout)
+        metrics |= self.learner.update(rollout, value_only=self.updates_done < config.value_only_updates)
         metrics["time/update"] = time.perf_counter() - started
         metrics["eps"] = config.batch_size / (time.perf_counter() - begin)
         # The new coefficient takes effect in the next rollout.
         self.kl_controller.update(metrics["objective/kl"], config.batch_size)
         self.updates_done += 1
         self.log_history.append(metrics)
-        if self.eval_hook and (self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates):
-            add_numbers(metrics, self.eval_hook(self), "eval_hook")
+        if self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates:
+            if self.eval_prompts:
+                metrics |= self._evaluate()
+            if self.eval_hook:
+                add_numbers(metrics, self.eval_hook(self), "eval_hook")
         for callback in self.callbacks:
             callback(self, metrics)
             add_numbers(metrics, metrics, "a callback")
@@ -220,9 +259,11 @@ class PPOTrainer:
             if not self.accelerator.trackers:
                 start_trackers(self.accelerator, config, self.updates_done - 1)
             self.accelerator.log(metrics, step=self.updates_done)
+            log_samples(self.accelerator, self.samples, self.updates_done)
         due = config.save_every and (self.updates_done % config.save_every == 0 or self._stopping)
         if due and config.output_dir is not None:
-            self.save_state(config.output_dir / "resume")
+            folder = config.output_dir / "resume"
+            self._try(lambda: self.save_state(folder))
         return metrics
 
     # ---- experience ----
@@ -231,27 +272,16 @@ class PPOTrainer:
     def rollout(self) -> Rollout:
         """Sample a batch, this process its share of it, and compute all that the update needs."""
         config = self.config
-        clock = time.perf_counter()
         size = config.batch_size // self.accelerator.num_processes
         share = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-        prompts = self.prompt_order.take(config.batch_size)[share]
+        distinct = self.prompt_order.take(config.batch_size // config.samples_per_prompt)
+        prompts = [prompt for prompt in distinct for _ in range(config.samples_per_prompt)][share]
         noise = torch.rand(config.batch_size, config.response_length, dtype=torch.float64, generator=self.sampler)
-        # The whole distribution at the training temperature: no top-k, no top-p, no minimum length, or the
-        # KL would be measured on another distribution than the one that was sampled.
-        with self.accelerator.autocast() if self.device.type == "cuda" else full_precision_matmul():
-            responses = generate(
-                sampler(self.policy, torch.bfloat16 if self.accelerator.bf16 else torch.float32),
-                prompts,
-                max_new_tokens=config.response_length,
-                temperature=config.temperature,
-                stop_ids=self.stop_ids,
-                noise=noise[share],
-            )
-        seconds = {"time/rollout": time.perf_counter() - clock}
+        seconds: dict[str, float] = {}
+        episodes = self.experience.of_all(lambda: self.experience(prompts, noise[share], seconds))
         clock = time.perf_counter()
-        scores = self._scores(prompts, responses)
-        rollout = self.prepare_rollout(gather_object(self.score_rollout(prompts, responses, scores)))
-        seconds["time/scoring"] = time.perf_counter() - clock
+        rollout = self.prepare_rollout(episodes)
+        seconds["time/scoring"] += time.perf_counter() - clock
         rollout.metrics |= seconds
         if parts := getattr(self.reward, "means", None):
             shares = gather_object([parts])
@@ -260,67 +290,38 @@ class PPOTrainer:
             rollout.metrics |= {f"objective/rewards/{n}": fmean(s[n] for s in shares if n in s) for n in names}
         return rollout
 
-    def _scores(self, prompts: Sequence[Prompt], responses: list[list[int]]) -> Tensor:
-        """Scores (B,) as the reward gives them. Where it fails in one process, it fails in all: none waits for it."""
-        failure: Exception | None = None
-        try:
-            with self.accelerator.autocast():
-                scores = self.scorer.raw(prompts, responses)
-        except Exception as error:  # a function's own, of any kind
-            failure = error
-        said = gather_object([failure and (str(failure) or type(failure).__name__)])
-        if failure is not None:
-            raise failure
-        if failed := [each for each in said if each is not None]:
-            raise UserError(failed[0])
-        return scores
-
-    @torch.no_grad()
-    def score_rollout(self, prompts: Sequence[Prompt], responses: list[list[int]], scores: Tensor) -> list[Episode]:
-        """What the policy, the reference and the value model say of this process's responses.
-
-        scores: (B,), as the reward gives them. By the same forward pass as in training, not from the sampler's
-        cache: so the first ratio is 1.
-        """
-        found: dict[int, tuple[Tensor, ...]] = {}
-        for rows, batch in micro_batches(prompts, responses, range(len(prompts)), self.micro_rows, self.device):
-            with self.accelerator.autocast():
-                flat = (
-                    *self.policy(batch, self.config.temperature),
-                    self.reference(batch, self.config.temperature)[0],
-                    self.value(batch),
-                )
-            lengths = [len(response) for response in batch.responses]
-            parts = zip(*(tokens.cpu().split(lengths) for tokens in flat), strict=True)
-            found |= zip(rows, parts, strict=True)
-        texts = zip(prompts, responses, scores.tolist(), strict=True)
-        return [Episode(*sampled, *found[i]) for i, sampled in enumerate(texts)]
-
     def prepare_rollout(self, episodes: Sequence[Episode]) -> Rollout:
         """KL, rewards, advantages, returns and metrics of the episodes of all processes."""
-        raw = torch.tensor([episode.score for episode in episodes], device=self.device)
-        scored = self.scorer.apply_rules(raw, [episode.response for episode in episodes])
-        self._keep_samples(episodes)
+        scored = self.experience.apply_rules(episodes)
+        self._record(episodes)
         return build_rollout(episodes, scored, self.kl_controller.coef, self.config)
 
     # ---- saving ----
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, value: bool = False) -> None:
         """Write the policy, and the tokenizer if there is one, as a plain Hugging Face checkpoint.
 
-        With a `peft_config` only the adapter is written, as peft's own `save_pretrained` does.
+        Its data type is the one that the policy came in. With a `peft_config` only the adapter is written, as peft's
+        own `save_pretrained` does. UserError where the folder cannot be written: what was learned is then in a folder
+        for temporary files, which the error names.
+        value: write the value model too, as a sequence classifier in `folder`/value, with what adapters it has merged;
+        another trainer starts from it by `value=`.
         """
-        self._write(folder)
-        self.accelerator.wait_for_everyone()
+        classifier = value_classifier(self.value) if value else None
+        state.together(lambda: self._write(folder), folder)
+        if classifier is not None:
+            state.together(lambda: self._write(with_home(folder) / "value", classifier), folder)
 
-    def _write(self, folder: str | Path) -> None:
-        """`save` in the main process, without waiting: after an error the others may be gone."""
-        if self.accelerator.is_main_process:
-            folder = with_home(folder)
-            state.make_folder(folder)  # transformers would only log that it cannot
-            self.adapted.save_pretrained(folder)
+    def _write(self, folder: str | Path, model: Any = None, rescue: bool = True) -> None:
+        """Save a model, the policy by default, in the main process; nobody waits: after an error others may be gone."""
+
+        def write(folder: Path) -> None:
+            save_as_given(self.adapted if model is None else model, folder)
             if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)
+
+        if self.accelerator.is_main_process:
+            state.save_files(folder, write, rescue and self.updates_done > 0)
 
     def save_state(self, folder: str | Path) -> None:
         """Write all that a resumed run needs; atomic. Every process must call it."""
@@ -331,6 +332,7 @@ class PPOTrainer:
             # The learning rates follow from the number of updates done.
             "updates_done": self.updates_done,
             "kl_coef": self.kl_controller.coef,
+            "best": self.best,
             "prompt_position": self.prompt_order.position,
             "log_history": self.log_history,
         }
@@ -344,6 +346,7 @@ class PPOTrainer:
         state.restore_weights(self.value, shared["value"], folder)
         self.learner.optimizer.load_state_dict(shared["optimizer"])
         self.kl_controller.coef = shared["kl_coef"]
+        self.best = shared["best"]
         self.updates_done = shared["updates_done"]
         self.prompt_order.position = shared["prompt_position"]
         self.log_history = shared["log_history"]
@@ -358,14 +361,35 @@ class PPOTrainer:
 
     # ---- parts ----
 
-    def _keep_samples(self, episodes: Sequence[Episode]) -> None:
-        """Good scores over gibberish are the classic failure: keep some responses with their scores."""
-        self.samples = [
-            {
-                "prompt": self.tokens.text(prompt),
-                "response": self.tokens.response_text(response, prompt),
-                "score": score,
-                "stopped": response[-1] in self.stop_ids,
+    def _try(self, save: Callable[[], None]) -> None:
+        """Hours of learning are worth more than a copy of them: one that cannot be written does not end the run."""
+        try:
+            save()
+        except UserError as error:
+            if self.accelerator.is_main_process:
+                console.print(f"update {self.updates_done}: {error}; training continues")
+
+    def _evaluate(self) -> Metrics:
+        """`evaluate` on the evaluation prompts; the best policy so far is kept, if that is asked for."""
+        metrics = evaluate(self, self.eval_prompts)
+        if metrics["eval/rlhf_reward"] > self.best:
+            self.best = metrics["eval/rlhf_reward"]
+            if self.config.save_best and self.config.output_dir is not None:
+                best = self.config.output_dir / "best"
+                self._try(lambda: state.together(lambda: self._write(best, rescue=False), best))
+        return metrics
+
+    def _record(self, episodes: Sequence[Episode]) -> None:
+        """Good scores over gibberish are the classic failure: keep some responses with their scores, or write all."""
+
+        def row(episode: Episode) -> dict[str, Any]:
+            return {
+                "prompt": self.tokens.text(episode.prompt),
+                "response": self.tokens.response_text(episode.response, episode.prompt),
+                "score": episode.score,
+                "stopped": self.scorer.stopped(episode.response),
             }
-            for prompt, response, score, *_ in episodes[: self.config.log_samples]
-        ]
+
+        self.samples = [row(episode) for episode in episodes[: self.config.log_samples]]
+        if self.rollouts_file is not None and self.accelerator.is_main_process:
+            self.rollouts_file.write(self.updates_done, [row(each) | {"kl": each.kl} for each in episodes])

@@ -6,7 +6,6 @@ B: sequences, T: longest prompt + response, N: response tokens of the whole batc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Int64
@@ -32,12 +31,6 @@ class Padded:
     """True where the *next* token is one of the response: positions [prompt length - 1 : -1]."""
     last: Mask
     """True on the last token of the response."""
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """What a transformers model is called with."""
-        mask = self.mask.long()
-        return {"input_ids": self.ids, "attention_mask": mask, "position_ids": position_ids(mask), "use_cache": False}
 
 
 class Batch:

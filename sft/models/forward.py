@@ -15,15 +15,20 @@ from data.console import UserError
 from pretrain.fast.functions import TokenLogprobs
 from sft.models.batch import Batch, Ids, micro_batches
 from sft.models.fast import packed_body
+from sft.models.reading import Reader, accepted, body_of
+
+TOKENS = 1 << 14
+"""Tokens, padding included, of one forward pass of `LogProbs.next_logits`."""
 
 
 class HiddenStates:
     """What a model without its head makes of a batch: without padding where that is the same function, on a CPU."""
 
-    def __init__(self, model: Any) -> None:
-        """model: of transformers, in evaluation mode."""
+    def __init__(self, model: Any, role: str = "model", causal: bool = True) -> None:
+        """model: of transformers, in evaluation mode. See `Reader`, also for the errors."""
         self.model = model
         self.body = packed_body(model)
+        self.read = Reader(model, "last_hidden_state", role, causal=causal, known="positions" if self.body else None)
 
     def __call__(self, batch: Batch, last: bool = False) -> Tensor:
         """The last hidden states (N, C) at the positions that predict a response token, row by row.
@@ -35,36 +40,56 @@ class HiddenStates:
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
                 return self.body(padded.ids, batch.last_layout if last else batch.layout, dtype)
-        states = self.model(**padded.inputs).last_hidden_state
-        return states[padded.last if last else padded.predicts_response]
+        return self.read(padded)[padded.last if last else padded.predicts_response]
+
+    @torch.no_grad()
+    def width(self) -> int:
+        """C, which some models do not have from their configuration's `hidden_size`."""
+        return self.read.alone([0]).shape[-1]
 
 
 class LogProbs(nn.Module):
     """Log-probabilities of the response tokens under a causal language model, in evaluation mode for good."""
 
-    def __init__(self, lm: PreTrainedModel) -> None:
+    def __init__(self, lm: PreTrainedModel, role: str = "model") -> None:
+        """role: what errors call it. UserError for a model that cannot be one, see `Reader`."""
         super().__init__()
         self.lm = lm.eval()
-        self.plain_head = _head_is_plain(lm)
-        self.hidden_states = HiddenStates(lm.base_model)
+        body = body_of(lm)
+        self.hidden_states = HiddenStates(body, role)
+        self.plain_head = _head_is_plain(lm, body)
+        known = self.plain_head or self.hidden_states.body is not None
+        self.cache_is_right: bool | None = None
+        """Whether it can be sampled from with transformers' cache; None: `sampler` has not looked."""
+        self.read = Reader(lm, "logits", role, known=self.hidden_states.read.way if known else None)
 
     def train(self, mode: bool = True) -> "LogProbs":
         """Stay in evaluation mode: no dropout, ever."""
         return super().train(False)
 
     def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy (no gradient) in nats, each (N,), of the N response tokens, row by row.
+        """Log-probability and entropy in nats, each (N,), of the N response tokens, row by row.
 
         `temperature` divides the logits, here as in the rollout: the distribution that is trained is the one that is
         sampled from.
         """
+        logprobs, entropy = TokenLogprobs.apply(self._logits(batch), batch.targets, temperature)
+        return logprobs, entropy
+
+    def next_logits(self, texts: Sequence[Ids]) -> Tensor:
+        """Logits (B, V), float32, of what follows each text of one token or more: `TOKENS` at once, all read anew."""
+        rows = max(1, TOKENS // max(map(len, texts)))
+        parts = [texts[start : start + rows] for start in range(0, len(texts), rows)]
+        batches = (Batch(part, [[] for _ in part], self.lm.device) for part in parts)
+        return torch.cat([self._logits(batch, last=True).float() for batch in batches])
+
+    def _logits(self, batch: Batch, last: bool = False) -> Tensor:
         if self.plain_head:
             # Only positions that predict a response token meet the vocabulary: no logits for prompt or padding.
-            logits = self.lm.get_output_embeddings()(self.hidden_states(batch))
-        else:
-            logits = self.lm(**batch.padded.inputs).logits[batch.padded.predicts_response]
-        logprobs, entropy = TokenLogprobs.apply(logits, batch.targets, temperature)
-        return logprobs, entropy
+            logits: Tensor = self.lm.get_output_embeddings()(self.hidden_states(batch, last))
+            return logits
+        padded = batch.padded
+        return self.read(padded)[padded.last if last else padded.predicts_response]
 
 
 class Scores:
@@ -83,7 +108,7 @@ class Scores:
                 "head: give a sequence-classification model of one label, as `python -m reward` makes them"
             )
         self.model = model.eval()
-        self.hidden_states = HiddenStates(model.base_model)
+        self.hidden_states = HiddenStates(body_of(model), "reward model", causal=False)
         self.mean = float(getattr(model.config, "reward_mean", 0.0))
         self.std = float(getattr(model.config, "reward_std", 1.0))
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
@@ -152,12 +177,15 @@ def sequence_logprobs(
 
 
 @torch.no_grad()
-def _head_is_plain(lm: PreTrainedModel) -> bool:
+def _head_is_plain(lm: PreTrainedModel, body: Any) -> bool:
     """Whether logits are just the output layer on the last hidden state (some models scale or cap them)."""
     head = lm.get_output_embeddings()
-    if head is None or lm.base_model is lm:
+    if head is None:
         return False
     ids = torch.arange(2, device=lm.device)[None]
-    logits = lm(input_ids=ids, use_cache=False).logits
-    plain = head(lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    logits = lm(input_ids=ids, **accepted(lm, use_cache=False)).logits
+    try:
+        plain = head(body(input_ids=ids, **accepted(body, use_cache=False)).last_hidden_state)
+    except RuntimeError:  # something stands between them, of another width (ELECTRA)
+        return False
     return plain.shape == logits.shape and torch.allclose(plain, logits, atol=1e-5, rtol=1e-4)

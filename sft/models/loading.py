@@ -1,16 +1,21 @@
 """Models of transformers: how each is loaded, in float32 and on its device, and what is refused."""
 
 import contextlib
+import copy
 import logging
+import math
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from data.console import UserError
@@ -18,6 +23,9 @@ from sft.models.tokens import ModelSource, at_home
 
 DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
 """What transformers calls the dropout rates of Qwen3 and GPT-2."""
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+"""What safetensors calls the data types of weights that can learn."""
+LFS_POINTER = b"version https://git-lfs"
 
 
 def load_causal_lm(
@@ -30,7 +38,7 @@ def load_causal_lm(
     """
     source, options = at_home(source), {}
     if dropout is not None and isinstance(source, str | Path):
-        with quiet(), contextlib.suppress(OSError, ValueError):  # what cannot be loaded is named below
+        with quiet(), contextlib.suppress(Exception):  # what cannot be loaded is named below
             # It takes those of the names that it knows.
             options["config"] = AutoConfig.from_pretrained(str(source), **dict.fromkeys(DROPOUTS, dropout))
     model = _load(AutoModelForCausalLM, source, device, role, **options)
@@ -59,6 +67,9 @@ def _load(
 ) -> PreTrainedModel:
     model: PreTrainedModel
     if isinstance(source, PreTrainedModel):
+        _undo_autocast(source)
+        if source.dtype != torch.float32 or not hasattr(source, "saved_dtype"):
+            source.saved_dtype = source.dtype  # type: ignore[assignment]
         model = nn.Module.float(source)  # in place
     elif isinstance(source, str | Path):
         model = _from_pretrained(auto, source, role, new_head, **options)
@@ -71,6 +82,9 @@ def _load(
             f"the {role} holds an adapter: merge it first (AutoPeftModelForCausalLM.from_pretrained(…)"
             ".merge_and_unload(), then save_pretrained), or load the model again without it"
         )
+    if isinstance(source, str | Path):
+        model.saved_dtype = checkpoint_dtype(source)  # type: ignore[assignment]
+    _check_numbers(model, role)
     if torch.device(device).type == "cpu":
         # Attention written as matmul and softmax: its backward is faster than the fused kernel's.
         model.set_attn_implementation("eager")
@@ -83,10 +97,8 @@ def _from_pretrained(auto: Any, source: str | Path, role: str, new_head: bool, *
     try:
         with quiet():
             model, loaded = auto.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
-        absent = "" if Path(source).exists() else "there is no such folder, and as a hub name: "
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot load the {role} from {source}: {absent}{reason}") from error
+    except Exception as error:  # of transformers, safetensors, pickle, or of a package that is not installed
+        raise UserError(f"cannot load the {role} from {source}: {_reason(source, error)}") from error
     if loaded["missing_keys"] and not new_head:
         raise UserError(
             f"{source} is not a {role}: weight '{min(loaded['missing_keys'])}' of {type(model).__name__} is missing"
@@ -94,18 +106,130 @@ def _from_pretrained(auto: Any, source: str | Path, role: str, new_head: bool, *
     return model
 
 
-def context_length(model: PreTrainedModel) -> int:
-    """The number of positions the model can take; a large number where its configuration sets no limit."""
+def _reason(source: str | Path, error: Exception) -> str:
+    """Why a model cannot be loaded, in one line: the file that is at fault, where it can be told."""
+    folder = Path(source)
+    if not folder.exists():
+        return f"there is no such folder, and as a hub name: {first_line(error)}"
+    for file in sorted(folder.glob("*")):
+        if file.suffix in (".safetensors", ".bin") and file.is_file():
+            with file.open("rb") as stream:
+                pointer = stream.read(len(LFS_POINTER)) == LFS_POINTER
+            if pointer:
+                return f"{file.name} is a git-lfs pointer and holds no weights: run `git lfs pull` in that folder"
+            try:
+                if file.suffix == ".safetensors":
+                    safe_open(file, "pt").__exit__(None, None, None)
+            except SafetensorError:
+                return f"{file.name} is damaged or only half of it is there: copy or download it again"
+    if isinstance(error, RuntimeError) and "mismatched" in str(error):
+        return "the weights have other shapes than its config.json says: the two are not of one model"
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _undo_autocast(model: PreTrainedModel) -> None:
+    """Take off the mixed precision that accelerate (so a Trainer) leaves around a model's `forward`."""
+    original = model.__dict__.pop("_original_forward", None)
+    if original is not None:
+        del model.forward
+        if getattr(original, "__func__", None) is not type(model).forward:
+            model.forward = original
+
+
+@torch.no_grad()
+def _check_numbers(model: PreTrainedModel, role: str) -> None:
+    for name, weight in model.named_parameters():
+        if not (weight.is_floating_point() and weight.numel()):
+            continue
+        least, largest = weight.float().aminmax()  # one pass without a copy; NaN where anything is
+        if not (least + largest).isfinite():
+            raise UserError(
+                f"weight '{name}' of the {role} ({type(model).__name__}) holds NaN or infinity: give a checkpoint from "
+                "before its training diverged, or copy it again"
+            )
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether weights are held in fewer bits than they are computed in, so that they cannot learn."""
+    config = getattr(model, "config", None)
+    few_bits = any(not p.is_floating_point() or p.element_size() == 1 for p in model.parameters())
+    return few_bits or getattr(config, "quantization_config", None) is not None
+
+
+def checkpoint_dtype(source: str | Path) -> torch.dtype:
+    """The data type of most numbers in the safetensors files of a folder or hub name that has been loaded before.
+
+    Without such files, what its configuration says; float32 where that says nothing.
+    """
+    numbers: Counter[str] = Counter()
+    folder = Path(cached_file(str(source), "config.json", local_files_only=True) or source).parent
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                part = weights.get_slice(name)
+                numbers[part.get_dtype()] += math.prod(part.get_shape())
+    if numbers:
+        return DTYPES.get(max(numbers, key=numbers.__getitem__), torch.float32)
+    with quiet():
+        return AutoConfig.from_pretrained(folder).dtype or torch.float32
+
+
+def save_as_given(model: Any, folder: str | Path) -> None:
+    """`save_pretrained` in the data type that the model was given in: it learns in float32.
+
+    What transformers keeps in float32, and buffers, stay so.
+    """
+    dtype = getattr(model, "saved_dtype", torch.float32)
+    if dtype != torch.float32:
+        kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
+        kept |= {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
+        cast = {
+            id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False)
+            for name, p in model.named_parameters()
+            if p.is_floating_point() and not kept.intersection(name.split("."))
+        }
+        model = copy.deepcopy(model, cast)  # what the memo holds is taken and not copied; what is tied stays tied
+    with quiet():
+        model.save_pretrained(folder)
+
+
+def first_position(model: Any) -> int:
+    """The position of a text's first token: after that of padding where the table of positions has one (RoBERTa)."""
+    for name, table in model.named_modules():
+        if isinstance(table, nn.Embedding) and "position" in name.rpartition(".")[2] and table.padding_idx is not None:
+            return table.padding_idx + 1
+    return 0
+
+
+def context_length(model: Any) -> int:
+    """The number of positions the model can take, each the same in every batch; a large number where none is set."""
     config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+    names = ("max_position_embeddings", "n_positions")
+    lengths = [length for name in names if (length := getattr(config, name, None)) is not None and length > 0]
+    length = int(lengths[0]) - first_position(model) if lengths else 1 << 30
+    return min(length, _short_rope(config))
+
+
+def _short_rope(config: Any) -> int:
+    """Positions up to which all angles stay, whatever is the longest text of a batch (Phi-3's change beyond)."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    lengths = [k.get("original_max_position_embeddings") for k in kinds if k.get("rope_type") == "longrope"]
+    return min((length for length in lengths if length), default=1 << 30)
 
 
 def check_fits(model: PreTrainedModel, role: str, vocab_size: int, length: int) -> None:
     """Raise UserError where a model cannot read `length` tokens of a policy that knows `vocab_size`."""
     if length > context_length(model):
+        batch = " alike in every batch" if context_length(model) == _short_rope(model.config.get_text_config()) else ""
         raise UserError(
             f"the longest prompt and response_length make {length} tokens, more than the {context_length(model)} that "
-            f"the {role} ({type(model).__name__}) can read: lower response_length or prompt_length"
+            f"the {role} ({type(model).__name__}) can read{batch}: lower response_length or prompt_length"
         )
     theirs = model.config.get_text_config().vocab_size
     if theirs < vocab_size:

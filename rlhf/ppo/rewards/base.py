@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf.ppo.prompts import Prompt
+from sft.models.stops import StopStrings
 from sft.models.tokens import continuation, without_stop
 
 RewardFunction = Callable[..., Any]
@@ -45,6 +46,7 @@ class PolicyTokens:
     """Largest number of tokens of prompt and response."""
     columns: Mapping[str, str | None] = field(default_factory=dict)
     """The names of the columns of the prompts' data, as `columns_of` gives them."""
+    stop_strings: StopStrings | None = None
 
     def response_text(self, response: Sequence[int], prompt: Sequence[int] = ()) -> str:
         """A response as text that continues its prompt, without the token that ended it.
@@ -53,6 +55,10 @@ class PolicyTokens:
         """
         ids = without_stop(response, self.stop_ids)
         return str([*ids]) if self.tokenizer is None else continuation(self.tokenizer, ids, prompt or ids)
+
+    def stopped(self, response: Sequence[int]) -> bool:
+        """Whether a response ended by itself: by a stop token within it, which then is its last, or by a text."""
+        return response[-1] in self.stop_ids or (self.stop_strings is not None and self.stop_strings.ended(response))
 
     def message_text(self, response: Sequence[int]) -> str:
         """A response as a text of its own, without the token that ended it: the content of a message."""

@@ -19,7 +19,7 @@ class ModelReward:
     def __init__(self, model: PreTrainedModel, batch_rows: int) -> None:
         """batch_rows: sequences per forward pass."""
         self.scores = Scores(model)
-        self.model = self.scores.model.requires_grad_(False)
+        self.model = self.scores.model
         self.batch_rows = batch_rows
 
     def __call__(self, prompts: Responses, responses: Responses) -> Tensor:
@@ -49,7 +49,7 @@ class TranslatedReward:
             text = self.policy.response_text(response, prompt)
             ids = list(self.tokenizer.encode(self.policy.prompt_text(prompt) + text))
             eos = self.tokenizer.eos_token_id
-            stopped = response[-1] in self.policy.stop_ids
+            stopped = self.policy.stopped(response)
             return [*ids, eos] if stopped and eos is not None and ids[-1] != eos else ids
         messages, text = prompt.messages, self.policy.message_text(response)
         if messages[-1]["role"] == "assistant":  # the response continues what is there

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.console import UserError
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.base import Responses, Reward
+from sft.models.stops import StopStrings
 
 
 class ScoreRules(NamedTuple):
@@ -17,6 +18,9 @@ class ScoreRules(NamedTuple):
     missing_eos_rule: Literal["subtract", "replace"]
     missing_eos_penalty: float
     score_clip: float | None
+    score_transform: str | None = None
+    overlong_penalty: float = 0.0
+    overlong_buffer: int | None = None
 
 
 class Scored(NamedTuple):
@@ -33,8 +37,17 @@ class Scored(NamedTuple):
 class Scorer:
     """Scores of token ids, prompts and responses (the stop token included), by a reward and the rules on it."""
 
-    def __init__(self, reward: Reward, stop_ids: frozenset[int], rules: ScoreRules) -> None:
+    def __init__(
+        self,
+        reward: Reward,
+        stop_ids: frozenset[int],
+        rules: ScoreRules,
+        response_length: int = 0,
+        stop_strings: StopStrings | None = None,
+    ) -> None:
+        """response_length: the longest that a response may be, in tokens; the length budget ends there."""
         self.reward, self.stop_ids, self.rules = reward, stop_ids, rules
+        self.response_length, self.stop_strings = response_length, stop_strings
 
     def __call__(self, prompts: Sequence[Prompt], responses: Responses) -> Scored:
         """UserError where a score is not a finite number."""
@@ -47,13 +60,36 @@ class Scorer:
             raise UserError("the reward is not a finite number for some response: check the reward")
         return raw
 
-    def apply_rules(self, raw: Tensor, responses: Responses) -> Scored:
-        """The clip, then the rule for responses that never stop; raw: (B,)."""
-        rule, penalty, clip = self.rules
-        # Stopped means: a stop token within the response, which then is its last.
-        stopped = torch.tensor([ids[-1] in self.stop_ids for ids in responses], device=raw.device)
-        scores = raw if clip is None else raw.clamp(-clip, clip)
-        return Scored(raw, apply_missing_stop(scores, stopped, rule, penalty), stopped)
+    def stopped(self, response: Sequence[int]) -> bool:
+        """Whether a response ended by itself: by a stop token within it, which then is its last, or by a text."""
+        return response[-1] in self.stop_ids or (self.stop_strings is not None and self.stop_strings.ended(response))
+
+    def apply_rules(self, raw: Tensor, responses: Responses, baseline: Tensor | None = None) -> Scored:
+        """The clip or the sigmoid, the rule for responses that never stop, and the length budget.
+
+        raw: (B,). baseline: (B,), mean score of the reference's replies to each prompt, where the transform needs it.
+        """
+        rules = self.rules
+        stopped = torch.tensor([self.stopped(ids) for ids in responses], device=raw.device)
+        scores = raw if rules.score_clip is None else raw.clamp(-rules.score_clip, rules.score_clip)
+        if rules.score_transform == "sigmoid" and baseline is not None:
+            scores = torch.sigmoid(raw - baseline)
+        scores = apply_missing_stop(scores, stopped, rules.missing_eos_rule, rules.missing_eos_penalty)
+        if rules.overlong_penalty:
+            lengths = torch.tensor([float(len(ids)) for ids in responses], device=raw.device)
+            scores = scores - rules.overlong_penalty * overlong_share(
+                lengths, self.response_length, rules.overlong_buffer
+            )
+        return Scored(raw, scores, stopped)
+
+
+def overlong_share(lengths: Tensor, longest: int, buffer: int | None) -> Tensor:
+    """How much of the length budget's penalty is due (B,): 0 until `buffer` tokens before `longest`, 1 there.
+
+    buffer: None is a fifth of `longest`. DAPO (arXiv 2503.14476), eq. 13.
+    """
+    buffer = max(1, longest // 5) if buffer is None else buffer
+    return ((lengths - (longest - buffer)) / buffer).clamp(0.0, 1.0)
 
 
 def apply_missing_stop(scores: Tensor, stopped: Tensor, rule: str, penalty: float) -> Tensor:

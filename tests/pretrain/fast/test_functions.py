@@ -56,10 +56,14 @@ def test_logprobs_and_entropies(temperature: float) -> None:
     expected = torch.distributions.Categorical(logits=logits / temperature)
     torch.testing.assert_close(logprobs, expected.log_prob(targets))
     torch.testing.assert_close(entropies, expected.entropy())
-    assert not entropies.requires_grad
-    assert gradcheck(lambda logits: TokenLogprobs.apply(logits, targets, temperature)[0], (logits,))
+    for part in (slice(0, 1), slice(1, 2), slice(0, 2)):
+        assert gradcheck(lambda logits, part=part: TokenLogprobs.apply(logits, targets, temperature)[part], (logits,))
     wild = torch.tensor([[200.0, -200.0, 0.0]])
     assert TokenLogprobs.apply(wild, torch.tensor([1]), 1.0)[0].item() == -400.0
+    wild.requires_grad_()
+    TokenLogprobs.apply(wild, torch.tensor([1]), 1.0)[1].sum().backward()
+    assert wild.grad is not None
+    assert wild.grad.tolist() == [[0.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(2, 2), (4, 2)])

@@ -11,9 +11,10 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 from data.console import UserError
 from rlhf.ppo.adapters import share_weights, trainable
+from rlhf.ppo.networks import ValueModel
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 from sft.models.batch import Batch
-from sft.models.loading import load_causal_lm
+from sft.models.loading import load_causal_lm, load_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -209,3 +210,20 @@ def test_sharing_copies_modules_and_no_tensor(causal_lm: Build) -> None:
     assert all(a is b for a, b in zip(model.parameters(), other.parameters(), strict=True))
     assert not any(p.requires_grad for p in other.parameters())
     assert other.lm_head.weight is other.model.embed_tokens.weight, "what is tied stays tied"
+
+
+@pytest.mark.parametrize("reward", [None, short], ids=["model", "function"])
+def test_the_value_model_is_saved_with_its_adapter_merged(make: Make, tmp_path: Path, reward: Any) -> None:
+    trainer = make("gpt2", reward)
+    trainer.step()
+    batch, before = Batch(PROMPTS, [[5, 6], [7], [8, 9, 1], [EOS]]), snapshot(trainer.value)
+    trainer.save(tmp_path, value=True)
+    assert all(torch.equal(weight, before[name]) for name, weight in snapshot(trainer.value).items())
+    saved: Any = load_classifier(tmp_path / "value")
+    assert not any("lora" in name for name in saved.state_dict())
+    with torch.no_grad():
+        values = trainer.value(batch)
+        merged = ValueModel(saved.base_model, saved)(batch)
+    assert values.abs().min() > 0
+    torch.testing.assert_close(merged, values, atol=1e-5, rtol=1e-4)
+    assert (tmp_path / "adapter_model.safetensors").exists()

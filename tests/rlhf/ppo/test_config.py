@@ -38,6 +38,13 @@ from rlhf.ppo.config import RANGES, PPOConfig
         ({"seed": -1}, r"seed is -1: it must be a whole number from 0 to 2\^64 - 1$"),
         ({"seed": 2**64}, "seed is 18446744073709551616: it must be"),
         ({"save_every": -1}, "save_every is -1"),
+        ({"cliprange_high": 0}, "cliprange_high is 0: it must be a number above 0$"),
+        ({"entropy_coef": -0.1}, "entropy_coef is -0.1: it must be a number of 0 or more$"),
+        ({"weight_decay": math.inf}, "weight_decay is inf"),
+        ({"warmup_updates": 1.5}, "warmup_updates is 1.5: it must be a whole number of 0 or more$"),
+        ({"samples_per_prompt": 0}, "samples_per_prompt is 0: it must be a whole number of at least 1$"),
+        ({"overlong_penalty": -1}, "overlong_penalty is -1"),
+        ({"reference_replies": 0}, "reference_replies is 0"),
     ],
 )
 def test_numbers_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:
@@ -97,3 +104,32 @@ def test_cpu_is_a_word_for_a_device() -> None:
     assert PPOConfig(cpu=True).device == "cpu"
     with pytest.raises(UserError, match="cpu is set and device is cuda"):
         PPOConfig(cpu=True, device="cuda").check(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl_in": "both"}, "kl_in is 'both': it is reward or loss$"),
+        ({"missing_eos_rule": None}, "missing_eos_rule is None: it is subtract or replace$"),
+        ({"score_transform": "tanh"}, "score_transform is 'tanh': it is None or clip or sigmoid$"),
+        ({"score_transform": "clip"}, "score_transform is clip and score_clip is not set: set it"),
+        ({"score_transform": "sigmoid", "score_clip": 1.0}, "sigmoid, which bounds scores, and score_clip is set"),
+        ({"samples_per_prompt": 3}, "samples_per_prompt 3 does not divide batch_size 64$"),
+        ({"warmup_updates": 10}, r"warmup_updates 10 leaves nothing of the 10 updates of the run .*: lower it$"),
+        ({"value_only_updates": 11}, "value_only_updates 11 leaves nothing of the 10 updates"),
+        ({"value_only_updates": 1, "vf_coef": 0}, "value_only_updates is set and vf_coef is 0"),
+        ({"overlong_buffer": 8}, "overlong_buffer is set and overlong_penalty is 0: set that penalty"),
+        (
+            {"overlong_buffer": 54, "overlong_penalty": 1},
+            "overlong_buffer 54 is more than response_length 53",
+        ),
+        ({"stop_strings": ("a", "")}, r"stop_strings is \('a', ''\): give a tuple of texts, none of them empty$"),
+        ({"stop_strings": 3}, "stop_strings is 3: give a tuple of texts"),
+        ({"save_best": True}, "save_best needs an output_dir to save to$"),
+        ({"save_rollouts": True}, "save_rollouts needs an output_dir to save to$"),
+    ],
+)
+def test_settings_that_contradict_each_other(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        PPOConfig(**{"total_episodes": 640, **changes}).check(1)
+    assert "\n" not in str(caught.value)

@@ -42,6 +42,25 @@ def test_gradients_are_clipped_and_adam_has_its_epsilon(causal_lm: Build, reward
     assert PPOConfig().adam_eps == 1e-5
 
 
+def test_weight_decay_is_decoupled_and_spares_biases_and_norms(causal_lm: Build, reward_model: Build) -> None:
+    """After the first step, whose Adam part does not depend on it, matrices differ by rate times decay times weight."""
+    settings: Any = {"total_episodes": 8, "batch_size": 8, "num_ppo_epochs": 1, "response_length": 6, "cpu": True}
+    settings |= {"learning_rate": 1e-2, "value_learning_rate": 2e-2}
+    plain, decayed = (
+        PPOTrainer(causal_lm("gpt2"), reward_model("gpt2"), [[1, 2], [3]], PPOConfig(**settings, weight_decay=decay))
+        for decay in (0.0, 0.5)
+    )
+    models: Any = ((plain.policy, 1e-2), (plain.value, 2e-2))
+    weights = [(p.detach().clone(), rate) for model, rate in models for p in model.parameters()]
+    for trainer in (plain, decayed):
+        trainer.step()
+    after = [[*trainer.policy.parameters(), *trainer.value.parameters()] for trainer in (plain, decayed)]
+    for (before, rate), without, with_decay in zip(weights, *after, strict=True):
+        lost = 0.5 * rate * before if before.dim() > 1 else torch.zeros_like(before)
+        torch.testing.assert_close(without - with_decay, lost, atol=1e-6, rtol=1e-4)
+    assert {before.dim() > 1 for before, _ in weights} == {True, False}
+
+
 def test_the_epochs_end_for_good_at_the_first_minibatch_beyond_the_bound(
     causal_lm: Build, reward_model: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

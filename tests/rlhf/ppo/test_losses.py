@@ -84,6 +84,14 @@ class TestPolicyLoss:
         assert stats["ratio_shift"].item() == pytest.approx(0.0, abs=1e-6)
         assert stats["ratio_shift_squared"].item() == pytest.approx(1.0)
 
+    def test_the_clip_may_be_wider_above(self) -> None:
+        ratio, advantages = torch.tensor([[1.5, 0.5, 1.25, 1.5]]), torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+        mask = torch.ones(1, 4, dtype=torch.bool)
+        loss, stats = losses.policy_loss(ratio.log(), torch.zeros(1, 4), advantages, mask, 0.2, 4.0, 0.3)
+        # 1.3 is the bound above and 0.8 the one below; 1.25 is inside, and what must be pulled back is never clipped
+        assert loss.item() == pytest.approx((-1.3 + 0.8 - 1.25 + 1.5) / 4)
+        assert stats["clipfrac"].item() == 2
+
     def test_an_absurd_ratio_stays_finite(self) -> None:
         logprobs = torch.zeros(1, 1, requires_grad=True)
         loss, _ = losses.policy_loss(
@@ -101,6 +109,24 @@ class TestPolicyLoss:
             for i in (0, 3, 6)
         )
         assert float(parts) == pytest.approx(whole.item())
+
+
+class TestKLLoss:
+    def test_hand_worked(self) -> None:
+        logprobs, reference = torch.tensor([[-1.0, -2.0, 9.0]]), torch.tensor([[-1.5, -1.0, -9.0]])
+        loss = losses.kl_loss(logprobs, reference, torch.tensor([[True, True, False]]), 2.0)
+        assert loss.item() == pytest.approx((0.5**2 + 1.0**2) / 2 / 2)
+
+    def test_its_gradient_is_that_of_the_kl_to_the_reference(self) -> None:
+        """All tokens, weighed by their probabilities, as many samples would be; k1 and k3 have other gradients."""
+        logits, reference = torch.tensor([0.3, -1.0, 0.8], requires_grad=True), torch.tensor([0.1, 0.7, -0.5])
+        ours, theirs = logits.log_softmax(0), reference.log_softmax(0)
+        (expected,) = torch.autograd.grad((ours.exp() * (ours - theirs)).sum(), logits, retain_graph=True)
+        weighed = ours.exp().detach()
+        one = torch.tensor([[True]])
+        each = [losses.kl_loss(ours[i : i + 1, None], theirs[i : i + 1, None], one, 1.0) for i in range(3)]
+        (gradient,) = torch.autograd.grad((weighed * torch.stack(each)).sum(), logits)
+        torch.testing.assert_close(gradient, expected)
 
 
 class TestValueLoss:

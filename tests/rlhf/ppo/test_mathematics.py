@@ -71,18 +71,19 @@ def token_rewards(scores: list[float], logprobs: Rows, reference: Rows, coef: fl
 
 
 def policy_loss(
-    new: Rows, old: Rows, advantages: Rows, denominator: float, clip: float = CLIP
+    new: Rows, old: Rows, advantages: Rows, denominator: float, clip: float = CLIP, high: float | None = None
 ) -> tuple[float, dict[str, float]]:
     """Minus PPO's clipped objective (arXiv 1707.06347, eq. 7)."""
+    above = 1 + (clip if high is None else high)
     objective, sums = 0.0, dict.fromkeys(["approxkl", "clipfrac", "ratio_shift", "ratio_shift_squared"], 0.0)
     errors = []
     for rows in zip(new, old, advantages, strict=True):
         for p, q, advantage in zip(*rows, strict=True):
             ratio = math.exp(min(max(p - q, -LOG_RATIO_LIMIT), LOG_RATIO_LIMIT))
-            inside = min(max(ratio, 1 - clip), 1 + clip)
+            inside = min(max(ratio, 1 - clip), above)
             objective += min(ratio * advantage, inside * advantage)
             sums["approxkl"] += (p - q) ** 2 / 2
-            sums["clipfrac"] += ratio > 1 + clip if advantage > 0 else ratio < 1 - clip if advantage < 0 else 0
+            sums["clipfrac"] += ratio > above if advantage > 0 else ratio < 1 - clip if advantage < 0 else 0
             sums["ratio_shift"] += ratio - 1
             sums["ratio_shift_squared"] += (ratio - 1) ** 2
             errors.append(abs(ratio - 1))
@@ -272,8 +273,11 @@ def test_the_gradient_of_the_value_loss(case: list[Rows]) -> None:
     torch.testing.assert_close(values.grad, padded(slopes, 0.0), atol=1e-7, rtol=1e-5)
 
 
-def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Build) -> None:
-    """What the trainer logs and leaves in `grad`: packing, micro-batches, masks, temperature, both losses together.
+@pytest.mark.parametrize(
+    "terms", [{}, {"cliprange_high": 0.1, "entropy_coef": 0.4, "kl_in": "loss", "kl_coef": 0.6}], ids=["plain", "all"]
+)
+def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Build, terms: dict[str, Any]) -> None:
+    """What the trainer logs and leaves in `grad`: packing, micro-batches, masks, temperature, all losses together.
 
     On the other side stand the loops above on single unpadded rows through float64 copies of the two models, and
     differences along a random direction for every parameter.
@@ -287,19 +291,25 @@ def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Bu
     }
     clips: dict[str, Any] = {"cliprange": 0.2, "cliprange_value": 0.3, "vf_coef": 0.3}
     free: dict[str, Any] = {"max_grad_norm": math.inf, "ratio_tolerance": math.inf, "learning_rate": 0.0}
-    config = PPOConfig(**shape, **clips, **free, num_ppo_epochs=1, temperature=1.3, cpu=True)
+    config = PPOConfig(**shape, **clips, **free, **terms, num_ppo_epochs=1, temperature=1.3, cpu=True)
     trainer = PPOTrainer(causal_lm("gpt2"), reward_model("gpt2"), [[1, 2, 3, 4], [3], [5, 6]], config)
     torch.manual_seed(0)
     torch.nn.init.normal_(trainer.value.score.weight, std=0.1)
     rollout = trainer.rollout()
     # As if steps had been taken since: ratios and values on both sides of their clips.
-    for drifted in (rollout.logprobs, rollout.values):
+    for drifted in (rollout.logprobs, rollout.values, rollout.reference_logprobs):
         drifted += 0.3 * torch.randn_like(drifted) * rollout.mask
     metrics = trainer.learner.update(rollout)
 
-    old_logprobs, advantages, old_values, returns = (
+    old_logprobs, reference, advantages, old_values, returns = (
         [row[keep].tolist() for row, keep in zip(rows.double(), rollout.mask, strict=True)]
-        for rows in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)
+        for rows in (
+            rollout.logprobs,
+            rollout.reference_logprobs,
+            rollout.advantages,
+            rollout.values,
+            rollout.returns,
+        )
     )
     tokens = sum(map(len, rollout.responses))
     copies: Any = (copy.deepcopy(model).double().requires_grad_(False) for model in (trainer.policy.lm, trainer.value))
@@ -309,16 +319,28 @@ def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Bu
     def tables() -> list[Tensor]:
         return [(lm(ids).logits[0, start:-1] / 1.3).log_softmax(-1) for ids, start in episodes]
 
-    def policy_objective() -> tuple[float, dict[str, float]]:
+    def entropy() -> float:
+        return -sum((table.exp() * table).sum().item() for table in tables()) / tokens
+
+    def squared_kl(rows: Rows) -> float:
+        cells = [cell for pair in zip(rows, reference, strict=True) for cell in zip(*pair, strict=True)]
+        return math.fsum((p - q) ** 2 / 2 for p, q in cells) / tokens
+
+    def clipped_loss() -> tuple[float, dict[str, float], Rows]:
         chosen = [ids[0, start + 1 :, None] for ids, start in episodes]
         rows = [table.gather(1, taken)[:, 0].tolist() for table, taken in zip(tables(), chosen, strict=True)]
-        return policy_loss(rows, old_logprobs, advantages, tokens, clip=0.2)
+        return *policy_loss(rows, old_logprobs, advantages, tokens, 0.2, config.cliprange_high), rows
+
+    def policy_objective() -> tuple[float, Any]:
+        loss, _, rows = clipped_loss()
+        kl = config.kl_coef * squared_kl(rows) if config.kl_in == "loss" else 0.0
+        return loss - config.entropy_coef * entropy() + kl, None
 
     def value_objective() -> tuple[float, int]:
         rows = [value.score(value.backbone(ids).last_hidden_state)[0, start:-1, 0].tolist() for ids, start in episodes]
         return value_loss(rows, old_values, returns, tokens, clip=0.3)
 
-    loss, sums = policy_objective()
+    loss, sums, rows = clipped_loss()
     squared_error, clipped = value_objective()
     shift = sums["ratio_shift"] / tokens
     expected = {
@@ -330,10 +352,13 @@ def test_a_whole_update_through_a_tiny_policy(causal_lm: Build, reward_model: Bu
         "val/ratio": 1 + shift,
         "val/ratio_var": sums["ratio_shift_squared"] / tokens - shift**2,
         "val/first_ratio_error": sums["ratio_error"],
-        "policy/entropy_avg": -sum((table.exp() * table).sum().item() for table in tables()) / tokens,
+        "policy/entropy_avg": entropy(),
         "optimizer_steps": 1,
         "lr": 0,
     }
+    if terms:
+        expected["loss/kl_avg"] = squared_kl(rows)
+        assert [row.sum().item() for row in rollout.rewards] == pytest.approx(rollout.scores.tolist(), abs=1e-6)
     assert 0 < clipped < tokens
     assert 0 < sums["clipfrac"] < tokens
 

@@ -1,16 +1,21 @@
 """The networks on each way through them: packed, the plain body, and the whole model with its own head."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import CodeGenConfig, CodeGenForCausalLM
 
+from data.console import UserError
 from rlhf.ppo.networks import ValueModel
 from rlhf.ppo.rewards.model import ModelReward
+from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 from sft.models.batch import Batch, Padded
 from sft.models.forward import LogProbs
+from sft.models.loading import load_classifier
 
 PROMPTS, RESPONSES = [[3, 7], [1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 8]], [[5, 6, 7], [8], [1, 2, 3, 4, 5], [22]]
 KINDS = ["gpt2", "qwen3"]
@@ -79,3 +84,39 @@ def test_no_network_has_dropout(networks: Any, kind: str, path: str) -> None:
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
         for network in dropping[:2]:
             network.train()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_model_is_saved_and_started_from(
+    causal_lm: Build, reward_model: Build, tokenizer: Any, tmp_path: Path, kind: str
+) -> None:
+    """Its head included, as a plain sequence classifier, which as a reward model gives the value too."""
+    config = PPOConfig(total_episodes=16, batch_size=8, response_length=6, value_learning_rate=1e-2, cpu=True)
+    models: Any = (causal_lm(kind), reward_model(kind), PROMPTS, config)
+    trainer = PPOTrainer(*models, tokenizer=tokenizer)
+    trainer.step()
+    trainer.save(tmp_path, value=True)
+    again = PPOTrainer(*models, tokenizer=tokenizer, value=tmp_path / "value")
+    assert trainer.value.score.bias.item() != 0
+    with torch.no_grad():
+        values = trainer.value(Batch(PROMPTS, RESPONSES))
+        torch.testing.assert_close(again.value(Batch(PROMPTS, RESPONSES)), values)
+    classifier = load_classifier(tmp_path / "value")
+    score = ModelReward(classifier, 4)([PROMPTS[0]], [RESPONSES[0][:1]])
+    torch.testing.assert_close(score[0], values[1])
+    assert again.step()["val/explained_variance"] != 0
+    # A reward model in the same place gives its body alone.
+    assert PPOTrainer(*models, tokenizer=tokenizer, value=reward_model(kind)).value.score.weight.abs().max() == 0
+
+
+def test_what_has_no_classifier_is_refused_before_anything_is_written(
+    causal_lm: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    shape: Any = {"vocab_size": 24, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32, "rotary_dim": 8}
+    policy = CodeGenForCausalLM(CodeGenConfig(**shape, bos_token_id=22, eos_token_id=22))
+    config = PPOConfig(total_episodes=4, batch_size=4, response_length=4, cpu=True)
+    trainer = PPOTrainer(policy, lambda p, r: [0.0] * len(p), ["ab"], config, tokenizer=tokenizer)
+    with pytest.raises(UserError, match="the value model cannot be saved: transformers has no sequence classifier for"):
+        trainer.save(tmp_path / "out", value=True)
+    assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from rlhf.ppo.rewards.build import build_reward
 from rlhf.ppo.rewards.combine import CombinedReward
 from rlhf.ppo.rewards.function import FunctionReward
 from rlhf.ppo.rewards.model import ModelReward, TranslatedReward
-from rlhf.ppo.rewards.rules import apply_missing_stop
+from rlhf.ppo.rewards.rules import Scorer, ScoreRules, apply_missing_stop, overlong_share
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
 CPU = torch.device("cpu")
@@ -344,6 +344,19 @@ def test_a_tokenizer_that_cannot_be_read_is_said_when_the_trainer_is_made(
 
 
 # ---- rules ----
+
+
+def test_the_length_budget_is_soft() -> None:
+    """Nothing up to four tokens before the limit, then in a line to the whole penalty; on what the other rules left."""
+    lengths = [3, 16, 17, 18, 20]
+    expected = [0.0, 0.0, 0.25, 0.5, 1.0]
+    for buffer in (4, None):  # a fifth of 20
+        assert overlong_share(torch.tensor(lengths, dtype=torch.float32), 20, buffer).tolist() == expected
+    assert overlong_share(torch.tensor([1.0, 2.0]), 2, None).tolist() == [0.0, 1.0]
+    rules = ScoreRules("subtract", 1.0, 2.0, overlong_penalty=3.0, overlong_buffer=4)
+    scorer = Scorer(lambda prompts, responses: torch.full((5,), 5.0), frozenset([EOS]), rules, response_length=20)
+    responses = [[1] * (length - 1) + [EOS if length < 18 else 2] for length in lengths]
+    assert scorer([Prompt([1])] * 5, responses).scores.tolist() == [2.0, 2.0, 2.0 - 0.75, 1.0 - 1.5, 1.0 - 3.0]
 
 
 def test_rules_for_responses_that_never_stop() -> None:

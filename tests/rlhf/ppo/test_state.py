@@ -164,8 +164,10 @@ def test_home_is_home_wherever_the_trainer_takes_a_path(
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     write_jsonl("~/prompts.jsonl", [{"prompt": "abc"}, {"prompt": "d"}])
-    config = PPOConfig(total_episodes=8, batch_size=4, response_length=4, output_dir="~/run", save_every=1, cpu=True)
-    roles = {"reference": "~/policy", "value": "~/reward"}
+    config = PPOConfig(
+        total_episodes=8, batch_size=4, response_length=4, output_dir=Path("~/run"), save_every=1, cpu=True
+    )
+    roles: Any = {"reference": "~/policy", "value": "~/reward"}
     trainer = PPOTrainer("~/policy", [("~/reward", 1.0)], "~/prompts.jsonl", config, **roles)
     trainer.step()
     trainer.save("~/aligned")

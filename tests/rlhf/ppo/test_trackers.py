@@ -13,6 +13,7 @@ from accelerate import tracking
 from transformers import PreTrainedModel, TrainerCallback
 
 from data.console import UserError
+from data.jsonl import read_jsonl
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,7 +57,8 @@ def test_what_is_no_list_of_functions_is_refused_before_the_run(make: Make) -> N
     for callbacks in (print, ["print"], [TrainerCallback()], [lambda trainer: None]):
         with pytest.raises(UserError, match=r"callbacks are a list of functions \(trainer, metrics\), not"):
             make(callbacks=callbacks)
-    for hook in ("eval", lambda: {}):
+    hooks: list[Any] = ["eval", lambda trainer, metrics: None]
+    for hook in hooks:
         with pytest.raises(UserError, match=r"eval_hook is a function \(trainer\) that returns a dict of numbers, not"):
             make(eval_hook=hook)
 
@@ -135,6 +137,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def tensorboard_texts(folder: Path, tag: str) -> list[str]:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    return [event.tensor_proto.string_val[0].decode() for event in events.Tensors(tag)]
+
+
 def test_tensorboard_gets_every_metric_of_every_update(make: Make, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     options = {"output_dir": tmp_path, "report_to": "tensorboard", "project": "mine", "save_every": 4}
@@ -144,6 +153,10 @@ def test_tensorboard_gets_every_metric_of_every_update(make: Make, tmp_path: Pat
     for tag, values in written.items():
         assert [update for update, _ in values] == [1, 2, 3, 4, 5, 6]
         assert [value for _, value in values] == pytest.approx([line[tag] for line in history], rel=1e-6), tag
+    texts = tensorboard_texts(tmp_path / "mine", "samples/text_summary")
+    assert len(texts) == 6
+    assert texts[0].splitlines()[:2] == ["| prompt | response | score | stopped |", "| --- | --- | --- | --- |"]
+    assert len(texts[0].splitlines()) == 6
     (hyperparameters,) = (tmp_path / "mine").glob("*/hparams.yml")
     assert "learning_rate: 3.0e-06" in hyperparameters.read_text()
     # A run that is resumed after four updates writes the fifth and the sixth anew, in the place of the old.
@@ -157,10 +170,11 @@ def test_wandb_and_trackio_get_name_and_metrics(make: Make, monkeypatch: pytest.
     for name in ("wandb", "trackio"):
         told: list[Any] = []
         run = SimpleNamespace(
-            log=lambda values, step=None, told=told, **_: told.append((step, values["episode"])),
+            log=lambda values, step=None, told=told, **_: told.append((step, values.get("episode", values))),
             finish=lambda told=told: told.append("finish"),
         )
         package = SimpleNamespace(
+            Table=lambda columns=None, data=None, dataframe=None: len(data if dataframe is None else dataframe),
             init=lambda run=run, told=told, **options: (told.append(options), run)[1],
             config=SimpleNamespace(update=lambda values, told=told, **_: told.append(values["kl_coef"])),
             finish=run.finish,
@@ -170,7 +184,8 @@ def test_wandb_and_trackio_get_name_and_metrics(make: Make, monkeypatch: pytest.
         for module in (tracking, sys.modules["rlhf.ppo.trackers"]):
             monkeypatch.setattr(module, "get_available_trackers", lambda available=available: available)
         make(report_to=(name,), run_name="first", total_episodes=8).train()
-        assert told == [{"project": "ppo", "name": "first"}, 0.05, (1, 4.0), (2, 8.0), "finish"]
+        updates = [(step, logged) for step in (1, 2) for logged in (4.0 * step, {"samples": 4})]
+        assert told == [{"project": "ppo", "name": "first"}, 0.05, *updates, "finish"]
 
 
 @pytest.mark.parametrize(
@@ -192,3 +207,28 @@ def test_none_is_none(make: Make) -> None:
     assert make(report_to="none").accelerator.log_with == []
     one_name: Any = "wandb"  # as other trainers write it
     assert PPOConfig(report_to=one_name).report_to == ("wandb",)
+
+
+# ---- rollouts.jsonl ----
+
+
+def test_every_episode_is_written_once(make: Make, tmp_path: Path) -> None:
+    """Also where a run is stopped in between and resumed, and where an older run left its own."""
+    (tmp_path / "rollouts.jsonl").write_text('{"update": 1}\n')
+    whole = make(output_dir=tmp_path, save_rollouts=True, save_every=3)
+    history = whole.train()
+    lines = read_jsonl(tmp_path / "rollouts.jsonl", {"update": int, "prompt": str, "response": str})
+    assert [line["update"] for line in lines] == [update for update in range(1, 7) for _ in range(4)]
+    for update, metrics in enumerate(history, start=1):
+        rows = [line for line in lines if line["update"] == update]
+        for name, metric in (("score", "reward_scores"), ("kl", "kl"), ("stopped", "stopped")):
+            assert sum(row[name] for row in rows) / 4 == pytest.approx(metrics[f"objective/{metric}"], abs=1e-6)
+    assert [row["prompt"] for row in lines[-4:]] == [sample["prompt"] for sample in whole.samples]
+    assert [row["response"] for row in lines[-4:]] == [sample["response"] for sample in whole.samples]
+    resumed = make(output_dir=tmp_path, save_rollouts=True, save_every=3)
+    resumed.load_state(tmp_path / "resume")
+    resumed.updates_done = 3
+    resumed.step()
+    written = read_jsonl(tmp_path / "rollouts.jsonl", {"update": int})
+    assert written[:12] == lines[:12]
+    assert [line["update"] for line in written[12:]] == [4] * 4

@@ -1,5 +1,6 @@
 """The trainer: its bookkeeping against recomputation, its invariances, its state, and that it learns."""
 
+import math
 import os
 import random
 import subprocess
@@ -257,9 +258,9 @@ def test_minibatches_are_drawn_anew_each_epoch(make: Make, monkeypatch: pytest.M
     seen: list[list[int]] = []
     backward = trainer.learner._backward
 
-    def noted(rollout: Any, rows: list[int]) -> dict[str, float]:
+    def noted(rollout: Any, rows: list[int], *more: Any) -> dict[str, float]:
         seen.append(rows)
-        return backward(rollout, rows)
+        return backward(rollout, rows, *more)
 
     monkeypatch.setattr(trainer.learner, "_backward", noted)
     trainer.step()
@@ -272,7 +273,7 @@ def test_minibatches_are_drawn_anew_each_epoch(make: Make, monkeypatch: pytest.M
 def test_stopping_itself_is_trained(make: Make) -> None:
     """The gradient of responses that are nothing but a stop token: zero if it fell outside the loss mask."""
     trainer = make(whiten_advantages=False, missing_eos_penalty=0.0, num_mini_batches=1, num_ppo_epochs=1)
-    episodes = trainer.score_rollout([Prompt([3, 7])] * 16, [[EOS]] * 16, torch.ones(16))
+    episodes = trainer.experience.read([Prompt([3, 7])] * 16, [[EOS]] * 16, torch.ones(16))
     rollout = trainer.prepare_rollout(episodes)
     assert rollout.mask.tolist() == [[True]] * 16
     assert rollout.advantages.tolist() == [[1.0]] * 16
@@ -359,6 +360,100 @@ def test_learning_rates_fall_in_a_line_to_the_floor(make: Make) -> None:
     rates = [metrics["lr"] for metrics in trainer.train()]
     assert rates == pytest.approx([1e-3, 0.8e-3, 0.6e-3, 0.4e-3])
     assert trainer.learner.optimizer.param_groups[1]["lr"] == pytest.approx(0.8e-3)
+    warm = make(total_episodes=96, learning_rate=1e-3, lr_floor=0.2, warmup_updates=2)
+    rates = []
+    for update in range(6):
+        warm.learner.set_learning_rates(update)
+        rates.append(warm.learner.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 0.8e-3, 0.6e-3, 0.4e-3])
+
+
+def test_the_value_learns_before_the_policy_moves(make: Make) -> None:
+    trainer = make(total_episodes=64, value_only_updates=2, weight_decay=0.1, entropy_coef=0.1)
+    for update in range(3):
+        policy, value = ([p.detach().clone() for p in model.parameters()] for model in (trainer.policy, trainer.value))
+        metrics = trainer.step()
+        assert distance(value, [*trainer.value.parameters()]) > 1e-3
+        assert (distance(policy, [*trainer.policy.parameters()]) > 1e-3) == (update == 2)
+        assert (metrics["grad_norm/policy"] > 0) == (update == 2)
+        assert metrics["val/first_ratio_error"] < 2e-5
+        assert metrics["policy/entropy_avg"] > 0
+
+
+def test_a_prompt_may_be_answered_several_times(make: Make) -> None:
+    rollout = (trainer := make(samples_per_prompt=4)).rollout()
+    assert trainer.prompt_order.position == 4
+    prompts = [list(prompt) for prompt in rollout.prompts]
+    assert prompts == [list(prompt) for prompt in make().prompt_order.take(4) for _ in range(4)]
+    assert len({tuple(response) for response in rollout.responses[:4]}) > 1, "each with random numbers of its own"
+
+
+def test_texts_end_responses_and_stay_in_them(make: Make, tokenizer: Any) -> None:
+    """What is sampled is what would be without them, up to where one is complete."""
+    seen: list[str] = []
+
+    def length(prompts: list[str], responses: list[str]) -> list[float]:
+        seen[:] = responses
+        return [float(len(text)) for text in responses]
+
+    changes: Any = {"reward": length, "prompts": ["abc", "d"], "tokenizer": tokenizer, "stop_token_ids": ()}
+    changes |= {"batch_size": 64, "total_episodes": 64, "response_length": 12, "missing_eos_penalty": 100.0}
+    free = make(**changes).rollout()
+    texts = list(seen)
+    pairs = {text[i : i + 2] for text in texts for i in range(8)}
+    letters = [pair for pair in pairs if pair.isalpha() and pair not in "<eos><pad>"]
+    pair = max(letters, key=lambda pair: sum(pair in text for text in texts))
+    trainer = make(**changes, stop_strings=pair)
+    rollout = trainer.rollout()
+    cut = [text[: text.index(pair) + 2] if pair in text else text for text in texts]
+    assert seen == cut
+    assert [len(ids) for ids in rollout.responses] != [len(ids) for ids in free.responses]
+    stopped = [pair in text for text in texts]
+    assert True in stopped
+    assert False in stopped
+    assert [score > 0 for score in rollout.scores] == stopped
+    assert rollout.metrics["objective/stopped"] == pytest.approx(sum(stopped) / 64)
+    assert [sample["stopped"] for sample in trainer.samples] == stopped[:4]
+
+
+def test_scores_are_measured_by_the_references_replies(make: Make, causal_lm: Build, tokenizer: Any) -> None:
+    def length(prompts: list[str], responses: list[str]) -> list[float]:
+        return [float(len(text)) for text in responses]
+
+    def written(ids: list[int]) -> int:
+        return len(trainer.reward.policy.response_text(ids))
+
+    calls: list[int] = []
+    reference = causal_lm("qwen3", seed=7)
+    changes: Any = {"reward": length, "prompts": ["abc", "d"], "tokenizer": tokenizer, "missing_eos_penalty": 0.0}
+    trainer: Any = make(**changes, reference=reference, score_transform="sigmoid", reference_replies=3)
+    measured = trainer.experience.reference_scores
+    assert measured is not None
+    reply = measured.reply
+
+    def counted(prompts: Any, noise: torch.Tensor) -> list[list[int]]:
+        calls.append(len(prompts))
+        return reply(prompts, noise)
+
+    measured.reply = counted
+    rollout = trainer.rollout()
+    assert calls == [6], "three for each of the two prompts"
+    means = {}
+    for prompt in trainer.prompt_order.prompts:
+        replies = trainer.experience.sample(trainer.reference, [prompt] * 3, measured._noise(prompt))
+        means[prompt.text] = sum(map(written, replies)) / 3
+    raw = [written(ids) for ids in rollout.responses]
+    differences = [score - means[prompt.text] for prompt, score in zip(rollout.prompts, raw, strict=True)]
+    expected = [1 / (1 + math.exp(-difference)) for difference in differences]
+    assert rollout.scores.tolist() == pytest.approx(expected, rel=1e-5)
+    assert rollout.metrics["objective/reward_scores"] == pytest.approx(sum(raw) / 16)
+    before = dict(measured.means)
+    trainer.learner.update(rollout)
+    trainer.rollout()
+    assert calls == [6], "once per prompt"
+    assert measured.means == before
+    plain = make(**changes, reference=reference).rollout()
+    assert plain.responses == rollout.responses, "the reference draws no numbers of the policy's"
 
 
 def test_the_adaptive_coefficient_answers_from_the_next_rollout_on(make: Make) -> None:
@@ -527,7 +622,7 @@ def test_a_state_is_replaced_whole_or_not_at_all(make: Make, tmp_path: Path, mon
     trainer.step()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", no_space)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match=r"cannot save into .* \(no space\): free some space"):
             trainer.save_state(tmp_path / "state")
     assert (tmp_path / "state" / "state.pt").read_bytes() == good
     trainer.save_state(tmp_path / "state")
