@@ -46,13 +46,17 @@ class Tokenizer:
 
         Raises UserError where a character tokenizer meets a character that it does not know.
         """
+        self.check(text)
+        return self.encoding.encode_ordinary(text)
+
+    def check(self, text: str) -> None:
+        """Raise UserError for a text that `encode` would refuse."""
         if self.kind == "char" and (unknown := set(text) - self._alphabet):
             named = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in sorted(unknown)[:5])
             raise UserError(
                 f"the character tokenizer does not know {named}; remove it from the text, "
                 "or train with --tokenizer bpe, which knows every character"
             )
-        return self.encoding.encode_ordinary(text)
 
     def decode(self, ids: list[int], keep_special: bool = False) -> str:
         """Text of token ids, without the special ones unless kept; half a UTF-8 character becomes U+FFFD."""

@@ -55,7 +55,8 @@ class AlignOptions(StageOptions):
     short_below: float = 0.75
     """Length that costs nothing, as a share of the mean length of the SFT model's replies."""
     prompts: Path | None = None
-    """Your own prompts, JSONL of {"prompt"}, taken as they are after the lesson; default: the text's dialogue."""
+    """Your own prompts, JSONL of {"prompt"}, taken as they are: where some ask for something after the lesson, else
+    without one and for the craft alone. Default: the text's dialogue."""
     eval_prompts: int = 128
     """Held-out prompts on which the gold judge judges the policy as it learns, at most as many as there are."""
 
