@@ -14,7 +14,14 @@ from data.tokenizers import Tokenizer
 
 FEWEST_TEST, FEWEST_DEV = 512, 128
 
-_SENTENCE_END = re.compile(r"""[.!?]+["'\u2019\u201d)\]]*(?=\s|$)""")
+# What follows a full stop tells it from that of 3.5 or mine.com; that of Chinese and Japanese is nothing else.
+_SENTENCE_END = re.compile(
+    r"""[.!?\u0964\u0965\u061f\u06d4]+["'\u2019\u201d)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+["'\u2019\u201d)\]\u300d\u300f\uff09]*"""
+)
+# Thai, Lao, Burmese, Khmer, Japanese, Chinese: their texts have no spaces between words.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 class Speech(NamedTuple):
@@ -128,6 +135,14 @@ def encode_completion(tokenizer: Tokenizer, completion: str, response_length: in
         if len(ids) < response_length:
             return Completion([*ids, tokenizer.eos_id], cut=completion[end:].strip() != "")
     return None
+
+
+def count_words(text: str) -> int:
+    """The words of a text: what stands between spaces, and each character of a script that has none."""
+    without, unspaced = _UNSPACED.subn(" ", text)
+    if not unspaced:
+        return len(text.split())
+    return unspaced + sum(any(map(str.isalnum, word)) for word in without.split())
 
 
 def _chunks(text: str, specs: Sequence[Spec]) -> list[Speech | None]:

@@ -83,15 +83,19 @@ def parse_row(line: bytes, required: Mapping[str, Kind], optional: Mapping[str, 
     return row
 
 
-def read_texts(path: str | Path, *keys: str) -> list[Row]:
-    """`read_jsonl` for rows that hold a text under each of `keys`, none of them blank (UserError)."""
+def read_texts(path: str | Path, *keys: str, check: Callable[[str], object] = str) -> list[Row]:
+    """`read_jsonl` for rows that hold a text under each of `keys`, none of them blank (UserError).
 
-    def check(row: dict[str, str]) -> None:
+    `check` raises UserError for a text that cannot be used, as `Tokenizer.check` does.
+    """
+
+    def check_row(row: dict[str, str]) -> None:
         for key in keys:
             if not row[key].strip():
                 raise UserError(f'"{key}" is empty; fill or remove it')
+            check(row[key])
 
-    return read_jsonl(path, dict.fromkeys(keys, str), check)
+    return read_jsonl(path, dict.fromkeys(keys, str), check_row)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -46,13 +46,17 @@ class Tokenizer:
 
         Raises UserError where a character tokenizer meets a character that it does not know.
         """
+        self.check(text)
+        return self.encoding.encode_ordinary(text)
+
+    def check(self, text: str) -> None:
+        """Raise UserError for a text that `encode` would refuse."""
         if self.kind == "char" and (unknown := set(text) - self._alphabet):
             named = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in sorted(unknown)[:5])
             raise UserError(
                 f"the character tokenizer does not know {named}; remove it from the text, "
                 "or train with --tokenizer bpe, which knows every character"
             )
-        return self.encoding.encode_ordinary(text)
 
     def decode(self, ids: list[int], keep_special: bool = False) -> str:
         """Text of token ids, without the special ones unless kept; half a UTF-8 character becomes U+FFFD."""
@@ -104,20 +108,18 @@ class Tokenizer:
             saved = json.loads(path.read_text(encoding="utf-8"))
             model, vocab = saved["model"], dict(saved["model"]["vocab"])
             special = {token["content"]: token["id"] for token in saved["added_tokens"]}
+            ids, kind_of_model = sorted(vocab.values()), model.get("type")
+            ranks = {_token_bytes(token, kind_of_model): id for token, id in vocab.items()}
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); is this a checkpoint?") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: is no tokenizer file ({error!r}); make the checkpoint again") from error
         n = len(vocab)
-        if (
-            model.get("type") not in ("WordLevel", "BPE")
-            or sorted(vocab.values()) != list(range(n))
-            or special != {EOS: n, PAD: n + 1}
-        ):
+        ours = kind_of_model in ("WordLevel", "BPE") and ids == list(range(n)) and special == {EOS: n, PAD: n + 1}
+        if not ours:
             raise UserError(f"{path}: is no tokenizer of this project's ({EOS}, {PAD} must end it)")
-        if model["type"] == "WordLevel":
-            return cls("char", _encoding("char", {char.encode("utf-8"): id for char, id in vocab.items()}))
-        ranks = {bytes(_BYTE_OF_CHAR[char] for char in token): id for token, id in vocab.items()}
+        if kind_of_model == "WordLevel":
+            return cls("char", _encoding("char", ranks))
         kind: Kind = "gpt2" if n == GPT2_RANKS and ranks.get(b" gazed") == 50_255 else "bpe"
         return cls(kind, _encoding(kind, ranks))
 
@@ -257,6 +259,11 @@ def _printable_bytes() -> dict[int, str]:
 
 _CHAR_OF_BYTE = _printable_bytes()
 _BYTE_OF_CHAR = {char: byte for byte, char in _CHAR_OF_BYTE.items()}
+
+
+def _token_bytes(token: str, kind_of_model: str) -> bytes:
+    """A token of a `tokenizer.json`, as it is spelled there, in bytes."""
+    return bytes(_BYTE_OF_CHAR[char] for char in token) if kind_of_model == "BPE" else token.encode("utf-8")
 
 
 def _to_chars(token: bytes) -> str:

@@ -25,6 +25,7 @@ from data.run.folder import announce, run_corpus
 from data.run.options import check_name, check_ranges, command_line
 from data.run.page import templates
 from data.run.record import read_parent
+from data.tokenizers import Tokenizer
 from reward.screens import Drawing, draw_screens, policy_name, rankings_file, screen_prompts
 from reward.ui.server import HERE, json_route, serve, static_route
 from reward.ui.store import Store
@@ -137,7 +138,8 @@ def labelling_routes(store: Store, html: str, path: str = "/label") -> list[Base
 def open_run(options: LabelOptions) -> tuple[Store, Iterator[dict[str, Any]]]:
     """The store of a run, and the screens that it has not got yet. UserError for a run that cannot be labelled."""
     record, folder = read_parent(options.run, "sft"), options.run / "labels"
-    prompts = screen_prompts(run_corpus(options.run, record), options.prompts, options.seed)
+    check = Tokenizer.load(options.run / "sft").check
+    prompts = screen_prompts(run_corpus(options.run, record), options.prompts, options.seed, check)
     store = Store(folder, options.screens)
     if others := {screen["policy"] for screen in store.screens} - {policy_name(record)}:
         raise UserError(

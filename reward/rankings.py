@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from data.console import UserError
 from data.dialogue import Completion, encode_completion, encode_prompt
-from data.jsonl import Kind, read_jsonl, write_jsonl
+from data.jsonl import Kind, Row, read_jsonl, write_jsonl
 from data.tokenizers import Tokenizer
 from reward.labeller import ranking_to_pairs
 
@@ -152,7 +152,7 @@ class _Reader:
 
     def read(self, seen: set[str]) -> ReadRankings:
         """The file's rankings; `seen` are the ids so far, and gets those of this file."""
-        rows = read_jsonl(self.path, {"prompt": str, "completions": list[str]}, _check, OPTIONAL)
+        rows = read_jsonl(self.path, {"prompt": str, "completions": list[str]}, self._check, OPTIONAL)
         rankings: list[Ranking] = []
         cut = dropped = repeated = 0
         for row in rows:
@@ -168,6 +168,11 @@ class _Reader:
         if repeated < len(rows):
             self._check_fit(rows, rankings)
         return ReadRankings(rankings, cut, dropped, repeated)
+
+    def _check(self, row: dict[str, Any]) -> None:
+        _check(row)
+        for text in (row["prompt"], *row["completions"]):
+            self.tokenizer.check(text)
 
     def _encoded(self, row: dict[str, Any]) -> dict[int, Completion]:
         """The completions that fit, by their index in the row."""
@@ -225,7 +230,7 @@ class _Reader:
             **values,
         )
 
-    def _check_fit(self, rows: Sequence[dict[str, Any]], rankings: Sequence[Ranking]) -> None:
+    def _check_fit(self, rows: Sequence[Row], rankings: Sequence[Ranking]) -> None:
         """UserError where nothing in the file fits this model: it was made for another.
 
         A file of which some prompts are too long is as usual; they lose their beginning, as they do in sampling.
@@ -234,12 +239,12 @@ class _Reader:
         shortest = min(len(self.tokenizer.encode(row["prompt"])) for row in rows)
         if shortest > room:
             raise UserError(
-                f"{self.path}, line 1 and all others: a prompt has {shortest} tokens or more, and prompt and response "
+                f"{rows[0].where} and all others: a prompt has {shortest} tokens or more, and prompt and response "
                 f"together have room for {room}: rank replies to shorter prompts"
             )
         if not rankings:
             raise UserError(
-                f"{self.path}, line 1 and all others: fewer than two replies fit in {self.response_length} tokens, "
+                f"{rows[0].where} and all others: fewer than two replies fit in {self.response_length} tokens, "
                 "the longest response of this run: rank shorter replies"
             )
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,12 +108,12 @@ def policy_name(record: StageRecord) -> str:
     return f"{record.stage} {record.weights_sha256[:12]}"
 
 
-def screen_prompts(corpus: Corpus, own: Path | None, seed: int) -> list[str]:
+def screen_prompts(corpus: Corpus, own: Path | None, seed: int, check: Callable[[str], object] = str) -> list[str]:
     """The prompts that people are asked about, each once, in a seeded order: a file's, or the training text's.
 
-    None that a stage holds out. UserError where nothing is left.
+    None that a stage holds out. UserError where nothing is left, and for what `check` says of a file's prompt.
     """
-    found = [row["prompt"] for row in read_texts(own, "prompt")] if own else []
+    found = [row["prompt"] for row in read_texts(own, "prompt", check=check)] if own else []
     if own is None:
         found = [pair.prompt for pair in dialogue_pairs(corpus.train)]
     held_out = {pair.prompt for part in heldout_pairs(corpus.validation) for pair in part}

@@ -332,7 +332,9 @@ class RewardStage(RankingStage[RewardModelConfig]):
         if config.prompts is None:
             pairs, dev = corpus_pairs(self.corpus, "prompts with --prompts FILE.jsonl")
         else:
-            parts = split_prompts(config.prompts, read_texts(config.prompts, "prompt"), config.seed)
+            parts = split_prompts(
+                config.prompts, read_texts(config.prompts, "prompt", check=self.tokenizer.check), config.seed
+            )
             pairs, dev = ([Pair(prompt, "") for prompt in part] for part in parts)
         kept_out = frozenset(pair.prompt for pair in (*self.heldout.dev, *self.heldout.test))
         training = choose_prompts(pairs, config.n_prompts, config.seed, kept_out)

@@ -59,8 +59,9 @@ class FineTuneConfig(TrainerOptions):
     """Longest prompt in tokens; a longer one loses its beginning. Later stages inherit it."""
     response_length: int = 64
     """Longest response in tokens, its end token included. Later stages inherit it."""
-    min_words: int = 8
-    """Learn only from completions of at least so many words: in a play many replies are a mere "Ay, my lord."."""
+    min_words: int | None = None
+    """Learn only from completions of at least so many words. None: 8, since in a play many replies are a mere "Ay, my
+    lord."; 0 for --data, of which all is learned that fits."""
     max_pairs: int | None = None
     """Learn from at most so many pairs, drawn at random; default all."""
     directions: str = "built-in"
@@ -86,6 +87,11 @@ class FineTuneConfig(TrainerOptions):
     save_every: int = 50
     samples: int = 256
     """Held-out prompts that are answered, before and after, to see whether the model stops by itself."""
+
+    @property
+    def fewest_words(self) -> int:
+        """Words of the shortest completion that is learned from."""
+        return self.min_words if self.min_words is not None else 8 if self.data is None else 0
 
     def validate(self, context_length: int) -> None:
         """Raise UserError for what cannot be trained on a base with this context."""

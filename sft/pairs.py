@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from data.console import UserError
 from data.corpus import Corpus
-from data.dialogue import Pair, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
+from data.dialogue import Pair, count_words, dialogue_pairs, encode_completion, encode_prompt, heldout_pairs
 from data.jsonl import read_texts
 from data.tokenizers import Tokenizer
 from sft.config import FineTuneConfig
@@ -47,6 +47,8 @@ class Examples(NamedTuple):
     """How many completions were cut at the end of a sentence to fit."""
     dropped: int
     """How many pairs were left out: a completion with too few words, or a first sentence that does not fit."""
+    short: int
+    """How many of them had too few words."""
 
 
 class Passes(Protocol):
@@ -63,11 +65,14 @@ class Sources(NamedTuple):
     """Held out: no prompt of theirs is in `train`'s text."""
 
 
-def load_pairs(config: FineTuneConfig, corpus: Corpus) -> Sources:
-    """The corpus's dialogue (train and dev of its own split), or the user's file, a tenth of its prompts held out."""
+def load_pairs(config: FineTuneConfig, corpus: Corpus, tokenizer: Tokenizer) -> Sources:
+    """The corpus's dialogue (train and dev of its own split), or the user's file, a tenth of its prompts held out.
+
+    UserError, with file and line, for what the tokenizer cannot encode.
+    """
     if config.data is None:
         return corpus_pairs(corpus, "pairs with --data FILE.jsonl")
-    rows = read_texts(config.data, "prompt", "completion")
+    rows = read_texts(config.data, "prompt", "completion", check=tokenizer.check)
     pairs = [Pair(row["prompt"], row["completion"]) for row in rows]
     _, held_out = split_prompts(config.data, rows, config.seed)
     return Sources(
@@ -105,18 +110,20 @@ def encode_pairs(
         pairs = random.Random(config.seed).sample(pairs, len(pairs))
     examples: list[Example] = []
     kept: list[Pair] = []
-    cut = dropped = 0
+    cut = dropped = short = 0
     for pair in pairs:
         if len(examples) == at_most:
             break
         completion = encode_completion(tokenizer, pair.completion, config.response_length)
-        if completion is None or len(pair.completion.split()) < config.min_words:
+        too_short = count_words(pair.completion) < config.fewest_words
+        if completion is None or too_short:
             dropped += 1
+            short += too_short
             continue
         examples.append(Example(encode_prompt(tokenizer, pair.prompt, config.prompt_length), completion.ids))
         kept.append(Pair(pair.prompt, tokenizer.decode(completion.ids)))
         cut += completion.cut
-    return Examples(examples, kept, cut, dropped)
+    return Examples(examples, kept, cut, dropped, short)
 
 
 def training_order(lengths: Sequence[int], config: Passes) -> list[int]:

@@ -57,14 +57,14 @@ class FineTuning:
         self.corpus = run_corpus(config.run, self.parent)
         self.tokenizer = Tokenizer.load(self.base)
         specs = load_specs(config.directions)
-        sources = load_pairs(config, self.corpus)
+        sources = load_pairs(config, self.corpus, self.tokenizer)
         self.train = encode_pairs(sources.train, self.tokenizer, config, config.max_pairs)
         self.dev = encode_pairs(sources.dev, self.tokenizer, config)
         self.asked = list({pair.prompt: pair for pair in sources.dev}.values())[: config.samples]
         if not self.train.examples or not self.dev.examples:
             raise UserError(
                 f"no pair is left to {'train on' if self.dev.examples else 'evaluate on'} with min_words "
-                f"{config.min_words} and response_length {config.response_length}: lower the one or raise the other"
+                f"{config.fewest_words} and response_length {config.response_length}: lower the one or raise the other"
             )
         self.directions = usable_directions(specs, sources.train)
         self.epochs = hindsight_epochs(self.train, self.directions, self.tokenizer, config)
@@ -83,9 +83,13 @@ class FineTuning:
             if self.directions
             else f"no directions{'' if config.directions == NONE else ' (no prompt ends with a heading)'}"
         )
+        short, long = self.train.short, self.train.dropped - self.train.short
+        reasons = [f"{short} of fewer than {config.fewest_words} words, see min_words"] * (short > 0)
+        reasons += [f"{long} whose first sentence exceeds response_length"] * (long > 0)
+        left_out = ": ".join([f"{self.train.dropped} pairs left out", *[", ".join(reasons)] * bool(reasons)])
         return (
             f"{parameters / 1e6:.2f} M parameters from {self.base} · {len(self.train.examples)} pairs "
-            f"({self.train.cut} completions cut at a sentence, {self.train.dropped} pairs left out) · {learned} · "
+            f"({self.train.cut} completions cut at a sentence, {left_out}) · {learned} · "
             f"prompt {config.prompt_length} + response {config.response_length} tokens · {self.steps} steps of "
             f"{config.batch_size}"
         )

@@ -38,15 +38,15 @@ class AlignOptions(StageOptions):
     """Who says how far a reply does as its prompt asks. model: RUN/following. rule: the table of directions itself, the
     ceiling of what that model can teach. none: nothing is asked. A policy by another choice than the default's is left
     next to RUN/rlhf. A run without directions needs none."""
-    directed_share: float = 0.55
+    directed_share: float = 0.43
     """Share of the prompts that ask for something; craft alone is maximised on the others."""
     combine: Combination = "sum"
     """How craft and doing as told make one score: following_weight · following + craft, or
     following_weight · following · sigmoid(craft). Craft has mean 0 and deviation 1 on the SFT model's replies, and
     following is in [0, 1]."""
-    following_weight: float = 6.0
+    following_weight: float = 9.0
     """Score of a reply that does as it is told."""
-    craft_weight: float = 1.6
+    craft_weight: float = 2.6
     """Weight of the craft where nothing is asked."""
     craft_cap: float = 0.3
     """Craft beyond this earns nothing where something is asked: what is asked comes first."""
@@ -55,7 +55,8 @@ class AlignOptions(StageOptions):
     short_below: float = 0.75
     """Length that costs nothing, as a share of the mean length of the SFT model's replies."""
     prompts: Path | None = None
-    """Your own prompts, JSONL of {"prompt"}, taken as they are; default: the text's dialogue."""
+    """Your own prompts, JSONL of {"prompt"}, taken as they are; where none asks for anything, for the craft alone.
+    Default: the text's dialogue."""
     eval_prompts: int = 128
     """Held-out prompts on which the gold judge judges the policy as it learns, at most as many as there are."""
 
@@ -243,10 +244,10 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
             num_ppo_epochs=1,
             learning_rate=2.5e-3,
             value_learning_rate=2e-3,
-            lr_floor=0.12,
+            lr_floor=0.04,
             gae_lambda=0.9,
             cliprange_value=0.3,
-            kl_coef=0.17,
+            kl_coef=0.21,
             missing_eos_penalty=2.0,
             save_every=10,
             eval_every=12,

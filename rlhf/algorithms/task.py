@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from data.console import UserError
 from data.dialogue import dialogue_pairs, encode_prompt
 from data.directions.drawing import Directions
+from data.directions.headings import directions_of
 from data.directions.specs import NONE
-from data.jsonl import read_jsonl
+from data.jsonl import read_texts
 from data.run.folder import run_corpus
 from data.run.record import check_descends, read_parent
 from data.tokenizers import Tokenizer
@@ -79,16 +80,20 @@ class AlignmentTask:
 
     @cached_property
     def table(self) -> Directions | None:
-        """What prompts may ask for; None where nothing is asked."""
+        """What prompts may ask for; None where nothing is asked: as when the user's own prompts ask for nothing."""
         if self.config.reward_following == "none":
             return None
-        return usable_directions(run_directions(self.sft), dialogue_pairs(self.corpus.train))
+        table = usable_directions(run_directions(self.sft), dialogue_pairs(self.corpus.train))
+        if table and self.config.prompts and not any(directions_of(each, table.specs) for each in self.plain_prompts):
+            return None
+        return table
 
     @cached_property
     def plain_prompts(self) -> list[str]:
         """The user's prompts as they are, or every prompt of the training text, which asks for nothing."""
         if self.config.prompts is not None:
-            prompts = [row["prompt"] for row in read_jsonl(self.config.prompts, {"prompt": str})]
+            rows = read_texts(self.config.prompts, "prompt", check=self.tokenizer.check)
+            prompts = [row["prompt"] for row in rows]
             return random.Random(self.config.seed).sample(prompts, len(prompts))
         prompts = [pair.prompt for pair in dialogue_pairs(self.corpus.train)]
         if not prompts:

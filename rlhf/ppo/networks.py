@@ -6,6 +6,7 @@ by chance and the ratio would mean nothing.
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from data.console import UserError, console, is_main_process
 from rlhf.ppo.adapters import add_adapter, merged, share_weights
+from rlhf.ppo.rewards.combine import RewardEnsemble
 from sft.models.batch import Batch
 from sft.models.forward import HiddenStates, Scores
 from sft.models.loading import is_quantised
@@ -133,6 +135,8 @@ def apart(source: Any, policy: PreTrainedModel, copied: Callable[[Any], Any]) ->
         return {name: apart(part, policy, copied) for name, part in source.items()}
     if isinstance(source, list | tuple):
         return type(source)(apart(part, policy, copied) for part in source)
+    if isinstance(source, RewardEnsemble):
+        return replace(source, rewards=apart(source.rewards, policy, copied))
     if not isinstance(source, nn.Module):
         return source
     own = {weight.untyped_storage().data_ptr() for weight in policy.parameters()}

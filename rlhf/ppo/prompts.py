@@ -79,7 +79,9 @@ class PromptOrder:
         return taken
 
 
-def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab_size: int) -> list[Prompt]:
+def encode_prompts(
+    source: Any, tokenizer: Any, prompt_length: int | None, vocab_size: int, name: str = "prompt"
+) -> list[Prompt]:
     """Prompts as token ids of a policy that knows `vocab_size` tokens.
 
     source: a list of prompts or of {"prompt"}, a `datasets.Dataset` with a column "prompt", or the path of a JSONL file
@@ -89,10 +91,10 @@ def encode_prompts(source: Any, tokenizer: Any, prompt_length: int | None, vocab
 
     A text or ids of more than `prompt_length` tokens (None: no bound) lose their beginning, but for a BOS, and keep
     their whole text; a conversation that is too long is refused, since a cut one no longer follows its template.
-    UserError on what cannot be used.
+    UserError on what cannot be used, which names the file's line or, as `name`, the number of the prompt.
     """
     encoded = []
-    for where, prompt, columns in _listed(source):
+    for where, prompt, columns in _listed(source, name):
         if isinstance(prompt, dict) and "prompt" in prompt:
             prompt, columns = prompt["prompt"], {name: value for name, value in prompt.items() if name != "prompt"}
         if hasattr(prompt, "tolist"):  # a tensor or an array of token ids
@@ -130,8 +132,8 @@ def columns_of(prompts: Iterable[Prompt]) -> dict[str, str | None]:
     return {name: next((prompt.where for prompt in prompts if name not in prompt.columns), None) for name in names}
 
 
-def _listed(source: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
-    """(where it is, prompt, columns) one by one, out of whatever holds them."""
+def _listed(source: Any, name: str) -> Iterable[tuple[str, Any, dict[str, Any]]]:
+    """(where it is, prompt, columns) one by one, out of whatever holds them; name: what errors call a prompt."""
     if isinstance(source, str | Path):
         rows = read_jsonl(source, {"prompt": (str, list)})
         return [(row.where, row["prompt"], {name: row[name] for name in row if name != "prompt"}) for row in rows]
@@ -146,13 +148,13 @@ def _listed(source: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
             "datasets.Dataset that is not streamed"
         )
     if columns is None:
-        return ((f"prompt {number}", prompt, {}) for number, prompt in enumerate(source))
+        return ((f"{name} {number}", prompt, {}) for number, prompt in enumerate(source))
     if "prompt" not in columns:
         rename = ': dataset.rename_column("input_ids", "prompt")' if "input_ids" in columns else ""
         raise UserError(f'the prompts need a column "prompt"; this dataset has {", ".join(map(str, columns))}{rename}')
-    others = [name for name in columns if name != "prompt"]
-    table = zip(source["prompt"], *(source[name] for name in others), strict=True)
-    return ((f"prompt {n}", prompt, dict(zip(others, row, strict=True))) for n, (prompt, *row) in enumerate(table))
+    others = [column for column in columns if column != "prompt"]
+    table = zip(source["prompt"], *(source[column] for column in others), strict=True)
+    return ((f"{name} {n}", prompt, dict(zip(others, row, strict=True))) for n, (prompt, *row) in enumerate(table))
 
 
 def _encode(text: str, tokenizer: Any, where: str) -> list[int]:

@@ -134,7 +134,7 @@ class PPOTrainer:
         self.prompt_order = PromptOrder(encoded, config.seed)
         self.eval_prompts: list[Prompt] = []
         if eval_prompts is not None:
-            self.eval_prompts = encode_prompts(eval_prompts, tokenizer, config.prompt_length, vocab_size)
+            self.eval_prompts = encode_prompts(eval_prompts, tokenizer, config.prompt_length, vocab_size, "eval prompt")
         elif config.save_best:
             raise UserError("save_best needs eval_prompts, on which a policy is the best: give the trainer some")
         length = max(map(len, [*encoded, *self.eval_prompts])) + config.response_length

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from data.console import UserError, is_main_process, main_process_first
 from data.dialogue import heldout_pairs
-from data.jsonl import read_jsonl, write_whole
+from data.jsonl import read_texts, write_whole
 from data.run.folder import announce, run_corpus
 from data.run.options import StageOptions, settings
 from data.run.record import StageRecord, check_descends, read_parent, read_stage
@@ -47,7 +47,10 @@ class TasteRun:
         self.folder, self.path, self.stop = options.folder, options.folder / "taste.json", options.folder / "stop"
         if not options.resume:
             self._check_craft(options)
-        self.watched = [row["prompt"] for row in read_jsonl(options.watch, {"prompt": str})] if options.watch else []
+        check = Tokenizer.load(options.run / "sft").check
+        self.watched = (
+            [row["prompt"] for row in read_texts(options.watch, "prompt", check=check)] if options.watch else []
+        )
         with main_process_first():
             self.options, self.round = (
                 self._begun(options) if is_main_process() and not options.resume else self._read(options)

@@ -67,6 +67,7 @@ def _load(
 ) -> PreTrainedModel:
     model: PreTrainedModel
     if isinstance(source, PreTrainedModel):
+        _check_one_place(source, role)
         _undo_autocast(source)
         if source.dtype != torch.float32 or not hasattr(source, "saved_dtype"):
             source.saved_dtype = source.dtype  # type: ignore[assignment]
@@ -130,6 +131,16 @@ def _reason(source: str | Path, error: Exception) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_one_place(model: PreTrainedModel, role: str) -> None:
+    """UserError for a model whose weights are spread over devices or the disk: here each is in one memory."""
+    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
+    if len(places) > 1 or any(weight.is_meta for weight in model.parameters()):
+        where = ", ".join(sorted(places)) or "some on the meta device, so nowhere"
+        raise UserError(
+            f"the weights of the {role} are not in one place ({where}): load it without device_map and offloading"
+        )
 
 
 def _undo_autocast(model: PreTrainedModel) -> None:

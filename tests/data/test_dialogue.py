@@ -7,6 +7,7 @@ from data.corpus import load_corpus
 from data.dialogue import (
     Pair,
     Speech,
+    count_words,
     dialogue_pairs,
     encode_completion,
     encode_prompt,
@@ -209,3 +210,35 @@ def test_what_is_typed_becomes_one_speech(speaker, text, read):
 def test_an_empty_speech_is_refused(speaker, text):
     with pytest.raises(UserError, match="is empty"):
         typed_speech(speaker, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", 0),
+        ("Ay, my lord.", 3),
+        ("None -- of that; it's well-kept.", 6),
+        ("学而时习之\uff0c不亦说乎。", 9),
+        ("はい、そうです。", 6),
+        ("ใช่", 3),
+        ("나는 집에 간다", 3),
+        ("他说 yes, 3 次。", 5),
+    ],
+)
+def test_words_of_scripts_without_spaces_are_their_characters(text, words):
+    assert count_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("completion", "kept"),
+    [
+        ("好。你在说什么呢\uff1f我不知道。", "好。你在说什么呢\uff1f"),
+        ("「好。」他说\uff0c我不知道", "「好。」"),
+        ("हाँ। वह घर गया है।", "हाँ।"),
+    ],
+)
+def test_sentences_of_other_scripts_end_too(completion, kept):
+    tokenizer = character_tokenizer(completion)
+    cut = encode_completion(tokenizer, completion, len(completion) - 2)
+    assert cut is not None
+    assert (tokenizer.decode(cut.ids), cut.cut) == (kept, True)

@@ -50,6 +50,12 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path, line, complaint)
     assert complaint in str(caught.value)
 
 
+def test_a_row_knows_its_line_for_what_is_found_later(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n\n \n{"a": 2}\n', "utf-8")
+    assert [row.where for row in read_jsonl(path, {"a": int})] == [f"{path}, line 1", f"{path}, line 4"]
+
+
 def test_blank_text_and_what_a_check_says_are_named_too(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "A"}\n\n{"prompt": " \\n"}\n', "utf-8")

@@ -267,7 +267,9 @@ def test_a_file_made_for_another_model_is_refused(tmp_path: Path, tokenizer: Tok
     long = "Good " * 20
     mixed = write(tmp_path / "mixed.jsonl", line(prompt=long), line())
     assert [len(r.prompt_ids) for r in read_rankings(mixed, tokenizer, 30, 40).rankings] == [30, 6]
-    with pytest.raises(UserError, match=r"long\.jsonl, line 1 and all others: a prompt has 100 tokens .* room for 70"):
-        read_rankings(write(tmp_path / "long.jsonl", line(prompt=long)), tokenizer, 30, 40)
+    file = write(tmp_path / "long.jsonl", line(prompt=long))
+    file.write_text("\n" + file.read_text())
+    with pytest.raises(UserError, match=r"long\.jsonl, line 2 and all others: a prompt has 100 tokens .* room for 70"):
+        read_rankings(file, tokenizer, 30, 40)
     with pytest.raises(UserError, match=r"wordy\.jsonl, line 1 and all others: fewer than two replies fit in 40"):
         read_rankings(write(tmp_path / "wordy.jsonl", line(completions=[long, "so"])), tokenizer, 30, 40)

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from data.console import UserError
+from data.corpus import load_corpus
 from data.dialogue import Pair
 from data.run.folder import StageFolder, open_stage
 from data.run.record import check_descends, read_stage
-from data.tokenizers import Tokenizer, bpe_tokenizer
+from data.tokenizers import Tokenizer, bpe_tokenizer, character_tokenizer
 from pretrain.checkpoint import load_model, save_model
 from pretrain.model import GPT, GPTConfig
 from pretrain.presets import PRESETS as PRETRAIN_PRESETS
@@ -35,7 +36,7 @@ from sft.evaluate import completion_nats, sample_replies
 from sft.models.forward import LogProbs
 from sft.models.loading import load_causal_lm
 from sft.models.sampling import sampler
-from sft.pairs import IGNORED, Example, encode_pairs, training_order
+from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
 from sft.train import FineTuning, fine_tune
 from sft.trainer import as_dataset, check_nothing_lost
 from sft.trl import last_checkpoint
@@ -160,6 +161,27 @@ def test_encoding_counts_what_is_cut_and_what_is_left_out() -> None:
     assert len(cut.completion) <= 40
     assert re.search(r"[.?]$", tokenizer.decode(cut.completion))
     assert whole.prompt == tokenizer.encode(pairs[0].prompt)[-6:]
+
+
+def test_few_words_are_left_out_of_plays_and_learned_of_peoples_own_pairs(tmp_path: Path) -> None:
+    tokenizer, data = bpe_tokenizer(TEXT, 300), tmp_path / "pairs.jsonl"
+    pairs = [
+        Pair("Q?", text)
+        for text in ("Yes.", "学而时习之\uff0c不亦说乎。", "It is as far as the weir, and back.", "x " * 200)
+    ]
+    options = FineTuneConfig(prompt_length=8, response_length=60)
+    found = [
+        encode_pairs(pairs, tokenizer, each)
+        for each in (options, replace(options, data=data), replace(options, data=data, min_words=9))
+    ]
+    assert [(len(each.examples), each.dropped, each.short) for each in found] == [(2, 2, 1), (3, 1, 0), (2, 2, 1)]
+
+
+def test_what_a_tokenizer_does_not_know_is_named_with_its_line(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n\n{"prompt": "b", "completion": "\u00e9"}\n', "utf-8")
+    with pytest.raises(UserError, match=r"pairs\.jsonl, line 3: the character tokenizer does not know 'é'"):
+        load_pairs(FineTuneConfig(data=data), load_corpus("pastiche"), character_tokenizer("ab"))
 
 
 def test_sorting_within_a_step_keeps_the_steps_pairs() -> None:

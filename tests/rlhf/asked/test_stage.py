@@ -89,6 +89,39 @@ def test_where_nothing_is_asked_no_prompt_asks(run: Path) -> None:
     assert 0 < sum(asking) < len(asking)
 
 
+def test_own_prompts_that_ask_for_nothing_are_for_the_craft_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a reward in units of the SFT model's replies to these prompts: its mean is about 0."""
+    (tmp_path / "own_taste.py").write_text(
+        "def score(prompt, response):\n    return (100.0 if 'weir' in prompt else 0.0) + len(response) % 7\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own, plain = tmp_path / "own.jsonl", [f"MASON {i}:\nWho is at the weir?\n\nPILOT:\n" for i in range(16)]
+    own.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in plain))
+    folder = align(config(run, prompts=own, reward="own_taste:score"), "smoke")
+    first = lines(folder)[0]
+    assert abs(first["objective/reward_scores"]) < 1
+    assert "objective/rewards/following" not in first
+    assert first["objective/kl_coef"] == config(run).kl_coef
+    asks = next(p.text for p in AlignmentTask(config(run)).prompts if directions_of(p.text or "", SPECS))
+    own.write_text(own.read_text() + json.dumps({"prompt": asks}) + "\n")
+    assert AlignmentTask(config(run, prompts=own)).table is not None, "one that asks is enough"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [('{"prompt": ""}', '"prompt" is empty'), ('{"prompt": 3}', '"prompt" must be a string'), ("{", "not valid JSON")],
+)
+def test_a_prompt_that_cannot_be_used_is_named_with_its_line(
+    run: Path, tmp_path: Path, line: str, message: str
+) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"prompt": "A"}\n\n\n{"prompt": "B"}\n' + line + "\n")
+    with pytest.raises(UserError, match=rf"own\.jsonl, line 5: {message}"):
+        align(config(run, prompts=own), "smoke")
+
+
 def test_bad_settings_are_refused_before_anything_is_written(run: Path) -> None:
     for changes, message in (
         ({"directed_share": 1.5}, "directed_share must be between 0 and 1, but is 1.5"),

@@ -73,6 +73,25 @@ def test_texts_and_conversations_from_a_file(chat: PreTrainedTokenizerFast, tmp_
     path.write_text('{"prompt": 3}\n')
     with pytest.raises(UserError, match=r"line 1: \"prompt\" must be a string or a list"):
         encode(path, chat)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "is empty"),
+        ([24], "holds a token"),
+        ([3.5], "is neither text"),
+        (["abc"], "is neither text"),
+        ([{"role": "gold", "content": "a"}], "the chat template does not take this conversation"),
+        (conversation("abcdefgh", "abc"), "is a conversation of 14 tokens"),
+        (3, '"prompt" must be a string or a list'),
+    ],
+)
+def test_a_prompt_of_a_file_is_named_with_its_line(chat: Any, tmp_path: Path, prompt: Any, message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a"}\n\n\n' + json.dumps({"prompt": prompt}) + "\n")
+    with pytest.raises(UserError, match=rf"prompts\.jsonl, line 4:? {message}"):
+        encode(path, chat)
     with pytest.raises(UserError, match="cannot be read"):
         encode("abc", chat)
 

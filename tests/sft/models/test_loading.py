@@ -41,6 +41,23 @@ def test_a_head_is_missing_only_where_it_may_be(causal_lm: Build, reward_model: 
         load_causal_lm("nowhere")
 
 
+def test_weights_that_are_not_in_one_place_are_refused(causal_lm: Build, tmp_path: Path) -> None:
+    causal_lm("gpt2").save_pretrained(tmp_path / "lm")
+    parts = dict.fromkeys(
+        ("transformer.wte", "transformer.wpe", "transformer.h.0", "transformer.ln_f", "lm_head"), "cpu"
+    )
+    spread = transformers.GPT2LMHeadModel.from_pretrained(
+        tmp_path / "lm", device_map=parts | {"transformer.h.1": "disk"}, offload_folder=tmp_path / "disk"
+    )
+    with torch.device("meta"):
+        nowhere = transformers.GPT2LMHeadModel(spread.config)
+    for model, where in ((spread, "cpu, disk"), (nowhere, "some on the meta device, so nowhere")):
+        with pytest.raises(UserError, match=rf"the weights of the judge are not in one place \({where}\): load it"):
+            load_causal_lm(model, role="judge")
+    whole = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "lm", device_map={"": "cpu"})
+    assert load_causal_lm(whole) is whole
+
+
 def test_libraries_are_silent_within_quiet_and_speak_again_after_it(
     causal_lm: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,18 @@ def test_an_ensemble_holds_models_and_other_combinations(tokens: PolicyTokens, r
     torch.testing.assert_close(reward(PROMPTS, RESPONSES), expected)
 
 
+def test_a_member_with_the_policys_body_does_not_learn_with_it(
+    causal_lm: Build, reward_model: Build, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    policy, judge = causal_lm("gpt2"), reward_model("gpt2")
+    judge.transformer = policy.transformer
+    config = PPOConfig(total_episodes=8, batch_size=8, response_length=4, cpu=True)
+    trainer = PPOTrainer(policy, RewardEnsemble([judge, giving(1.0)]), ["ab"], config, tokenizer=tokenizer)
+    own = {weight.data_ptr() for weight in policy.parameters()}
+    reward: Any = trainer.reward
+    assert not own & {weight.data_ptr() for weight in reward.parts["reward_0"][0].model.parameters()}
+
+
 @pytest.mark.parametrize(
     ("rewards", "settings", "message"),
     [

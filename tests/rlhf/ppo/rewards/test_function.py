@@ -139,6 +139,18 @@ def test_rows_in_a_rollout_keep_their_columns(causal_lm: Build, tokenizer: PreTr
     assert trainer.prompt_order.fingerprint != again.prompt_order.fingerprint, "other data make another run"
 
 
+def test_prompts_that_are_evaluated_need_the_columns_too(causal_lm: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = PPOConfig(total_episodes=8, batch_size=8, response_length=4, cpu=True)
+    reward: Any = lambda p, r, answer: [float(a == "x") for a in answer]  # noqa: E731
+    bad: dict[str, Any] = {'0 has no "answer"': ["ab"], "0 is empty": [{"prompt": ""}]}
+    for message, held_out in bad.items():
+        with pytest.raises(UserError, match=f"eval prompt {message}"):
+            PPOTrainer(causal_lm("gpt2"), reward, ROWS, config, tokenizer=tokenizer, eval_prompts=held_out)
+    good = [{"prompt": "ab", "answer": "x"}]
+    trainer = PPOTrainer(causal_lm("gpt2"), reward, ROWS, config, tokenizer=tokenizer, eval_prompts=good)
+    assert trainer.train()[0]["eval/reward"] == 1.0
+
+
 # ---- figures ----
 
 
