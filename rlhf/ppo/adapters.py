@@ -6,6 +6,7 @@ the policy's or the reward model's tensors.
 """
 
 import copy
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -14,14 +15,27 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.console import UserError
-from sft.models.reading import accepted, body_of
+from sft.models.loading import is_quantised
+from sft.models.reading import accepted, body_of, close
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model's modules over the very same parameters, which it freezes."""
+    """A copy of the model's modules over the very same parameters, which it freezes.
+
+    UserError for quantised weights that serve one tree of modules alone.
+    """
     model.requires_grad_(False)
-    tensors = {id(parameter): parameter for parameter in model.parameters()}
-    return copy.deepcopy(model, tensors)  # what the memo holds is taken and not copied
+    # bitsandbytes' 8-bit layers take at their first call what their weights hold, and no other layer finds it there.
+    before = _fingerprint(model) if is_quantised(model) else None
+    states = [vars(state) for module in model.modules() if hasattr(state := getattr(module, "state", None), "__dict__")]
+    tensors = [*model.parameters(), *(x for state in states for x in state.values() if isinstance(x, Tensor))]
+    shared = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # what the memo holds is not copied
+    if before is not None and not close(model, _fingerprint(shared), before):
+        raise UserError(
+            f"the quantised weights of a {type(model).__name__} cannot be shared by policy and reference: use another "
+            "kind of quantisation, such as bitsandbytes in 4 bits"
+        )
+    return shared
 
 
 def check_peft(peft_config: Any) -> None:
@@ -49,8 +63,10 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, role: str) -> Any:
     tied = _tied(model)
     before = _fingerprint(model)
     try:
-        adapted = get_peft_model(model, copy.deepcopy(peft_config))  # peft writes into it
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")  # refused below
+            adapted = get_peft_model(model, copy.deepcopy(peft_config))  # peft writes into it
+    except (ValueError, TypeError) as error:  # no such layer, or none of a kind that it can adapt
         raise UserError(f"peft cannot adapt the {role}: {error}") from error
     for name, module in model.named_modules():
         inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)

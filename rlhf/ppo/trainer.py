@@ -66,7 +66,8 @@ What it adds to `metrics` is logged with the rest. It may look at all of the tra
 class PPOTrainer:
     """Trains a policy to score well without moving far from a reference.
 
-    policy: folder, hub name or causal language model (trained in place).
+    policy: folder, hub name or causal language model (trained in place, in float32; what is frozen stays so). Which:
+        docs/architectures.md.
     reward: folder, hub name or sequence-classification model of one label; or a function
         `(prompts, responses, **columns) -> scores` of texts, or `-> (scores, figures)`; or an `HttpReward`; or a list
         of (reward, weight), or a mapping name -> (reward, weight), or a `RewardEnsemble`. A model whose tokenizer is

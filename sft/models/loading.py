@@ -266,7 +266,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(trl|transformers|accelerate|torch)\b")
+            warnings.filterwarnings("ignore", module=r"(trl|transformers|accelerate|peft|torch)\b")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -78,8 +78,8 @@ class Reader:
                 ) from error
             if causal and not close(self.model, truth[0][: len(rows[1])], truth[1]):
                 raise UserError(
-                    f"the {role} ({kind}) reads each token with those after it, so it cannot continue a text: give a "
-                    "causal model, or set is_decoder in its configuration (XLNet: attn_type) if it was trained as one"
+                    f"the {role} ({kind}) says something else of a token when others follow, so it cannot continue a "
+                    "text: give a causal model, or set is_decoder (XLNet: attn_type) in its configuration if it is one"
                 )
             padded = Batch(rows, [[] for _ in rows], self.device).padded
             for way in WAYS:

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoKrConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 from data.console import UserError
 from rlhf.ppo.adapters import share_weights, trainable
@@ -171,6 +172,7 @@ def test_the_adapter_is_saved_as_peft_saves_it(make: Make, causal_lm: Build, tmp
     [
         ("lora", "peft_config is a str: give one of peft's"),
         (PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), "adds tokens to the prompt"),
+        (LoKrConfig(target_modules=["c_attn"]), "peft cannot adapt the value model: Target module .*Conv1D.* not supp"),
         (LoraConfig(target_modules=["nowhere"]), "peft cannot adapt the (policy|value model): .*nowhere"),
         (LoraConfig(target_modules="all-linear", bias="all"), "trains .*bias, which the reference shares"),
         (LoraConfig(target_modules="all-linear", init_lora_weights="pissa"), "changes the weights when it is made"),
@@ -180,6 +182,67 @@ def test_what_cannot_be_an_adapter_is_said_in_one_line(make: Make, peft_config: 
     with pytest.raises(UserError, match=message) as caught:
         make("gpt2", peft_config=peft_config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "peft_config",
+    [
+        LoraConfig(r=4, target_modules=["c_attn", "lm_head"]),
+        LoraConfig(r=4, target_modules=["c_attn", "wte"]),
+        LoraConfig(r=4, target_modules=["c_attn"], modules_to_save=["lm_head"]),
+    ],
+    ids=["output", "embedding", "saved"],
+)
+def test_tied_weights_are_adapted_nowhere(
+    make: Make, causal_lm: Build, tokenizer: Any, tmp_path: Path, peft_config: Any
+) -> None:
+    """Merged, the two places would differ. Untied, each has its own."""
+    peft_config.task_type = "CAUSAL_LM"
+    with pytest.raises(UserError, match=r"changes '(lm_head|transformer.wte)' of the policy, whose weights anoth"):
+        make("gpt2", short, peft_config)
+    config = PPOConfig(total_episodes=16, batch_size=8, response_length=6, learning_rate=3e-2, cpu=True)
+    untied = causal_lm("gpt2", tie_word_embeddings=False)
+    untied.save_pretrained(tmp_path / "sft")
+    trainer = PPOTrainer(tmp_path / "sft", short, PROMPTS, config, tokenizer=tokenizer, peft_config=peft_config)
+    trainer.train()
+    trainer.save(tmp_path / "adapter")
+    merged = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").merge_and_unload()
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(merged(ids).logits, trainer.policy.lm(ids).logits, atol=1e-4, rtol=1e-4)
+    assert (merged(ids).logits - untied(ids).logits).abs().max() > 1e-3
+
+
+class Packed(torch.nn.Linear):
+    """As bitsandbytes' 8-bit layer: at the first call it takes for itself what its weight holds."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False)
+        self.state = SimpleNamespace(held=None)
+        self.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+        self.weight.held = layer.weight.detach().clone()  # type: ignore[attr-defined]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        held: Any = self.weight
+        if held.held is not None:
+            self.state.held, held.held = held.held, None
+        return x @ (torch.ones_like(self.weight) if self.state.held is None else self.state.held).T
+
+
+def test_weights_that_serve_one_layer_are_shared_with_what_that_layer_took(
+    causal_lm: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = causal_lm("qwen3")
+    expected = model(torch.tensor([[1, 2, 3]])).logits
+    model.config.quantization_config = {"quant_method": "any"}
+    for layer in model.model.layers:
+        layer.mlp.up_proj = Packed(layer.mlp.up_proj)
+    other: Any = share_weights(model)
+    for each in (other, model, other):
+        torch.testing.assert_close(each(torch.tensor([[1, 2, 3]])).logits, expected, atol=1e-5, rtol=0)
+    assert other.model.layers[0].mlp.up_proj.state.held is model.model.layers[0].mlp.up_proj.state.held
+    monkeypatch.setattr(Packed, "__deepcopy__", lambda layer, memo: torch.nn.Linear(32, 64, bias=False), raising=False)
+    with pytest.raises(UserError, match="the quantised weights of a Qwen3ForCausalLM cannot be shared"):
+        share_weights(model)
 
 
 def test_a_model_that_holds_an_adapter_is_refused(make: Make, causal_lm: Build, tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
 """One whole PPO update on tiny models of every family that people bring, with random weights and a tokenizer made here.
 
 Each family differs in what usually goes wrong: positions (learned, rotary, offset, none), heads that scale or cap the
-logits, caches, tokenizers without PAD.
+logits, caches, tokenizers without PAD. And the table of docs/architectures.md: a row is what a tiny model of it is.
 """
 
+import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -19,12 +22,18 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from data.console import UserError
 from data.tokenizers import build_tokenizer
 from pretrain.checkpoint import save_model
 from pretrain.model import GPT, GPTConfig
+from pretrain.sampling import generate, sample_tokens
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer
+from sft.models.batch import Batch
+from sft.models.reading import accepted
+from sft.models.sampling import Rereader, sampler
+from tests.architectures import tiny_architecture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,6 +76,9 @@ def make_tokenizer(pad: bool) -> PreTrainedTokenizerFast:
     backend.train_from_iterator(LINES, trainer)
     extra = {"pad_token": "<|pad|>"} if pad else {}
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", **extra)
+
+
+TOKENIZER = make_tokenizer(pad=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -141,6 +153,63 @@ def check(folder: Path) -> None:
     saved = AutoModelForCausalLM.from_pretrained(folder / "aligned")
     ours = dict(trainer.policy.lm.named_parameters())
     assert all(torch.equal(ours[name], p) for name, p in saved.named_parameters())
+
+
+# ---- the table of the docs ----
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "architectures.md").read_text("utf-8")
+TABLE = {
+    how: re.findall("`([^`]+)`", names)
+    for how, names in re.findall(r"^\| (\w[\w, ]+) \| ((?:`\S+` ?)+)\|$", PAGE, re.M)
+}
+QUICK = [
+    *("bart", "bloom", "electra", "falcon_h1", "llama", "llama4_text", "mamba", "mbart", "minimax", "openai-gpt"),
+    *("qwen3_5_text", "roberta", "rwkv", "xlm", "xlnet", "cpmant", "reformer"),
+]
+KINDS = [
+    pytest.param(how, kind, marks=() if kind in QUICK else pytest.mark.slow, id=kind)
+    for how in ("exact", "exact, slower", "refused")
+    for kind in TABLE[how]
+]
+
+
+def test_the_table_names_all_of_transformers_causal_models() -> None:
+    if f"transformers {transformers.__version__}," not in PAGE:
+        pytest.skip("the table is of another version of transformers")
+    assert sorted(kind for kinds in TABLE.values() for kind in kinds) == sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+@pytest.mark.parametrize(("how", "kind"), KINDS)
+def test_a_row_of_the_table(how: str, kind: str) -> None:
+    """Sampled, scored and learned as the plain model has it, one text at a time."""
+    model: Any = tiny_architecture(kind)
+    plain = copy.deepcopy(model)
+    prompts = [[3, 7], [4, 5, 6, 7, 8, 9, 10], [9], [4, 4, 4, 8]]
+    sizes: dict[str, Any] = {"total_episodes": 4, "batch_size": 4, "response_length": 8}
+    config = PPOConfig(**sizes, stop_token_ids=(*range(20, 60),), learning_rate=1e-3, cpu=True)
+
+    def make() -> PPOTrainer:
+        return PPOTrainer(model, lambda prompts, responses: [1.0] * len(prompts), prompts, config, tokenizer=TOKENIZER)
+
+    if how == "refused":
+        with pytest.raises(UserError, match=r"^the policy \(\w+\) .*: give ") as caught:
+            make()
+        assert "\n" not in str(caught.value)
+        return
+    trainer = make()
+    model = sampler(trainer.policy)
+    assert isinstance(model, Rereader) == (how == "exact, slower")
+    noise = torch.rand(4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    responses = generate(model, prompts, max_new_tokens=8, noise=noise, stop_ids=config.stop_token_ids or ())
+    logprobs = trainer.policy(Batch(prompts, responses))[0].split([len(response) for response in responses])
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        with torch.no_grad():
+            logits = plain(input_ids=torch.tensor([[*prompt, *response]]), **accepted(plain, use_cache=False)).logits
+        logits = logits[0, len(prompt) - 1 : -1]
+        assert sample_tokens(logits, 1.0, None, None, None, noise[row, : len(response)]).tolist() == response
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
+        torch.testing.assert_close(logprobs[row], expected, atol=1e-4, rtol=0)
+    assert trainer.step()["val/first_ratio_error"] < 1e-4
 
 
 # ---- what is no policy, and no model of its role ----

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from peft import LoraConfig
 from torch import Tensor
-from transformers import CodeGenConfig, CodeGenForCausalLM
+from transformers import CodeGenConfig, CodeGenForCausalLM, OPTConfig
 
 from data.console import UserError
 from rlhf.ppo.networks import ValueModel
@@ -84,6 +86,144 @@ def test_no_network_has_dropout(networks: Any, kind: str, path: str) -> None:
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
         for network in dropping[:2]:
             network.train()
+
+
+def opt(head: str) -> Any:
+    """As OPT-350m: what comes out of the body is narrower than what is within."""
+    sizes: dict[str, Any] = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 64, "num_hidden_layers": 2}
+    tokens: dict[str, Any] = {
+        "vocab_size": 24,
+        "pad_token_id": 23,
+        "eos_token_id": 22,
+        "bos_token_id": None,
+        "num_labels": 1,
+    }
+    more: dict[str, Any] = {"num_attention_heads": 4, "max_position_embeddings": 64, "do_layer_norm_before": False}
+    return getattr(transformers, f"OPTFor{head}")(OPTConfig(**sizes, **tokens, **more))
+
+
+def long(prompts: list[str], responses: list[str]) -> list[float]:
+    return [float(len(response)) for response in responses]
+
+
+@pytest.mark.parametrize("of", ["policy", "reward", "value"])
+def test_the_value_head_is_as_wide_as_what_it_reads(causal_lm: Build, tokenizer: Any, tmp_path: Path, of: str) -> None:
+    config = PPOConfig(total_episodes=4, batch_size=4, response_length=6, cpu=True)
+    policy = opt("CausalLM") if of == "policy" else causal_lm("gpt2")
+    reward = opt("SequenceClassification") if of == "reward" else long
+    value = opt("SequenceClassification") if of == "value" else None
+    trainer = PPOTrainer(policy, reward, PROMPTS, config, tokenizer=tokenizer, value=value)
+    assert trainer.value.score.in_features == 16
+    trainer.train()
+    trainer.save(tmp_path, value=True)
+    assert load_classifier(tmp_path / "value").config.num_labels == 1
+
+
+# ---- what learns, and what does not ----
+
+
+def settings(**changes: Any) -> PPOConfig:
+    base: dict[str, Any] = {"total_episodes": 16, "batch_size": 8, "response_length": 6, "learning_rate": 1e-2}
+    return PPOConfig(**base | changes, cpu=True)
+
+
+def snapshot(module: Any) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in module.named_parameters()}
+
+
+def test_what_is_frozen_stays_as_it_is(
+    causal_lm: Build, reward_model: Build, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the policy, of the value model that starts from it, and of one that is given."""
+    policy, given = causal_lm("gpt2"), reward_model("gpt2")
+    frozen = [*policy.transformer.wte.parameters(), *policy.transformer.h[0].parameters()]
+    for weight in [*frozen, *given.transformer.h.parameters()]:
+        weight.requires_grad_(False)
+    trainer = PPOTrainer(policy, long, PROMPTS, settings(), tokenizer=tokenizer)
+    assert "13 of 28 weight tensors of the policy are frozen (requires_grad), and stay so" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    names = {name for name, weight in policy.named_parameters() if not weight.requires_grad}
+    for network in (trainer.policy.lm, trainer.value):
+        before = snapshot(network)
+        trainer.train()
+        trainer.updates_done = 0
+        moved = {name for name, weight in snapshot(network).items() if not torch.equal(weight, before[name])}
+        stays = {name.replace("transformer.", "backbone.") for name in names} if network is trainer.value else names
+        assert moved.isdisjoint(stays)
+        assert moved | stays >= before.keys() - {"transformer.wpe.weight", "backbone.wpe.weight"}
+    trainer = PPOTrainer(causal_lm("gpt2"), long, PROMPTS, settings(), tokenizer=tokenizer, value=given)
+    before = snapshot(trainer.value)
+    trainer.train()
+    moved = {name for name, weight in snapshot(trainer.value).items() if not torch.equal(weight, before[name])}
+    assert moved
+    assert not any(".h." in name for name in moved)
+
+
+def test_a_policy_of_which_nothing_learns_is_refused_and_a_reward_that_only_scores_begins_a_value(
+    causal_lm: Build, reward_model: Build
+) -> None:
+    with pytest.raises(
+        UserError, match=r"every weight of the policy \(GPT2LMHeadModel\) is frozen: call requires_grad_"
+    ):
+        PPOTrainer(causal_lm("gpt2").requires_grad_(False), reward_model("gpt2"), PROMPTS, settings())
+    reward = reward_model("gpt2").requires_grad_(False)
+    trainer = PPOTrainer(causal_lm("gpt2"), reward, PROMPTS, settings())
+    assert all(weight.requires_grad for weight in trainer.value.parameters())
+    assert not any(weight.requires_grad for weight in reward.parameters())
+    head_only = PPOTrainer(causal_lm("gpt2"), reward, PROMPTS, settings(), value=reward)
+    assert [name for name, weight in head_only.value.named_parameters() if weight.requires_grad] == [
+        "score.weight",
+        "score.bias",
+    ]
+
+
+@pytest.mark.parametrize("shared", ["modules", "weights", "storage"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_shares_weights_with_the_policy_does_not_change_with_it(
+    causal_lm: Build, reward_model: Build, shared: str, adapted: bool
+) -> None:
+    policy, reward, reference = causal_lm("qwen3"), reward_model("qwen3"), causal_lm("qwen3")
+    for other in (reward, reference):
+        if shared == "modules":
+            other.model = policy.model
+        elif shared == "weights":
+            other.model.layers[1].mlp.up_proj.weight = policy.model.layers[1].mlp.up_proj.weight
+        else:
+            other.model.norm.weight.data = policy.model.norm.weight.data
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if adapted else None
+    trainer = PPOTrainer(
+        policy, {"a": (reward, 0.5), "b": (reward_model("qwen3", seed=3), 1)}, PROMPTS, settings(), peft_config=lora,
+        reference=reference,
+    )  # fmt: skip
+
+    reward_of: Any = trainer.reward
+
+    def seen() -> Tensor:
+        with torch.no_grad():
+            return torch.cat([reward_of(PROMPTS, RESPONSES), trainer.reference(Batch(PROMPTS, RESPONSES))[0]])
+
+    before = seen()
+    trainer.train()
+    torch.testing.assert_close(seen(), before, atol=1e-6, rtol=0)
+
+
+def test_quantised_weights_do_not_learn(causal_lm: Build, reward_model: Build) -> None:
+    """Marked as transformers marks them; the weights are as they were, so that what is frozen can be run."""
+
+    def marked(model: Any) -> Any:
+        model.config.quantization_config = {"quant_method": "any"}
+        return model
+
+    with pytest.raises(UserError, match=r"the policy \(Qwen3ForCausalLM\) is quantised, .*: give a peft_config"):
+        PPOTrainer(marked(causal_lm("qwen3")), reward_model("qwen3"), PROMPTS, settings())
+    models: Any = (causal_lm("qwen3"), marked(reward_model("qwen3")), PROMPTS, settings())
+    with pytest.raises(UserError, match="would start from a Qwen3ForSequenceClassification that is quantised"):
+        PPOTrainer(*models)
+    assert PPOTrainer(*models, value=reward_model("qwen3"), reference=marked(causal_lm("qwen3"))).train()
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = PPOTrainer(marked(causal_lm("qwen3")), *models[1:], peft_config=lora)
+    assert adapted.train()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,11 @@
 """What a run can be resumed from, what is refused, and where nothing can be saved. (That it equals never having stopped
 is in test_ppo.py.)"""
 
+import errno
+import os
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from safetensors import SafetensorError
+from transformers import GPT2LMHeadModel, PretrainedConfig, PreTrainedModel
 
 from data.console import UserError
 from data.jsonl import write_jsonl
@@ -91,6 +97,121 @@ def test_where_nothing_can_be_saved_is_said_before_anything_is_lost(make: Make, 
             with pytest.raises(UserError, match=r"cannot save into .*choose another folder"):
                 save(folder)
     assert file.read_text() == "kept"
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("failure", [no_space, broken])
+@pytest.mark.parametrize("what", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_that_cannot_be_written_leaves_the_older_one_and_is_somewhere_else(
+    make: Make, causal_lm: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Any, what: str
+) -> None:
+    """Whatever part of it fails, and however the library says so."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    folder = tmp_path / "mine"
+    trainer = make()
+    trainer.save(folder)
+    (folder / "notes.txt").write_text("kept")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    parts: dict[str, tuple[Any, str]] = {
+        "config.json": (PretrainedConfig, "save_pretrained"),
+        "model.safetensors": (transformers.modeling_utils, "safe_save_file"),
+        "tokenizer.json": (type(trainer.tokenizer), "save_pretrained"),
+    }
+    failed: list[Any] = []
+    owner, name = parts[what]
+    working = getattr(owner, name)
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        failed.append(args)
+        return failure() if len(failed) == 1 else working(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, once)
+    trainer.step()
+    with pytest.raises(
+        UserError, match=rf"cannot save into {folder} \(.*No space left on device.*\), so it is in"
+    ) as caught:
+        trainer.save(folder)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (rescued,) = (tmp_path / "temporary").iterdir()
+    assert str(rescued) in str(caught.value)
+    saved = GPT2LMHeadModel.from_pretrained(rescued)
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.policy.lm.parameters(), strict=True))
+    # Where there is no room for it either, the trainer still has it.
+    monkeypatch.setattr(owner, name, failure)
+    with pytest.raises(UserError, match=r"No space left on device.*: free some space or choose another folder"):
+        trainer.save(folder)
+    assert list((tmp_path / "temporary").iterdir()) == [rescued]
+    monkeypatch.setattr(owner, name, working)
+    trainer.save(folder)
+    again = GPT2LMHeadModel.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), trainer.policy.lm.parameters(), strict=True))
+    assert (folder / "notes.txt").read_text() == "kept"
+
+
+def test_weights_of_a_larger_model_that_was_there_are_not_read_again(
+    make: Make, causal_lm: Build, tmp_path: Path
+) -> None:
+    causal_lm("gpt2", seed=9).save_pretrained(tmp_path, max_shard_size="50KB")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"older")
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    trainer = make()
+    trainer.save(tmp_path)
+    assert [path.name for path in tmp_path.glob("*model*")] == ["model.safetensors"]
+    saved = GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.policy.lm.parameters(), strict=True))
+
+
+def test_a_state_that_cannot_be_written_does_not_end_the_run(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make(output_dir=tmp_path, save_every=1)
+    trainer.step()
+    good = (tmp_path / "resume" / "state.pt").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", no_space)
+        trainer.train()
+    assert trainer.updates_done == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"update 2: cannot save into {tmp_path}/resume (No space left on device)" in said
+    assert said.endswith("training continues")
+    assert (tmp_path / "resume" / "state.pt").read_bytes() == good
+    assert [path.name for path in tmp_path.iterdir()] == ["resume"], "what was begun takes no room"
+
+
+def test_a_folder_that_is_gone_is_made_again_and_one_that_cannot_be_written_is_refused_at_once(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(output_dir=tmp_path / "run", save_every=1)
+    shutil.rmtree(tmp_path / "run")
+    trainer.train()
+    assert (tmp_path / "run" / "resume" / "state.pt").exists()
+
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(UserError, match=r"cannot save into .* \(Read-only file system\): choose another folder"):
+        make(output_dir=tmp_path / "run")
+
+
+def test_a_run_that_fails_says_so_though_its_model_cannot_be_saved(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(trainer: PPOTrainer, metrics: dict[str, float]) -> None:
+        raise UserError("enough")
+
+    monkeypatch.setattr(transformers.modeling_utils, "safe_save_file", no_space)
+    with pytest.raises(UserError, match=r"^enough; cannot save into .*last_good \(No space left on device\): free"):
+        make(output_dir=tmp_path, callbacks=[fail]).train()
 
 
 @pytest.mark.parametrize(
