@@ -38,7 +38,7 @@ class AlignOptions(StageOptions):
     """Who says how far a reply does as its prompt asks. model: RUN/following. rule: the table of directions itself, the
     ceiling of what that model can teach. none: nothing is asked. A policy by another choice than the default's is left
     next to RUN/rlhf. A run without directions needs none."""
-    directed_share: float = 0.52
+    directed_share: float = 0.43
     """Share of the prompts that ask for something; craft alone is maximised on the others."""
     combine: Combination = "sum"
     """How craft and doing as told make one score: following_weight · following + craft, or
@@ -46,7 +46,7 @@ class AlignOptions(StageOptions):
     following is in [0, 1]."""
     following_weight: float = 9.0
     """Score of a reply that does as it is told."""
-    craft_weight: float = 2.3
+    craft_weight: float = 2.6
     """Weight of the craft where nothing is asked."""
     craft_cap: float = 0.3
     """Craft beyond this earns nothing where something is asked: what is asked comes first."""
@@ -247,7 +247,7 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
             lr_floor=0.04,
             gae_lambda=0.9,
             cliprange_value=0.3,
-            kl_coef=0.22,
+            kl_coef=0.21,
             missing_eos_penalty=2.0,
             save_every=10,
             eval_every=12,
