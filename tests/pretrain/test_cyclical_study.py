@@ -189,6 +189,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_study_never_stopped(
     command: Run, options: StudyOptions, tmp_path: Path, one_thread: None
 ) -> None:

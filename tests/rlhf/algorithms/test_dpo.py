@@ -190,6 +190,7 @@ def test_a_stopped_run_continues_to_the_same_weights(run: Path, monkeypatch: pyt
     assert (resumed / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_its_row_counts_the_tokens_of_the_rankings(run: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     """By the commands, in a run of nothing else."""
     mine = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*rlhf*"))

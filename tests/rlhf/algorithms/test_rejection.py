@@ -168,6 +168,7 @@ def test_a_stopped_run_continues_to_the_same_weights(run: Path, monkeypatch: pyt
     assert rows_of(resumed) == rows
 
 
+@pytest.mark.slow
 def test_its_row_counts_what_it_sampled(run: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     """By the commands, with the gold judge as the reward, whose scores are in units of the SFT model's replies."""
     mine = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*rlhf*"))
