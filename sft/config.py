@@ -66,7 +66,7 @@ class FineTuneConfig(TrainerOptions):
     """Learn from at most so many pairs, drawn at random; default all."""
     directions: str = "built-in"
     """What prompts may ask for: built-in, none, or module:SPECS, a table of your own. Later stages inherit it."""
-    reading_coef: float = 1.0
+    following_coef: float = 1.0
     """Weight of a second loss, by which every token of a reply says whether it will do as its prompt asks; each is read
     under what it does and under something else. 0 leaves it out."""
 
@@ -99,7 +99,7 @@ class FineTuneConfig(TrainerOptions):
         check_ranges(
             self,
             counts="epochs eval_every samples max_pairs",
-            not_negative="min_words reading_coef",
+            not_negative="min_words following_coef",
             rates="adam_beta2 dropout",
         )
         check_lengths(self.prompt_length, self.response_length, context_length)
@@ -122,7 +122,7 @@ PRESETS: dict[str, tuple[str, FineTuneConfig]] = {
         ),
     ),
     "laptop": (
-        "2 CPU cores, under a minute",
+        "2 CPU cores, about a minute",
         FineTuneConfig(
             prompt_length=48,
             response_length=80,

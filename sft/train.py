@@ -116,12 +116,12 @@ class FineTuning:
         """trl's trainer on the examples in the order of training."""
         order = order_of_epochs([[len(each.ids) for each in epoch] for epoch in self.epochs], self.config)
         examples = [self.epochs[epoch][index] for epoch, index in order]
-        return exact_trainer(self.model, self._arguments(folder), examples, self.base, self.reading_coef)
+        return exact_trainer(self.model, self._arguments(folder), examples, self.base, self.following_coef)
 
     @property
-    def reading_coef(self) -> float:
+    def following_coef(self) -> float:
         """0 where no prompt asks for anything."""
-        return self.config.reading_coef if self.directions else 0.0
+        return self.config.following_coef if self.directions else 0.0
 
     def _arguments(self, folder: StageFolder) -> SFTConfig:
         config, device = self.config, self.state.device
@@ -140,9 +140,9 @@ class Watch(StageCallback):
         self.run = run
 
     def metrics(self, logs: dict[str, float]) -> dict[str, float]:
-        coef, reading = self.run.reading_coef, logs["reading_loss"]
-        metrics = {"train_nats": logs["loss"] - coef * reading, "train_accuracy": logs["mean_token_accuracy"]}
-        return metrics | ({"reading_loss": reading} if coef else {})
+        coef, following = self.run.following_coef, logs["following_loss"]
+        metrics = {"train_nats": logs["loss"] - coef * following, "train_accuracy": logs["mean_token_accuracy"]}
+        return metrics | ({"following_loss": following} if coef else {})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_step_end(args, state, control, **kwargs)

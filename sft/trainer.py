@@ -26,7 +26,7 @@ from sft.models.tokens import load_tokenizer
 from sft.pairs import IGNORED, Example
 from sft.trl import SilentTrainer
 
-READER = "reader"
+FOLLOWS = "follows"
 """Name of the head in the model while it learns."""
 LAST = 2
 """Judgements at the end of a reply that weigh one each, next to the mean over all: there it is nearly certain."""
@@ -73,14 +73,14 @@ class PairCollator:
 class CompletionTrainer(SilentTrainer, SFTTrainer):
     """SFTTrainer whose batches come from `PairCollator`, and whose forward pass is that of `sft.models.forward`.
 
-    So a CPU reads no padding. trl's loss on the completions is that of its own forward pass, to rounding. reading_coef:
+    So a CPU reads no padding. trl's loss on the completions is that of its own forward pass, to rounding. following_coef:
     weight of the second loss, the squared error of the head's estimate of whether the reply follows, less ½; 0 leaves
     it out.
     """
 
-    def __init__(self, *args: Any, reading_coef: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, following_coef: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.reading_coef = reading_coef
+        self.following_coef = following_coef
         self.judged = torch.ones(())
         """Judged sequences of the optimizer step, over all its batches and processes."""
 
@@ -106,16 +106,16 @@ class CompletionTrainer(SilentTrainer, SFTTrainer):
         logprobs, _ = TokenLogprobs.apply(logits[learned], targets[learned], 1.0)
         processes = self.accelerator.num_processes  # over whose gradients DDP takes the mean
         loss = -logprobs.sum() / num_items_in_batch * processes
-        reading = loss.new_zeros(())
-        if self.reading_coef:
+        following = loss.new_zeros(())
+        if self.following_coef:
             judged = follows >= 0
             plain = self.accelerator.unwrap_model(model)
-            estimates = getattr(plain, READER)(states[judged].float()).squeeze(-1)
+            estimates = getattr(plain, FOLLOWS)(states[judged].float()).squeeze(-1)
             errors = (estimates - (follows[judged] - 0.5)) ** 2
-            reading = (errors * judgement_weights(lengths)[judged]).sum() / self.judged * processes
-            loss = loss + self.reading_coef * reading
+            following = (errors * judgement_weights(lengths)[judged]).sum() / self.judged * processes
+            loss = loss + self.following_coef * following
         figures = {
-            "reading_loss": reading.detach() * self.current_gradient_accumulation_steps,
+            "following_loss": following.detach() * self.current_gradient_accumulation_steps,
             "mean_token_accuracy": (logits.argmax(-1) == targets)[learned].float().mean(),
         }
         for name, value in figures.items():
@@ -145,25 +145,25 @@ def forward_pairs(
 
 
 def exact_trainer(
-    model: Any, arguments: SFTConfig, examples: list[Example], tokenizer: Path, reading_coef: float = 0.0
+    model: Any, arguments: SFTConfig, examples: list[Example], tokenizer: Path, following_coef: float = 0.0
 ) -> CompletionTrainer:
     """trl's trainer on the examples as they are, after counting that it took every one whole; `tokenizer`: a folder.
 
-    With a `reading_coef` the model gets the head, `model.reader`; `plain_again` takes it off.
+    With a `following_coef` the model gets the head, `model.follows`; `plain_again` takes it off.
     """
-    if reading_coef:
+    if following_coef:
         width = model.config.get_text_config().hidden_size
-        setattr(model, READER, nn.Linear(width, 1, device=model.device))
-        for parameter in getattr(model, READER).parameters():
+        setattr(model, FOLLOWS, nn.Linear(width, 1, device=model.device))
+        for parameter in getattr(model, FOLLOWS).parameters():
             nn.init.zeros_(parameter)
-    reader = load_tokenizer(tokenizer, "base")
+    loaded = load_tokenizer(tokenizer, "base")
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
         train_dataset=as_dataset(examples),
-        processing_class=reader,
-        data_collator=PairCollator(reader.pad_token_id),
-        reading_coef=reading_coef,
+        processing_class=loaded,
+        data_collator=PairCollator(loaded.pad_token_id),
+        following_coef=following_coef,
     )
     check_nothing_lost(examples, trainer.train_dataset)
     states = HiddenStates(model.base_model)
@@ -178,8 +178,8 @@ def plain_again(model: Any, trainer: CompletionTrainer) -> None:
     """The model without the head and without what trl, accelerate and `exact_trainer` put around its forward pass."""
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.__dict__.pop("forward", None)
-    if hasattr(model, READER):
-        delattr(model, READER)
+    if hasattr(model, FOLLOWS):
+        delattr(model, FOLLOWS)
 
 
 def has_dropout(model: PreTrainedModel) -> bool:

@@ -92,7 +92,7 @@ def opened_trainer(options: FineTuneConfig):
 
 def test_the_loss_is_the_mean_over_completion_tokens_of_the_whole_step(run: Path) -> None:
     """Step 1 of two micro batches, before any update, against a cross-entropy written out here."""
-    fine_tuning, trainer = opened_trainer(config(run, max_pairs=8, reading_coef=0.0))
+    fine_tuning, trainer = opened_trainer(config(run, max_pairs=8, following_coef=0.0))
     total, count = 0.0, 0
     with torch.no_grad():
         for example in fine_tuning.epochs[0]:

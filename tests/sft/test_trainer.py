@@ -51,7 +51,7 @@ def test_a_judgement_weighs_its_share_and_one_more_at_the_end() -> None:
 
 def test_the_first_loss_is_that_of_the_completions_and_three_quarters_per_judged_reply(run: Path) -> None:
     """The head starts at zero: every estimate is ½ off, of weights with the sum 3. Two micro batches, one step."""
-    fine_tuning = FineTuning(config(run, reading_coef=2.0))
+    fine_tuning = FineTuning(config(run, following_coef=2.0))
     with pytest.raises(KeyboardInterrupt), open_stage("sft", fine_tuning.config, preset="smoke") as stage:
         raise KeyboardInterrupt
     trainer = fine_tuning.trainer(stage)
@@ -64,17 +64,17 @@ def test_the_first_loss_is_that_of_the_completions_and_three_quarters_per_judged
             nats.append(F.cross_entropy(logits, torch.tensor(example.completion), reduction="none"))
     trainer.train()
     (first,) = [line for line in trainer.state.log_history if line.get("step") == 1 and "loss" in line]
-    assert first["reading_loss"] == pytest.approx(0.75, abs=1e-6)
+    assert first["following_loss"] == pytest.approx(0.75, abs=1e-6)
     assert first["loss"] == pytest.approx(torch.cat(nats).mean().item() + 2 * 0.75, abs=2e-5)
 
 
 def test_it_is_learned_and_its_head_is_not_kept(run: Path) -> None:
-    folder = fine_tune(config(run, max_pairs=64, epochs=12, reading_coef=4.0), "smoke")
-    lines = [line for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines() if "reading_loss" in line]
-    first, last = (float(line.split('"reading_loss": ')[1].split(",")[0]) for line in (lines[0], lines[-1]))
+    folder = fine_tune(config(run, max_pairs=64, epochs=12, following_coef=4.0), "smoke")
+    lines = [line for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines() if "following_loss" in line]
+    first, last = (float(line.split('"following_loss": ')[1].split(",")[0]) for line in (lines[0], lines[-1]))
     assert last < 0.85 * first
     with safe_open(folder / "model.safetensors", "pt") as weights:
-        assert not [name for name in weights.keys() if "reader" in name]  # noqa: SIM118
+        assert not [name for name in weights.keys() if "follows" in name]  # noqa: SIM118
 
 
 @pytest.mark.parametrize("seed", range(40))
