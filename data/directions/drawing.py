@@ -13,7 +13,7 @@ HOW_MANY = (0.1, 0.75, 0.1, 0.05)
 """Probability that a pair that is learned from has 0, 1, 2 or 3 directions, where its reply follows so many."""
 MAIN_KINDS = ("mood", "lines")
 MAIN_SHARE = 0.9
-"""How often one of a main kind replaces a direction of a pair that has none of them: what many ask for is learned."""
+"""How often one of a main kind replaces a direction of a pair that has none: what many ask for is learned."""
 
 
 class Directions:
