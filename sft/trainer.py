@@ -73,9 +73,8 @@ class PairCollator:
 class CompletionTrainer(SilentTrainer, SFTTrainer):
     """SFTTrainer whose batches come from `PairCollator`, and whose forward pass is that of `sft.models.forward`.
 
-    So a CPU reads no padding. trl's loss on the completions is that of its own forward pass, to rounding. following_coef:
-    weight of the second loss, the squared error of the head's estimate of whether the reply follows, less ½; 0 leaves
-    it out.
+    So a CPU reads no padding, and the loss on the completions is trl's own, to rounding. following_coef: weight of the
+    second loss, the squared error of the head's estimate of whether the reply follows, less ½; 0 leaves it out.
     """
 
     def __init__(self, *args: Any, following_coef: float, **kwargs: Any) -> None:
