@@ -93,13 +93,13 @@ def test_own_prompts_that_ask_for_nothing_are_for_the_craft_alone(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a reward in units of the SFT model's replies to these prompts: its mean is about 0."""
-    (tmp_path / "own_taste.py").write_text(
+    (tmp_path / "scores_of_the_weir.py").write_text(
         "def score(prompt, response):\n    return (100.0 if 'weir' in prompt else 0.0) + len(response) % 7\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     own, plain = tmp_path / "own.jsonl", [f"MASON {i}:\nWho is at the weir?\n\nPILOT:\n" for i in range(16)]
     own.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in plain))
-    folder = align(config(run, prompts=own, reward="own_taste:score"), "smoke")
+    folder = align(config(run, prompts=own, reward="scores_of_the_weir:score"), "smoke")
     first = lines(folder)[0]
     assert abs(first["objective/reward_scores"]) < 1
     assert "objective/rewards/following" not in first
