@@ -1,4 +1,12 @@
-"""`python -m data`: look at a corpus, and write its text and its dialogue pairs as files of one's own."""
+"""Describe a corpus; write its text or its dialogue pairs to files: python -m data [--corpus NAME-OR-FILE]
+
+Reads: a corpus (--corpus): a named text or a UTF-8 file of your own.
+
+Does: counts characters, words, speeches and prompt–reply pairs.
+
+Writes: the counts to the terminal; with --write the text to a file, with --pairs `sft.jsonl` and `prompts.jsonl` to a
+folder.
+"""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +35,7 @@ class Options:
 
 def main() -> None:
     """Read the options, describe the corpus, write what was asked for."""
-    options = command_line(Options, prog="python -m data")
+    options = command_line(Options, __doc__)
     targets = [options.write] if options.write else []
     if options.pairs:
         targets += [options.pairs / "sft.jsonl", options.pairs / "prompts.jsonl"]

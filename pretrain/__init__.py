@@ -29,24 +29,28 @@ def check_data() -> None:
 
 
 def begin_command() -> None:
-    """Prepare a process that was started by `python -m` for one of our modules; other processes are left alone.
+    """Prepare a process that was started by `python -m` for one of our modules; other processes are left alone."""
+    # While Python looks for the module of `-m`, and so while it imports the packages around it, argv[0] is "-m".
+    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:
+        module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+        if module.partition(".")[0] in ("pretrain", "sft", "reward", "rlhf"):
+            prepare_command(module)
+
+
+def prepare_command(module: str) -> None:
+    """Prepare this process to run one of our modules as a command.
 
     Ends it with one line and exit code 2 where `data` is not ours or a package is not installed.
     """
-    # While Python looks for the module of `-m`, and so while it imports the packages around it, argv[0] is "-m".
-    if sys.argv[:1] != ["-m"] or "-m" not in sys.orig_argv:
-        return
-    module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-    package = module.partition(".")[0]
-    if package not in ("pretrain", "sft", "reward", "rlhf"):
-        return
     # All models are on this disk; without this, transformers asks the hub about them all the same.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         check_data()
     except ImportError as error:
         _refuse(str(error))
-    needed = (*EXTRA, *EXTRA_UI) if module in SERVERS else () if package == "pretrain" else EXTRA
+    if module == "rlhf.cli" or module.partition(".")[0] in ("data", "pretrain"):
+        return
+    needed = (*EXTRA, *EXTRA_UI) if module in SERVERS else EXTRA
     if missing := [name for name in needed if not _is_installed(name)]:
         extras = "rlhf,ui" if module in SERVERS else "rlhf"
         _refuse(

@@ -1,6 +1,10 @@
-"""What a trained model attends to: a picture for every layer, a panel for every head.
+"""Draw what a trained model attends to: python -m pretrain.attention_map --checkpoint RUN/STAGE --text TEXT
 
-python -m pretrain.attention_map --checkpoint runs/mine/pretrain --text "Good morrow, cousin."
+Reads: a stage's folder: pretrain, sft or rlhf.
+
+Does: runs the text through the model and keeps the attention weights.
+
+Writes: one picture per layer, with a panel per head, to RUN/attention/STAGE.
 """
 
 from collections.abc import Sequence
@@ -113,7 +117,7 @@ class AttentionOptions:
 
 
 def main() -> None:
-    options = command_line(AttentionOptions)
+    options = command_line(AttentionOptions, __doc__)
     if not options.text:
         raise UserError("--text is empty: give at least one character")
     read_stage(options.checkpoint)

@@ -1,6 +1,10 @@
-"""Text from any stage's language model.
+"""Write text with the model of any stage: python -m pretrain.sample --checkpoint RUN/STAGE --prompt TEXT
 
-python -m pretrain.sample --checkpoint runs/mine/rlhf --prompt $'ROMEO:\\n' --num-samples 3
+Reads: a stage's folder: pretrain, sft or rlhf.
+
+Does: continues the prompt, each sample with its own random numbers.
+
+Writes: the text to the terminal. Example: python -m pretrain.sample --checkpoint runs/mine/rlhf --prompt $'ROMEO:\\n'
 """
 
 from collections.abc import Sequence
@@ -103,7 +107,7 @@ def unread(prompt: str, specs: Sequence[Spec]) -> str:
 
 
 def main() -> None:
-    options = command_line(SampleOptions)
+    options = command_line(SampleOptions, __doc__)
     if not options.prompt:
         raise UserError("--prompt is empty: give at least one character")
     if options.num_samples < 1 or options.max_new_tokens < 1:

@@ -1,9 +1,10 @@
-"""Rank the SFT model's replies by hand, in a page that opens in the browser.
+"""Rank the SFT model's replies by hand, in a page that opens in the browser: python -m reward.label --run RUN
 
-python -m reward.label --run runs/mine
+Reads: RUN/sft and the dialogue of RUN/corpus.txt.
 
-Every judgement is saved at once in RUN/labels/rankings/ANNOTATOR.jsonl, which --rankings takes. When started again, the
-page continues at the first open screen.
+Does: shows several replies to one prompt per screen. When started again, it continues at the first open screen.
+
+Writes: every judgement at once to RUN/labels/rankings/ANNOTATOR.jsonl, which --rankings takes.
 """
 
 import sys
@@ -153,7 +154,7 @@ def open_run(options: LabelOptions) -> tuple[Store, Iterator[dict[str, Any]]]:
 
 
 def main() -> None:
-    options = command_line(LabelOptions, description=__doc__)
+    options = command_line(LabelOptions, __doc__)
     options.validate()
     name = options.export if options.delete is None else options.delete
     if name is not None:

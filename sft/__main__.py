@@ -1,4 +1,11 @@
-"""python -m sft PRESET [--field value …]"""
+"""Fine-tune on prompt–reply pairs: python -m sft PRESET --run RUN [--field value …]
+
+Reads: RUN/pretrain and the dialogue of RUN/corpus.txt, or pairs of your own (--data).
+
+Does: trains the pretrained model to answer with one reply and to stop; the loss is on the reply alone.
+
+Writes: RUN/sft, a Hugging Face checkpoint with `stage.json`, `metrics.jsonl`, `samples.md` and a plot.
+"""
 
 from data.console import run_command
 from data.run.options import preset_command

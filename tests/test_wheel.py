@@ -64,6 +64,11 @@ def test_commands_start(away: Callable[..., str], command: str) -> None:
     assert f"python -m {command}" in away("-m", command, "--help")
 
 
+def test_the_console_script_lists_the_commands(away: Callable[..., str]) -> None:
+    site = Path(away("-c", "import rlhf; print(rlhf.__file__)")).parents[1]
+    assert "attention-map" in away(site / "bin" / "shakespeare-rlhf")
+
+
 def test_the_comparison_writes_its_report(away: Callable[..., str], tmp_path: Path) -> None:
     maker = RunMaker(tmp_path)
     for number, (stage, parent) in enumerate([("pretrain", None), ("sft", "pretrain"), ("rlhf", "sft")]):

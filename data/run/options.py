@@ -2,8 +2,9 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -79,13 +80,31 @@ def preset_command(presets: dict[str, tuple[str, Config]], description: str | No
     """The configuration that `PRESET [--field value …]` asks for, and the preset's name."""
     if not any(hasattr(config, "directions") for _, config in presets.values()):
         refuse_directions()
-    config = tyro.extras.overridable_config_cli(presets, description=description)
+    first = next(iter(sys.argv[1:]), "")
+    if not first.startswith("-") and first not in presets:
+        raise unknown("preset", first, presets)
+    config = tyro.extras.overridable_config_cli(presets, prog=_program(), description=description)
     return _ready(config), next(argument for argument in sys.argv[1:] if argument in presets)
 
 
-def command_line(kind: type[Options], **how: Any) -> Options:
-    """The options that a command line gives, ready to use; how: as tyro takes it."""
-    return _ready(tyro.cli(kind, **how))
+def command_line(kind: type[Options], description: str | None) -> Options:
+    """The options that a command line gives, ready to use."""
+    return _ready(tyro.cli(kind, prog=_program(), description=description))
+
+
+def unknown(kind: str, name: str, names: Iterable[str]) -> UserError:
+    """The error of a name that is none of `names`: with the nearest one, and all of them. "" is no name given."""
+    names = list(names)
+    nearest = get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    wrong = f"there is no {kind} {name!r}{meant}" if name else f"no {kind} is given"
+    return UserError(f"{wrong}: choose one of {', '.join(names)}")
+
+
+def _program() -> str | None:
+    """How the running command is called, in the usage line of its help."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
 def _ready(options: Options) -> Options:

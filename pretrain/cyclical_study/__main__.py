@@ -1,13 +1,14 @@
-"""Do cyclical learning rates lower the loss? Paired trials of schedules, everything else held equal.
+"""Do cyclical learning rates lower the loss? python -m pretrain.cyclical_study --trials 100 --run RUN
 
-python -m pretrain.cyclical_study --trials 100
+Reads: a corpus (--corpus): a named text or a UTF-8 file of your own.
 
-A trial draws a learning rate r, as someone who does not know the right one might, and trains the model of preset
-`shakespeare-gpt` once with every schedule, from the same initial weights, on the same batches, with the same dropout
-masks. r is the constant rate, and the lower bound of the cycles (torch's `base_lr`), whose upper bound is `ratio` · r
-(Smith, WACV 2017, takes 3 or 4). The figure of a schedule is loss(constant) / loss(schedule) on the whole validation
-split after the last step: above 1 the schedule is better. The results are `trials.jsonl`, `table.md`, `study.png` and
-`stage.json` in RUN/cyclical_study; what they are made of is in `pretrain/cyclical_study/report.py`.
+Does: trains the model of preset `shakespeare-gpt` in paired trials. A trial draws a learning rate r, as someone who
+does not know the right one might, and trains once with every schedule, from the same initial weights, on the same
+batches, with the same dropout masks. r is the constant rate, and the lower bound of the cycles (torch's `base_lr`),
+whose upper bound is `ratio` · r (Smith, WACV 2017, takes 3 or 4). The result of a schedule is loss(constant) /
+loss(schedule) on the whole validation split after the last step: above 1 the schedule is better.
+
+Writes: `trials.jsonl`, `table.md`, `study.png` and `stage.json` to RUN/cyclical_study.
 """
 
 import json
@@ -255,7 +256,7 @@ def _run_remaining(
 
 
 def main() -> None:
-    run_study(command_line(StudyOptions, prog="python -m pretrain.cyclical_study"))
+    run_study(command_line(StudyOptions, __doc__))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""The lecture's ladder: train its six steps one after the other, beside what the lecture saw.
+"""Train the six models of the lecture, from a bigram table to a transformer: python -m pretrain.ladder --run RUN
 
-python -m pretrain.ladder --run runs/ladder
+Reads: a corpus (--corpus): a named text or a UTF-8 file of your own.
+
+Does: trains the models one after the other and compares their losses with those of Karpathy's lecture.
+
+Writes: a run per model, and `ladder.md`, `ladder.json` and `ladder.png`, to RUN.
 """
 
 import json
@@ -212,7 +216,7 @@ def comparability(configs: dict[str, PretrainConfig], corpus: Corpus) -> str:
 
 def main() -> None:
     start()
-    climb(command_line(LadderOptions, description=__doc__))
+    climb(command_line(LadderOptions, __doc__))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How large a learning rate a model bears: the learning-rate range test (Smith, WACV 2017, arXiv 1506.01186).
+"""Find bounds for the learning rate: python -m pretrain.lr_range_test PRESET --run RUN
 
-    python -m pretrain.lr_range_test shakespeare-gpt --run runs/mine
+Reads: a corpus (--corpus): a named text or a UTF-8 file of your own.
 
-The rate rises from step to step while a preset's model trains from scratch. The loss first hardly moves, then falls,
-then grows ragged and rises. The rates between which it falls are bounds for a cyclical schedule; the upper one is
-also a fair peak for any other. Prints one JSON object; writes RUN/lr_range_test/ with the plot.
+Does: raises the learning rate from step to step while a preset's model trains from scratch (the range test of Smith,
+WACV 2017, arXiv 1506.01186). The loss first hardly changes, then falls, then becomes noisy and rises. The rates between
+which it falls are bounds for a cyclical schedule; the upper one is also a fair peak for any other schedule.
+
+Writes: one JSON object to the terminal and RUN/lr_range_test with the plot.
 """
 
 import json

@@ -1,4 +1,11 @@
-"""python -m reward.following PRESET [--field value …]"""
+"""Train a reward model of doing what a prompt asks: python -m reward.following PRESET --run RUN [--field value …]
+
+Reads: RUN/sft, which decides the directions, and the dialogue of RUN/corpus.txt.
+
+Does: ranks replies by whether they follow the directions of their prompt, and trains a reward model on the rankings.
+
+Writes: RUN/following, a Hugging Face sequence classifier with `stage.json`, `metrics.jsonl` and the rankings.
+"""
 
 from data.console import run_command
 from data.run.options import preset_command

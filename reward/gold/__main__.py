@@ -1,7 +1,11 @@
-"""What the gold judge gives to real replies and to text that only looks like it: `python -m reward.gold`.
+"""Score real replies and degenerate text with the gold judge: python -m reward.gold [--corpus NAME-OR-FILE]
 
-A gold judge is only as good as the worst text that it likes. Each control is a way to please one of its terms
-without writing a reply, in the length of the real replies that it stands beside.
+Reads: a corpus (--corpus): a named text or a UTF-8 file of your own.
+
+Does: scores real replies and controls. A gold judge is only as good as the worst text that it likes: each control
+pleases one of its terms without being a reply, at the length of the real replies that it is compared with.
+
+Writes: a table to the terminal.
 """
 
 import random
@@ -36,7 +40,7 @@ class Options:
 
 def main() -> None:
     """Read the options, score real replies and controls, print the table."""
-    options = command_line(Options, prog="python -m reward.gold")
+    options = command_line(Options, __doc__)
     corpus = load_corpus(options.corpus)
     heldout = heldout_pairs(corpus.validation).dev[: options.limit]
     if not any(len(pair.completion) >= LONG_REPLY for pair in heldout) or not dialogue_pairs(corpus.train):

@@ -1,11 +1,12 @@
-"""The algorithms of a run next to each other: one table, and one plot of reward against KL.
+"""Compare the algorithms of a run in one table and one plot of reward against KL: python -m rlhf.algorithms --run RUN
 
-python -m rlhf.algorithms --run runs/mine
+Reads: every model that `python -m rlhf PRESET --algorithm …` has left in the run.
 
-Every model that `python -m rlhf PRESET --algorithm …` has left in the run replies to the held-out prompts, and so
-does best-of-n, whose candidates the reward chooses from. The gold judge, the reward and plain counting judge them, as
-in `rlhf.compare`. The results are `algorithms.json`, `table.md`, `reward_kl.png` and `samples.md` in RUN/algorithms
-(with --gold, of the models trained on the gold judge, in RUN/algorithms-gold).
+Does: has each of them reply to the held-out prompts, and best-of-n too, whose candidates the reward chooses from. The
+gold judge, the reward and plain counts judge the replies, as in `rlhf.compare`.
+
+Writes: `algorithms.json`, `table.md`, `reward_kl.png` and `samples.md` to RUN/algorithms (with --gold, of the models
+trained on the gold judge, to RUN/algorithms-gold).
 """
 
 import time
@@ -206,9 +207,7 @@ def compare_algorithms(options: AlgorithmsOptions) -> Path:
 
 
 def main() -> None:
-    compare_algorithms(
-        command_line(AlgorithmsOptions, description="Compare the algorithms of a run on held-out prompts.")
-    )
+    compare_algorithms(command_line(AlgorithmsOptions, __doc__))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The comparison at the end: pretrained, SFT, aligned and the text's own reply on held-out prompts.
+"""Compare the stages of a run on held-out prompts: python -m rlhf.compare --run RUN
 
-python -m rlhf.compare --run runs/mine
+Reads: RUN/pretrain, RUN/sft, RUN/reward, RUN/rlhf and the held-out dialogue of RUN/corpus.txt; votes (--votes).
 
-Every source (`rlhf.judging.sources`) writes one reply to every prompt; the gold judge, the reward model and plain
-counting judge them, and people's votes are counted where --votes gives some. The results are `compare.json`,
-`samples.md`, `report.html` and, for readers on paper, `blind.md` with its key in RUN/compare.
+Does: has every source (`rlhf.judging.sources`) write one reply to every prompt. The gold judge, the reward model and
+plain counts judge them, and people's votes are counted where --votes gives some.
+
+Writes: `compare.json`, `samples.md`, `report.html` and, for readers on paper, `blind.md` with its key to RUN/compare.
 """
 
 import random
@@ -237,7 +238,7 @@ def _win_rate(first: list[float], second: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    compare(command_line(CompareOptions, description="Compare the stages of a run on held-out prompts."))
+    compare(command_line(CompareOptions, __doc__))
 
 
 if __name__ == "__main__":

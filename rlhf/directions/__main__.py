@@ -1,9 +1,11 @@
-"""Who does as told: every kind of direction, every stage and every control, and what it costs in craft.
+"""Measure who does what a prompt asks, and what it costs in craft: python -m rlhf.directions --run RUN
 
-python -m rlhf.directions --run runs/mine
+Reads: the stages of a run and RUN/compare, whose prompts and seed it takes.
 
-The prompts and the seed are those of RUN/compare, whose compare.json gets its missing figures. RUN/directions has
-`directions.json`, `report.html` (compliance over craft, and all tables) and `samples.md`.
+Does: asks every stage and every control for every kind of direction, and for several at once.
+
+Writes: `directions.json`, `report.html` (compliance over craft, and all tables) and `samples.md` to RUN/directions, and
+fills in what RUN/compare/compare.json lacks.
 """
 
 import json
@@ -119,7 +121,7 @@ def _read_result(path: Path, record: StageRecord) -> dict[str, Any]:
 
 
 def main() -> None:
-    measure_directions(command_line(DirectionsOptions, description=__doc__))
+    measure_directions(command_line(DirectionsOptions, __doc__))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""The stage: play with the run's models, judge them blind, and teach them a taste, in a page that opens in the browser.
+"""Talk to the models of a run, vote blind and teach them a taste, in the browser: python -m rlhf.play --run RUN
 
-python -m rlhf.play --run runs/mine
+Reads: the finished stages and tastes of a run.
+
+Does: serves a page on this machine; with --terminal, play and vote without a browser.
+
+Writes: rankings to RUN/labels/rankings, votes to RUN/votes.jsonl, and what is taught to RUN/tastes/NAME.
 """
 
 import contextlib
@@ -25,7 +29,7 @@ class PlayOptions(LabelOptions):
 
 
 def main() -> None:
-    options = command_line(PlayOptions, description=__doc__)
+    options = command_line(PlayOptions, __doc__)
     options.validate()
     read_parent(options.run, "sft")
     from pretrain.machine import start  # after the command line is read: models take seconds to import

@@ -93,7 +93,7 @@ def test_a_command_line_knows_home_and_what_a_seed_is(monkeypatch: pytest.Monkey
 
     def read(kind: type[Any], *arguments: str) -> Any:
         monkeypatch.setattr("sys.argv", ["command", *arguments])
-        return command_line(kind)
+        return command_line(kind, None)
 
     assert read(Study, "--run=~/mine", "--data", "~nobody/x").run == Path("/home/ada/mine")
     assert read(Study, "--data", "~nobody-by-this-name/x").data == Path("~nobody-by-this-name/x")

@@ -262,6 +262,6 @@ def test_what_does_not_compare_is_refused(copied: Any) -> None:
 
 def test_unknown_algorithms_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     said = refused("rlhf", "smoke", "--algorithm", "nothing", "--run", tmp_path)
-    assert f"--algorithm nothing does not exist: choose one of {', '.join(ALGORITHMS)}" in said
+    assert f"there is no algorithm 'nothing': choose one of {', '.join(ALGORITHMS)}" in said
     assert "--run" in refused("rlhf", "smoke", "--algorithm=rloo", "--run", tmp_path)
     assert not list(tmp_path.iterdir())
