@@ -19,7 +19,7 @@ def test_every_metric_of_the_trainer_has_its_line(causal_lm: Callable[..., PreTr
         return [-float(len(text)) for text in responses], {"characters": [float(len(text)) for text in responses]}
 
     config = PPOConfig(total_episodes=4, batch_size=4, response_length=4, kl_in="loss", cpu=True)
-    reward = {"short": (short, 1.0), "safe": (RewardEnsemble([short, short]), 1.0)}
+    reward: Any = {"short": (short, 1.0), "safe": (RewardEnsemble([short, short]), 1.0)}
     options: dict[str, Any] = {"tokenizer": tokenizer, "eval_prompts": ["b"]}
     (logged,) = PPOTrainer(causal_lm("qwen3"), reward, ["a"], config, **options).train()
     of_rewards = {name for name in logged if name.startswith("objective/rewards/")}
