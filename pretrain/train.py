@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.console import UserError
 from data.corpus import Corpus, load_corpus
+from data.run.card import Card
 from data.run.folder import StageFolder, first_corpus, open_stage
 from data.run.plots import plot_curves
 from data.run.progress import progress_bar
@@ -26,6 +27,18 @@ from pretrain.optim import build_optimizers, set_schedule
 from pretrain.sample import sample_texts
 from pretrain.schedules import learning_rate_scale
 from pretrain.teachers import load_teachers, mean_prediction, teacher_configs
+
+CARD = Card(
+    what="A small language model trained from scratch on one text. It continues text; it was not taught to answer "
+    "or to stop.",
+    figures={
+        "bits_per_char": "bits per character, whole validation split",
+        "nats_per_char": "nats per character, whole validation split",
+        "training_tokens": "tokens trained on",
+    },
+    limits="A model of this size that has read one text imitates its form and not its sense. It is for study.",
+    prompt='"\\n"',
+)
 
 
 class Windows:
@@ -254,6 +267,7 @@ def conclude(run: Pretraining, stage: StageFolder) -> None:
         f"{best['bits_per_char']:.4f} bits per character ({best['nats_per_char']:.4f} nats) on the whole "
         f"validation split{f', where the grammar itself has {floor:.4f} bits' if floor else ''}"
     )
+    stage.card = CARD
     write_plot(stage.path / "loss.png", metrics, run)
     samples = (
         (f"Step {line['step']}, {line['bits_per_char']:.3f} bits per character", [("", line["sample"])])

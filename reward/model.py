@@ -10,9 +10,43 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.console import UserError
+from data.run.card import Card
 from pretrain.machine import seeded
 from sft.models.forward import Scores, score_sequences
 from sft.models.loading import load_classifier
+
+_LIMITS = (
+    "It learned from rankings of one model's replies, and its score means little for other texts. Optimising it too "
+    "far finds its errors. It is for study."
+)
+REWARD_CARD = Card(
+    what="A reward model: a sequence classifier with one label, its score of a reply to a prompt, trained on rankings. "
+    "Normalised as below, replies of the SFT model to held-out prompts have mean 0 and standard deviation 1.",
+    figures={
+        "heldout_accuracy": "held-out pairwise accuracy",
+        "accuracy_ceiling": "its upper bound, set by label noise",
+        "length_baseline": "the same by length alone",
+        "ece": "expected calibration error",
+        "pairs": "pairs trained on",
+        "heldout_pairs": "pairs held out",
+    },
+    limits=_LIMITS,
+    scores=True,
+)
+FOLLOWING_CARD = Card(
+    what="A reward model of doing as asked: a sequence classifier with one label. Normalised as below, replies of the "
+    "SFT model to held-out prompts have mean 0 and standard deviation 1; sigmoid(follow_scale · score + follow_bias), "
+    "both in the model's configuration, is the probability that a reply does what its prompt asks.",
+    figures={
+        "heldout_accuracy": "held-out pairwise accuracy",
+        "length_baseline": "the same by length alone",
+        "log_loss": "log loss of the probability, nats",
+        "pairs": "pairs trained on",
+        "heldout_pairs": "pairs held out",
+    },
+    limits=_LIMITS,
+    scores=True,
+)
 
 
 def new_reward_model(folder: Path, seed: int, device: torch.device | str = "cpu") -> PreTrainedModel:

@@ -12,6 +12,7 @@ import torch
 from data.console import UserError
 from data.dialogue import Pair, encode_completion, encode_prompt, heldout_pairs
 from data.jsonl import read_texts
+from data.run.card import Card
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.options import settings
 from data.run.plots import curve, plot_curves
@@ -30,7 +31,7 @@ from reward.evaluate import (
 )
 from reward.gold.judge import GoldJudge
 from reward.labeller import ScoreFunction, load_score_function
-from reward.model import RewardModel
+from reward.model import REWARD_CARD, RewardModel
 from reward.rankings import (
     Ranking,
     ReadRankings,
@@ -68,6 +69,7 @@ class Rankings(NamedTuple):
 class RankingStage(Generic[Options]):
     """A run of a stage that has replies ranked and trains a reward model on them: the parent, the text, the course."""
 
+    card: Card
     loss: Loss = "pairs"
     judge: JudgeBeginnings | None = None
     beginnings_coef = 0.0
@@ -126,7 +128,7 @@ class RankingStage(Generic[Options]):
                 with quiet():
                     model.model.save_pretrained(stage.path)
                 self.tokenizer.save(stage.path, self.policy.context_length)
-                stage.summary = self.summary(results)
+                stage.summary, stage.card = self.summary(results), self.card
         return stage.final
 
     def _circumstances(self) -> str:
@@ -196,6 +198,8 @@ class RankingStage(Generic[Options]):
 
 class RewardStage(RankingStage[RewardModelConfig]):
     """One run of the stage."""
+
+    card = REWARD_CARD
 
     def __init__(self, config: RewardModelConfig) -> None:
         super().__init__(config)

@@ -15,6 +15,7 @@ from trl import SFTConfig
 from data.console import UserError
 from data.dialogue import encode_prompt
 from data.directions.specs import NONE, load_specs
+from data.run.card import Card
 from data.run.folder import StageFolder, open_stage, run_corpus
 from data.run.plots import curve, plot_curves
 from data.run.progress import Bar, progress_bar
@@ -34,6 +35,19 @@ from sft.pairs import encode_pairs, load_pairs, order_of_epochs
 from sft.trainer import CompletionTrainer, exact_trainer, plain_again
 from sft.trl import StageCallback, last_checkpoint, ordered_arguments, run_trainer, trainer_arguments
 
+CARD = Card(
+    what="A small language model, fine-tuned to answer a speech with one reply and to stop. A prompt ends with the "
+    "heading of whoever answers, `NAME:` and a line break.",
+    figures={
+        "perplexity_before": "perplexity of held-out replies, before fine-tuning",
+        "perplexity_after": "perplexity of held-out replies",
+        "stop_share": "share of sampled replies that stop by themselves",
+        "mean_response_tokens": "mean length of a sampled reply, tokens",
+        "followed": "share of directed prompts whose reply does as asked",
+        "followed_other": "chance of that: the same replies checked against another request",
+    },
+    limits="It learned the form of a reply. What it says seldom answers the prompt. It is for study.",
+)
 SHOWN = 6
 """Replies in samples.md."""
 
@@ -211,6 +225,7 @@ def conclude(run: FineTuning, stage: StageFolder, nats_before: float, before: Be
         f"perplexity of held-out completions {math.exp(nats_before):.2f} → {math.exp(nats_after):.2f} · "
         f"{after.stop_share:.0%} of replies stop by themselves, after {after.mean_tokens:.0f} tokens{told}"
     )
+    stage.card = CARD
     write_plot(stage.path / "loss.png", stage.read_metrics(), nats_before)
     undirected = [
         (

@@ -14,6 +14,7 @@ import pytest
 
 from data.pastiche import pastiche
 from pretrain.presets import PRESETS
+from tests.cards import check_card, run_snippets
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +78,7 @@ def test_from_text_to_report(tmp_path: Path) -> None:
     check_comparison(json.loads((run / "compare" / "compare.json").read_text("utf-8")))
     check_page((run / "compare" / "report.html").read_text("utf-8"))
     check_plain_transformers(run)
+    check_cards(run)
 
     before = written(run)
     again = pipeline(run, "pastiche")
@@ -139,6 +141,14 @@ def check_plain_transformers(run: Path) -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
+
+
+def check_cards(run: Path) -> None:
+    """Of every stage that has a model; the Hub's own validation, which needs the Hub, is not tried."""
+    check_card(run / "sft", "perplexity of held-out replies")
+    check_card(run / "reward", "held-out pairwise accuracy", "its upper bound, set by label noise")
+    check_card(run / "rlhf", "gold judge on held-out prompts", "KL from the SFT model, nats per reply")
+    assert all(said.strip() for said in run_snippets([run / stage for stage in STAGES if stage != "compare"]))
 
 
 def test_two_steps_of_every_stage_at_preset_gpu(tmp_path: Path, command: Callable[..., Any]) -> None:

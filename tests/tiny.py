@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from data.corpus import load_corpus
+from data.run.card import Card
 from data.run.folder import StageFolder, open_stage
 from data.run.options import StageOptions
 from data.run.record import StageRecord, read_stage
@@ -162,6 +163,7 @@ class RunMaker:
         self.shape = dataclasses.replace(SHAPE, family=family)
         self.run, text = folder / "run", folder / "play.txt"
         (write_directed_play if directed else write_play)(text)
+        self.cards: dict[str, Card] = {}
         self.more = {"directions": "built-in"} if directed else {}
         self.corpus = corpus = load_corpus(str(text))
         self.tokenizer = bpe_tokenizer(corpus.train, SHAPE.vocab_size)
@@ -181,6 +183,7 @@ class RunMaker:
             self.tokenizer.save(folder.path, SHAPE.context_length)
             for step in range(3):
                 folder.log(step=step, episode=step * 8, bits_per_char=4 - step, **{"objective/kl": step / 10})
+            folder.card = self.cards.get(stage)
             folder.config = {"prompt_length": 24, "response_length": 32} | (self.more if parent else {}) | config
 
     def reward_model(self, stage: str = "reward", seed: int = 3, **attributes: float) -> None:
@@ -193,6 +196,7 @@ class RunMaker:
             model.config.update({"reward_mean": 0.1, "reward_std": 0.5} | attributes)
             model.save_pretrained(folder.path)
             self.tokenizer.save(folder.path, SHAPE.context_length)
+            folder.card = self.cards.get(stage)
             folder.config = {"label_temperature": 0.05}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from data.console import UserError, console, is_main_process, main_process_first, wait_for_everyone
 from data.corpus import Corpus, load_corpus
 from data.jsonl import write_whole
+from data.run.card import Card, write_card
 from data.run.options import StageOptions, settings
 from data.run.record import (
     SCHEMA_VERSION,
@@ -45,6 +46,8 @@ class StageFolder:
         self.config, self.results = record.config, record.results
         self.summary = ""
         """What the stage came to, in a few words, for the line that it ends with."""
+        self.card: Card | None = None
+        """What README.md says of the stage's model (main process); without it the folder gets none."""
         self._seconds_path = self.path / "seconds"
         self._earlier = self._earlier_seconds()
         self._started = time.monotonic()
@@ -93,6 +96,8 @@ class StageFolder:
             record.versions = versions()
             record.device = device_name(self.options.device)
             record.git_commit = git_commit()
+            if self.card is not None:
+                write_card(self.path, record, self.card)
             self._put_in_place()
             self.announce(f"{self.summary and f'{self.summary} · '}{record.wall_seconds:.0f} s → {self.final}")
         wait_for_everyone()

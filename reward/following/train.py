@@ -16,7 +16,7 @@ from reward.evaluate import evaluate_reward, longer_wins, score_rankings
 from reward.following.config import FollowingConfig
 from reward.following.evaluate import agreement, by_kind, fit_probability, log_loss
 from reward.following.rankings import PLAY, PlayRankings, draw_directions, follows, play_rankings
-from reward.model import RewardModel
+from reward.model import FOLLOWING_CARD, RewardModel
 from reward.rankings import Ranking, read_collected, write_rankings
 from reward.train import Rankings, RankingStage
 from sft.directions import run_directions, usable_directions
@@ -30,6 +30,7 @@ KEPT = ("training", "samples", "play")
 class FollowingStage(RankingStage[FollowingConfig]):
     """One run of the stage."""
 
+    card = FOLLOWING_CARD
     loss = "calibrated"
     in_order = True  # so that a step sees the same replies under both prompts
 

@@ -5,12 +5,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.run.card import Card
 from data.run.folder import StageFolder
 from data.run.plots import plot_curves
 from data.run.writing import write_samples
 from rlhf.algorithms.task import AlignmentTask
 from sft.models.loading import context_length
 
+CARD = Card(
+    what="A small language model that answers a speech with one reply, aligned: from a fine-tuned model it was changed "
+    "so that its replies are preferred (see *made by* for the algorithm). A prompt ends with the heading of whoever "
+    "answers, `NAME:` and a line break.",
+    figures={
+        "gold_before": "gold judge on held-out prompts, the SFT model",
+        "gold": "gold judge on held-out prompts",
+        "kl": "KL from the SFT model, nats per reply",
+        "stopped": "share of sampled replies that stop by themselves",
+        "distinct_2": "distinct-2 of the replies",
+        "followed_before": "share of directed prompts whose reply does as asked, the SFT model",
+        "followed": "share of directed prompts whose reply does as asked",
+        "episodes": "replies learned from",
+    },
+    limits="The gold judge measures form by rules and not sense. What the model says seldom answers the prompt. It is "
+    "for study.",
+)
 SAMPLED_UPDATES = 6
 """Updates of which samples.md shows responses."""
 MEANS = {
@@ -61,6 +79,7 @@ def conclude(task: AlignmentTask, stage: StageFolder, x: str = "episode") -> Non
     task.tokenizer.save(stage.path, context_length(task.sft_model))
     metrics = stage.read_metrics()
     results = stage.results = summarise(metrics)
+    stage.card = CARD
     write_plots(stage.path, metrics, x)
     write_samples(stage.path / "samples.md", "Responses while learning", sample_sections(metrics))
     said = {

@@ -23,6 +23,7 @@ from pretrain.evaluate import evaluate_split, total_nats
 from pretrain.model import GPT, GPTConfig
 from pretrain.optim import Muon, build_optimizers, set_schedule
 from pretrain.train import Pretraining, Windows, pretrain
+from tests.cards import check_card
 
 WORDS = ["the", "a", "my", "thy", "king", "queen", "sword", "crown", "loves", "fears", "gives", "takes", "and", "or"]
 
@@ -77,7 +78,9 @@ def test_a_run_learns_and_says_what_it_did(config: PretrainConfig, tmp_path: Pat
     assert [line["step"] for line in metrics] == [8, 16, 24]
     assert metrics[-1]["nats_per_char"] < metrics[0]["nats_per_char"] < 2.5
     assert record["results"]["nats_per_char"] == min(line["nats_per_char"] for line in metrics)
+    check_card(folder, "bits per character, whole validation split")
     assert {path.name for path in folder.iterdir()} == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "loss.png",

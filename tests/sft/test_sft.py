@@ -40,6 +40,7 @@ from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
 from sft.train import FineTuning, fine_tune
 from sft.trainer import as_dataset, check_nothing_lost
 from sft.trl import last_checkpoint
+from tests.cards import check_card
 
 TEXT = "Good morrow, cousin. What news abroad? None, sir; the road is empty and the inn is shut.\n\n" * 30
 
@@ -316,8 +317,9 @@ def test_the_stage_reports_what_it_did(finished: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("stage.json", "metrics.jsonl", "loss.png", "samples.md"),
+        *("README.md", "stage.json", "metrics.jsonl", "loss.png", "samples.md"),
     }
+    check_card(folder, "perplexity of held-out replies", "share of sampled replies that stop by themselves")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train_nats" in line] == list(range(1, 12))
     assert [line["step"] for line in lines if "dev_nats" in line] == [4, 8, 11]

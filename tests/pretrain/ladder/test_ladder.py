@@ -26,6 +26,7 @@ from pretrain.ladder.models import RUNGS, LadderConfig
 from pretrain.presets import PRESETS
 from pretrain.sample import sample_texts
 from pretrain.train import Pretraining, pretrain
+from tests.cards import check_card
 
 Run = Callable[..., Any]
 
@@ -63,6 +64,7 @@ def test_every_rung_is_a_run_and_the_figures_are_its_own(ladder: Path) -> None:
     assert (ladder / "ladder.png").read_bytes().startswith(b"\x89PNG")
     for row in written["rungs"]:
         stage = ladder / row["rung"] / "pretrain"
+        assert "No library knows this architecture" in check_card(stage, "nats per character, whole validation split")
         record = json.loads((stage / "stage.json").read_text())
         last = json.loads((stage / "metrics.jsonl").read_text().splitlines()[-1])
         assert record["preset"] == record["config"]["family"] == row["rung"]
