@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PLACES = ("data/", "pretrain/", "sft/", "reward/", "rlhf/", "scripts/", "tests/", "docs/", ".ci/")
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PLACES = ("data/", "pretrain/", "sft/", "reward/", "rlhf/", "scripts/", "tests/", "docs/", ".ci/", ".github/")
 FILES = ("README.md", "Makefile", "LICENSE", "pyproject.toml", "constraints.txt")
 LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
 
@@ -74,6 +75,16 @@ def test_files_that_are_named_exist(page: Path) -> None:
         if (is_path or word in FILES) and not (ROOT / word).exists():
             missing.append(word)
     assert not missing
+
+
+def test_the_workflow_runs_what_make_test_runs_on_three_systems() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text("utf-8"))
+    job = workflow["jobs"]["test"]
+    assert {name.partition("-")[0] for name in job["strategy"]["matrix"]["os"]} == {"ubuntu", "macos", "windows"}
+    command = re.search(r"^test: .*\n\tOMP_NUM_THREADS=1 \$\(BIN\)/(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert command
+    assert [step["run"] for step in job["steps"] if step.get("name") == "Test"] == [command[1]]
+    assert job["env"]["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_symbol_that_left_its_file_is_named(tmp_path: Path) -> None:
