@@ -1,8 +1,10 @@
 """From prompts to episodes: responses are sampled, scored, and read by policy, reference and value model."""
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from accelerate.utils import gather_object
@@ -21,6 +23,16 @@ from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
 from sft.models.sampling import sampler
 
+T = TypeVar("T")
+
+
+def _in_words(failure: Exception, process: int) -> str:
+    """In one line, for the other processes."""
+    if isinstance(failure, UserError):
+        return str(failure)
+    text = " ".join(str(failure).split())
+    return f"process {process} failed ({type(failure).__name__}{': ' + text if text else ''}): see its traceback"
+
 
 class Experience:
     """Makes this process's episodes; see `__call__`. The models are those of the trainer, as they are at each call."""
@@ -36,6 +48,8 @@ class Experience:
     ) -> None:
         self.config, self.accelerator, self.scorer = config, accelerator, scorer
         self.policy, self.reference, self.value = policy, reference, value
+        self.failed = False
+        """Whether the last `of_all` failed: then every process has raised an error."""
         self.reference_scores: ReferenceScores | None = None
         if config.score_transform == "sigmoid":
             reply = partial(self.sample, reference)
@@ -56,24 +70,27 @@ class Experience:
         seconds["time/scoring"] = time.perf_counter() - clock
         return episodes
 
-    @staticmethod
-    def of_all(make: Callable[[], list[Episode]]) -> list[Episode]:
-        """The episodes of all processes, each of which makes its own. Where it fails in one, it fails in all.
+    def of_all(self, make: Callable[[], Sequence[T]]) -> list[T]:
+        """What all processes make, each its own part, in their order. Where it fails in one, it fails in all.
 
         None waits for another that is gone. Every process must call it.
         """
         failure: Exception | None = None
-        episodes: list[Episode] = []
+        made: Sequence[T] = []
         try:
-            episodes = make()
+            made = make()
         except Exception as error:  # a reward function's own, of any kind
             failure = error
-        said = gather_object([failure and (str(failure) or type(failure).__name__)])
+            if self.accelerator.num_processes > 1 and not isinstance(error, UserError):
+                traceback.print_exception(error)  # now: the launcher ends all when another has ended
+        said = gather_object([failure and _in_words(failure, self.accelerator.process_index)])
+        failed = [each for each in said if each is not None]
+        self.failed = bool(failed)
         if failure is not None:
             raise failure
-        if failed := [each for each in said if each is not None]:
+        if failed:
             raise UserError(failed[0])
-        return gather_object(episodes)
+        return gather_object([*made])
 
     def sample(self, model: LogProbs, prompts: Sequence[Prompt], noise: Tensor) -> list[list[int]]:
         """A model's responses, of the whole distribution at the training temperature.

@@ -125,6 +125,19 @@ def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def keep_last_good(error: Exception, write: Callable[[Path], None], folder: Path) -> Exception:
+    """Let `write` save what was learned before an error; the error, which now says where that is, or why it is not."""
+    end = f"saved in {folder}"
+    try:
+        write(folder)
+    except UserError as unsaved:
+        end = str(unsaved)
+    if isinstance(error, UserError):
+        return type(error)(f"{error}; {end}")
+    error.add_note(f"The policy is {end}." if end.startswith("saved") else end)
+    return error
+
+
 def together(action: Callable[[], None], folder: str | Path) -> None:
     """Run an action in every process; what fails in one is a UserError in all, so that none waits for another."""
     failure = None

@@ -70,11 +70,14 @@ class RolloutsFile:
         self.path, self._begun = path, False
 
     def write(self, updates_done: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add the episodes of the update after so many."""
-        if not self._begun:
-            write_jsonl(self.path, [row for row in read_appended(self.path) if row["update"] <= updates_done])
-            self._begun = True
-        append_jsonl(self.path, *({"update": updates_done + 1, **row} for row in rows))
+        """Add the episodes of the update after so many; UserError where they cannot be written."""
+        try:
+            if not self._begun:
+                write_jsonl(self.path, [row for row in read_appended(self.path) if row["update"] <= updates_done])
+                self._begun = True
+            append_jsonl(self.path, *({"update": updates_done + 1, **row} for row in rows))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path} ({error.strerror}): free some space") from error
 
 
 def log_samples(accelerator: Accelerator, samples: Sequence[Mapping[str, Any]], step: int) -> None:

@@ -213,16 +213,12 @@ class PPOTrainer:
             # Hours of learning are not lost to a reward or a callback that fails.
             if self.config.output_dir is None or not (self.updates_done or isinstance(error, Diverged)):
                 raise
-            last_good = self.config.output_dir / "last_good"
-            end = f"saved in {last_good}"
-            try:
-                self._write(last_good)
-            except UserError as unsaved:
-                end = str(unsaved)
-            if isinstance(error, UserError):
-                raise type(error)(f"{error}; {end}") from error
-            error.add_note(f"The policy is {end}." if end.startswith("saved") else end)
-            raise
+            told = state.keep_last_good(error, self._write, self.config.output_dir / "last_good")
+            if isinstance(error, UserError) or self.experience.failed:  # in all processes
+                self.accelerator.wait_for_everyone()  # a launcher ends all when one has ended
+            if told is error:
+                raise
+            raise told from error
         finally:
             finish_trackers(self.accelerator)
         return self.log_history
@@ -247,15 +243,9 @@ class PPOTrainer:
         self.kl_controller.update(metrics["objective/kl"], config.batch_size)
         self.updates_done += 1
         self.log_history.append(metrics)
-        if self.updates_done % config.eval_every == 0 or self.updates_done == config.num_updates:
-            if self.eval_prompts:
-                metrics |= self._evaluate()
-            if self.eval_hook:
-                add_numbers(metrics, self.eval_hook(self), "eval_hook")
-        for callback in self.callbacks:
-            callback(self, metrics)
-            add_numbers(metrics, metrics, "a callback")
-        self._stopping = any(gather_object([self._stopping]))  # all processes or none
+        if self.eval_prompts and self._evaluates():
+            metrics |= self._evaluate()
+        self._stopping = any(self.experience.of_all(lambda: self._call_hooks(metrics)))  # all processes or none
         if config.report_to:
             if not self.accelerator.trackers:
                 start_trackers(self.accelerator, config, self.updates_done - 1)
@@ -380,6 +370,18 @@ class PPOTrainer:
                 self._try(lambda: state.together(lambda: self._write(best, rescue=False), best))
         return metrics
 
+    def _call_hooks(self, metrics: Metrics) -> list[bool]:
+        """`eval_hook` where it is due, and the callbacks, in this process; whether it is to stop."""
+        if self.eval_hook and self._evaluates():
+            add_numbers(metrics, self.eval_hook(self), "eval_hook")
+        for callback in self.callbacks:
+            callback(self, metrics)
+            add_numbers(metrics, metrics, "a callback")
+        return [self._stopping]
+
+    def _evaluates(self) -> bool:
+        return self.updates_done % self.config.eval_every == 0 or self.updates_done == self.config.num_updates
+
     def _record(self, episodes: Sequence[Episode]) -> None:
         """Good scores over gibberish are the classic failure: keep some responses with their scores, or write all."""
 
@@ -392,5 +394,5 @@ class PPOTrainer:
             }
 
         self.samples = [row(episode) for episode in episodes[: self.config.log_samples]]
-        if self.rollouts_file is not None and self.accelerator.is_main_process:
-            self.rollouts_file.write(self.updates_done, [row(each) | {"kl": each.kl} for each in episodes])
+        if (file := self.rollouts_file) is not None and self.accelerator.is_main_process:
+            self._try(lambda: file.write(self.updates_done, [row(each) | {"kl": each.kl} for each in episodes]))

@@ -320,19 +320,24 @@ os._exit(0)  # all is written; gloo's threads now and then abort a process that 
 """
 
 
+def launched(count: int, script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The script in so many processes, on one thread each."""
+    launch = [] if count == 1 else ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, str(script), *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment, cwd=script.parent, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
 def test_two_processes_do_what_one_does(causal_lm: Build, reward_model: Build, tmp_path: Path) -> None:
     """The same responses, minibatches, figures and weights, but for the order in which numbers are added up."""
     causal_lm("gpt2").save_pretrained(tmp_path / "policy")
     reward_model("gpt2").save_pretrained(tmp_path / "reward")
     script = tmp_path / "script.py"
     script.write_text(PROCESSES.replace("PROMPTS", str(PROMPTS)))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     for count in (1, 2):
-        launch = [] if count == 1 else ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-        command = [sys.executable, *launch, str(script), str(tmp_path)]
-        done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
-        )
+        done = launched(count, script, tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (torch.load(tmp_path / f"{count}.pt") for count in (1, 2))
     assert two["responses"] == one["responses"]
@@ -342,6 +347,48 @@ def test_two_processes_do_what_one_does(causal_lm: Build, reward_model: Build, t
     for model in ("policy", "value"):
         for name, weight in one[model].items():
             torch.testing.assert_close(two[model][name], weight, atol=2e-5, rtol=1e-4)
+
+
+FAILING = """
+import os, sys
+from data.console import run_command
+from rlhf import PPOConfig, PPOTrainer
+folder, where = sys.argv[1:]
+rank = int(os.environ["RANK"])
+
+def fails(place, update):
+    if place == where and rank == 1 and update == 2:
+        raise ValueError("out of luck")
+
+def reward(prompts, responses):
+    fails("reward", trainer.updates_done + 1)
+    return [float(len(response)) for response in responses]
+
+def train():
+    trainer.train()
+
+config = PPOConfig(batch_size=4, total_episodes=16, response_length=4, cpu=True, output_dir=f"{folder}/{where}")
+hook = lambda trainer, metrics: fails("callback", trainer.updates_done)
+trainer = PPOTrainer(f"{folder}/policy", reward, ["ab", "c"], config, callbacks=[hook])
+run_command(train)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["reward", "callback"])
+def test_what_fails_in_one_process_ends_all(causal_lm: Build, tokenizer: Any, tmp_path: Path, where: str) -> None:
+    """At once, in one line and the traceback of what failed, and with what was learned."""
+    causal_lm("gpt2").save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    script = tmp_path / "script.py"
+    script.write_text(FAILING)
+    done = launched(2, script, tmp_path, where)
+    assert done.returncode != 0
+    saved = f"saved in {tmp_path / where}/last_good"
+    line = f"error: process 1 failed (ValueError: out of luck): see its traceback; {saved}"
+    assert line in done.stderr.splitlines()
+    assert "\nValueError: out of luck\n" in done.stderr
+    assert (tmp_path / where / "last_good" / "model.safetensors").is_file()
 
 
 # ---- control, errors ----
