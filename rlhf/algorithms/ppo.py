@@ -43,7 +43,7 @@ def align(config: AlignConfig, preset: str, departure: Departure | None = None) 
     # The value model starts from a reward model wherever there is one: from that which reads directions, if any.
     value = None
     if task.reward_record is not None and not departure:
-        value = config.run / (FOLLOWING if task.following_record and task.table else "reward")
+        value = config.run / (FOLLOWING if task.following_record else "reward")
     name, command = config.folder_name, departure.command if departure else config.command
     with quiet(), open_stage(name, config, preset=preset, command=command, parent=task.sft) as stage:
         trainer = PPOTrainer(

@@ -72,7 +72,7 @@ class AlignmentTask:
         self.corpus = run_corpus(run, self.sft)
         config.check_balance()
         self.following_record = None
-        if config.reward_following == "model" and run_directions(self.sft):
+        if config.reward_following == "model" and self.table:
             self.following_record = read_parent(run, FOLLOWING, tokenizer_sha256=self.sft.tokenizer_sha256)
             check_descends(self.following_record, self.sft, run)
 

@@ -18,7 +18,7 @@ from rlhf.ppo.adapters import add_adapter, merged, share_weights
 from rlhf.ppo.rewards.combine import RewardEnsemble
 from sft.models.batch import Batch
 from sft.models.forward import HiddenStates, Scores
-from sft.models.loading import is_quantised
+from sft.models.loading import is_quantised, saved_dtype
 from sft.models.reading import body_of
 
 VALUE_HEAD = "value_head"
@@ -63,17 +63,19 @@ def value_classifier(value: ValueModel) -> PreTrainedModel:
     """
     body = merged(value.backbone)
     config = copy.deepcopy(body.config)
+    config.dtype = torch.float32  # as all weights are until they are saved
     config.update({"num_labels": 1, "reward_mean": -value.score.bias.item(), "reward_std": 1.0, VALUE_HEAD: True})
     try:
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config)
-        head = model.score.weight
+        head = model.score
     except (ValueError, AttributeError) as error:
         raise UserError(
             f"the value model cannot be saved: transformers has no sequence classifier for {type(body).__name__}"
         ) from error
     model.base_model.load_state_dict(body.state_dict(), assign=True)
-    model.score.load_state_dict({"weight": value.score.weight.detach().to(head.dtype)}, assign=True)
+    head.load_state_dict({"weight": value.score.weight.detach()}, assign=True)
+    model.saved_dtype = value.backbone.saved_dtype
     return model
 
 
@@ -93,6 +95,7 @@ def value_backbone(
                 "cannot learn: give value, a model that is not, or a peft_config"
             )
         body = copy.deepcopy(body_of(model))
+        body.saved_dtype = saved_dtype(model)
         some = given or any(weight.requires_grad for weight in body.parameters())
         return body if some else body.requires_grad_(True)
     # The whole model is adapted, so that its layers have the names that the policy's have.
@@ -101,6 +104,7 @@ def value_backbone(
     config.task_type = config.modules_to_save = None  # nothing else is trained but our own head
     add_adapter(shared, config, role)
     body = body_of(shared)
+    body.saved_dtype = saved_dtype(model)
     return body
 
 

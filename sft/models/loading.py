@@ -190,12 +190,17 @@ def checkpoint_dtype(source: str | Path) -> torch.dtype:
         return AutoConfig.from_pretrained(folder).dtype or torch.float32
 
 
+def saved_dtype(model: Any) -> torch.dtype:
+    """The data type that a model was given in, and is saved in."""
+    return getattr(model, "saved_dtype", torch.float32)
+
+
 def save_as_given(model: Any, folder: str | Path) -> None:
     """`save_pretrained` in the data type that the model was given in: it learns in float32.
 
     What transformers keeps in float32, and buffers, stay so.
     """
-    dtype = getattr(model, "saved_dtype", torch.float32)
+    dtype = saved_dtype(model)
     if dtype != torch.float32:
         kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
         kept |= {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}

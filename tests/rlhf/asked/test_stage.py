@@ -92,21 +92,26 @@ def test_where_nothing_is_asked_no_prompt_asks(run: Path) -> None:
 def test_own_prompts_that_ask_for_nothing_are_for_the_craft_alone(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a reward in units of the SFT model's replies to these prompts: its mean is about 0."""
+    """By a reward in units of the SFT model's replies to these prompts: its mean is about 0. Without RUN/following."""
     (tmp_path / "scores_of_the_weir.py").write_text(
         "def score(prompt, response):\n    return (100.0 if 'weir' in prompt else 0.0) + len(response) % 7\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     own, plain = tmp_path / "own.jsonl", [f"MASON {i}:\nWho is at the weir?\n\nPILOT:\n" for i in range(16)]
     own.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in plain))
-    folder = align(config(run, prompts=own, reward="scores_of_the_weir:score"), "smoke")
+    (run / "following").rename(tmp_path / "following")
+    settings: Any = {"prompts": own, "reward_following": "model"}
+    folder = align(config(run, **settings, reward="scores_of_the_weir:score"), "smoke")
     first = lines(folder)[0]
     assert abs(first["objective/reward_scores"]) < 1
     assert "objective/rewards/following" not in first
     assert first["objective/kl_coef"] == config(run).kl_coef
     asks = next(p.text for p in AlignmentTask(config(run)).prompts if directions_of(p.text or "", SPECS))
     own.write_text(own.read_text() + json.dumps({"prompt": asks}) + "\n")
-    assert AlignmentTask(config(run, prompts=own)).table is not None, "one that asks is enough"
+    with pytest.raises(UserError, match=r"python -m reward\.following PRESET"):
+        AlignmentTask(config(run, **settings))  # one that asks is enough
+    (tmp_path / "following").rename(run / "following")
+    assert AlignmentTask(config(run, **settings)).following_record
 
 
 @pytest.mark.parametrize(

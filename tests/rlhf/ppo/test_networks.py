@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CodeGenConfig, CodeGenForCausalLM, OPTConfig
 
@@ -245,6 +246,11 @@ def test_a_value_model_is_saved_and_started_from(
     score = ModelReward(classifier, 4)([PROMPTS[0]], [RESPONSES[0][:1]])
     torch.testing.assert_close(score[0], values[1])
     assert again.step()["val/explained_variance"] != 0
+    half = PPOTrainer(models[0], reward_model(kind).bfloat16(), *models[2:], tokenizer=tokenizer)
+    half.save(tmp_path / "half", value=True)
+    saved = {weight.dtype for weight in load_file(tmp_path / "half" / "value" / "model.safetensors").values()}
+    assert saved == {torch.bfloat16}, "of the model that it began as; the policy is of its own"
+    assert {weight.dtype for weight in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float32}
     # A reward model in the same place gives its body alone.
     assert PPOTrainer(*models, tokenizer=tokenizer, value=reward_model(kind)).value.score.weight.abs().max() == 0
 
