@@ -24,6 +24,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/docs/language.py
 
 bench: .venv/installed
 	$(BIN)/python scripts/bench/bench.py

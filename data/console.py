@@ -15,7 +15,7 @@ console = Console(stderr=True, highlight=False)
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says, in one line, what is wrong and what to do."""
+    """Something the user can fix. The message says, in one line, what is wrong and what to do."""
 
 
 def is_main_process() -> bool:
@@ -24,7 +24,7 @@ def is_main_process() -> bool:
 
 
 def wait_for_everyone() -> None:
-    """Wait until every process of one launch is here; alone, go on."""
+    """Wait until every process of one launch is here; alone, return at once."""
     if distributed := _distributed():
         distributed.barrier()
 

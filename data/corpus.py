@@ -16,7 +16,7 @@ from data.jsonl import with_home
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PATIENCE = {"auto": 4.0, "tinyshakespeare": 30.0}
-"""Seconds to wait for the download: `auto` has something to fall back on, who asks by name may wait."""
+"""Seconds to wait for the download: `auto` has a fallback, so it waits less."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Corpus:
 def load_corpus(spec: str = "auto") -> Corpus:
     """Load `auto`, `tinyshakespeare`, `complete`, `pastiche` or the UTF-8 file at a path.
 
-    `auto` is tinyshakespeare where that can be had within seconds and otherwise the pastiche, with a notice
+    `auto` is tinyshakespeare where it can be downloaded within seconds and otherwise the pastiche, with a notice
     that is printed and kept in `Corpus.notice`. Raises UserError for a file that is missing, unreadable,
     empty or not UTF-8, for a TINYSHAKESPEARE_PATH that is not tinyshakespeare, and, where `tinyshakespeare`
     or `complete` was asked for by name, for a download that fails or does not match its SHA-256.
@@ -77,11 +77,11 @@ def load_corpus(spec: str = "auto") -> Corpus:
     except DownloadError as error:
         if spec == "tinyshakespeare":
             raise UserError(
-                f"tinyshakespeare cannot be had: {error}; set TINYSHAKESPEARE_PATH to a copy of it, "
+                f"tinyshakespeare could not be downloaded: {error}; set TINYSHAKESPEARE_PATH to a copy of it, "
                 "or use --corpus pastiche"
             ) from error
         notice = (
-            "This is not Shakespeare: tinyshakespeare could not be had "
+            "This is not Shakespeare: tinyshakespeare could not be downloaded "
             f"({error}), so the text is the project's own pastiche, made by a grammar. "
             "With a network, or TINYSHAKESPEARE_PATH set to a copy, the same command uses the real text."
         )
@@ -107,7 +107,7 @@ def _corpus(name: str, text: str, **further: Any) -> Corpus:
 
 
 def _pastiche_corpus(notice: str | None = None) -> Corpus:
-    from data.pastiche import pastiche  # its lexicon is read only by who needs it
+    from data.pastiche import pastiche  # its lexicon is read only where it is needed
 
     made = pastiche()
     return _corpus("pastiche", made.text, notice=notice, entropy_bits_per_char=made.entropy_bits_per_char)

@@ -62,7 +62,7 @@ def speeches(text: str, specs: Sequence[Spec] = SPECS) -> list[Speech]:
 def dialogue_pairs(text: str, specs: Sequence[Spec] = SPECS) -> list[Pair]:
     """Each speech as the reply to the one right before it.
 
-    A chunk between blank lines that is no speech (a stage direction, a title, the cut beginning of a split)
+    A chunk between blank lines that is not a speech (a stage direction, a title, the cut beginning of a split)
     is skipped, and the speeches around it are not taken as cue and reply.
     """
     chunks = _chunks(text, specs)

@@ -120,7 +120,7 @@ def append_jsonl(path: str | Path, *rows: Mapping[str, Any]) -> None:
 def read_appended(path: str | Path) -> list[dict[str, Any]]:
     """The whole lines of a file that a program of ours appends to; none where there is no file.
 
-    Half a line, left by a kill, is no line. UserError, with file and line, for one that somebody else broke.
+    Half a line, left by a kill, does not count. UserError, with file and line, for one that somebody else broke.
     """
     try:
         *lines, _ = with_home(path).read_bytes().split(b"\n")

@@ -113,11 +113,11 @@ class Tokenizer:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); is this a checkpoint?") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: is no tokenizer file ({error!r}); make the checkpoint again") from error
+            raise UserError(f"{path} is not a tokenizer file ({error!r}); make the checkpoint again") from error
         n = len(vocab)
         ours = kind_of_model in ("WordLevel", "BPE") and ids == list(range(n)) and special == {EOS: n, PAD: n + 1}
         if not ours:
-            raise UserError(f"{path}: is no tokenizer of this project's ({EOS}, {PAD} must end it)")
+            raise UserError(f"{path} is not a tokenizer of this project ({EOS}, {PAD} must end it)")
         if kind_of_model == "WordLevel":
             return cls("char", _encoding("char", ranks))
         kind: Kind = "gpt2" if n == GPT2_RANKS and ranks.get(b" gazed") == 50_255 else "bpe"
@@ -192,7 +192,7 @@ def gpt2_tokenizer() -> Tokenizer:
         gpt2 = tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is a wrong hash
         raise UserError(
-            "GPT-2's vocabulary cannot be had: there is no network and no cached copy; "
+            "GPT-2's vocabulary is not available: there is no network and no cached copy; "
             f"set TIKTOKEN_CACHE_DIR to a tiktoken cache, or use --tokenizer bpe ({type(error).__name__})"
         ) from error
     return Tokenizer("gpt2", _encoding("gpt2", _ranks(gpt2)))

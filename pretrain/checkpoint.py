@@ -205,7 +205,7 @@ def read_gpt_config(folder: Path) -> GPTConfig:
     config, _ = _read(folder, config_alone=True)
     if isinstance(config, LadderConfig):
         raise UserError(
-            f"{folder} holds the ladder's {config.rung}, which is no GPT, and can only be sampled and evaluated: "
+            f"{folder} holds the ladder's {config.rung}, which is not a GPT and can only be sampled and evaluated: "
             f"`python -m pretrain laptop --run {folder.parent}-gpt` makes a GPT"
         )
     return config

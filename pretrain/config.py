@@ -71,7 +71,7 @@ class PretrainConfig(BatchOptions, StageOptions):
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     decay: Literal["matrices", "all"] = "matrices"
-    """What AdamW decays: matrices, or every parameter as torch does by default. Beside Muon it decays nothing."""
+    """What AdamW decays: matrices, or every parameter as torch does by default. With Muon it decays nothing."""
     adam_beta1: float = 0.9
     """Decay of AdamW's first moment."""
     adam_beta2: float = 0.95

@@ -136,7 +136,7 @@ def generate(
     A continuation ends with its first id of `stop_ids`, which it includes, or where `stop_twice` comes twice in a
     row, the prompt's last id counted, or where `ends` says so: given the continuations so far (n, T) of the rows that
     have no end yet, it returns (n,) bool, whether each ends now. Prompts may differ in length; an empty prompt is an
-    error (ValueError). Where prompt and continuation outgrow the model's context, the model goes on from the later
+    error (ValueError). Where prompt and continuation outgrow the model's context, the model continues from the later
     half of what it has seen. A prompt that is given several times runs through the model once. The draws depend on
     `generator` and on the batch, so equal calls give equal text; with `noise` (B, `max_new_tokens`), float64 in [0, 1)
     on any device, those of a row depend on its own numbers alone, whatever else is in the batch.
@@ -235,7 +235,7 @@ def _write(drawn: list[Tensor], texts: Tensor, active: Tensor) -> None:
 
 
 def _fill_gaps(going_on: Tensor) -> Tensor:
-    """The rows that go on (n,), the last of them in the places of those that stopped: the fewest moves."""
+    """The rows that continue (n,), the last of them in the places of those that stopped: the fewest moves."""
     remaining = going_on.nonzero().squeeze(1)
     rows = torch.arange(len(remaining), device=going_on.device)
     rows[~going_on[: len(rows)]] = remaining[remaining >= len(rows)]

@@ -51,7 +51,7 @@ def load_teachers(config: PretrainConfig, corpus: Corpus, device: torch.device, 
         folder = teacher_config.run / "pretrain"
         record = read_stage(folder)
         if record.config != settings(teacher_config):
-            raise UserError(f"{folder} was made with other settings: add --overwrite to make it anew")
+            raise UserError(f"{folder} was made with other settings: add --overwrite to make it again")
         if record.corpus["sha256"] != corpus.sha256:
             raise UserError(f"{folder} learned from another text ({record.corpus['name']}): add --overwrite")
         teacher = load_model(folder, device)

@@ -92,7 +92,7 @@ class Progress:
     best_nats_per_char: float = math.inf
     best_step: int = 0
     loss_sum: float = 0.0
-    """Training loss in nats a token, summed over the steps since the last evaluation."""
+    """Training loss in nats per token, summed over the steps since the last evaluation."""
     loss_steps: int = 0
 
 

@@ -32,12 +32,12 @@ def evaluate_reward(
 ) -> dict[str, Any]:
     """Figures of `model` on `rankings`, for those of a stage and for samples of any later policy.
 
-    heldout_accuracy: share of labelled pairs that the model orders as the label does (ties half), beside
+    heldout_accuracy: share of labelled pairs that the model orders as the label does (ties half), next to
     accuracy_ceiling: the best that anyone can reach on labels of that noise (needs scores and
     `label_temperature`). accuracy_vs_gold and spearman: against the annotator's scores without noise.
     length_baseline: the accuracy of ordering by response length alone; `longer_wins` is the direction
     that training data suggested (`longer_wins` below), None takes the better one here. ece: expected calibration
-    error of σ(r_a − r_b), pairs taken in the order of sampling. Figures that cannot be had are None.
+    error of σ(r_a − r_b), pairs taken in the order of sampling. Metrics that cannot be computed are None.
     `scores`: what `score_rankings` gives, if it is known already.
     """
     scores = score_rankings(model, rankings) if scores is None else scores

@@ -78,7 +78,7 @@ def judgement_of(values: Mapping[str, Any], rows: Sequence[Row], screens: Sequen
 
 
 def rankings_file(folder: Path, annotator: str) -> Path:
-    """Where the judgements of an annotator are; UserError for what is no name."""
+    """Where the judgements of an annotator are; UserError for what is not a name."""
     return folder / "rankings" / f"{check_name('annotator', annotator)}.jsonl"
 
 

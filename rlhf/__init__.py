@@ -1,6 +1,6 @@
 """PPO against the ranking model, and the comparison of every stage.
 
-What the package gives out is imported when it is first asked for: who wants `rlhf.ppo.losses` alone loads
+What the package gives out is imported when it is first asked for: importing `rlhf.ppo.losses` alone loads
 neither transformers nor accelerate.
 """
 

@@ -3,7 +3,7 @@
 Validation: tinyshakespeare's own validation split, to the character. It begins in The Taming of the Shrew and ends in
 The Tempest. Training: the 35 other plays, and of these two what tinyshakespeare trains on as well, the Shrew's scenes
 before the split: without them every name of its cast is new to the model, which costs more than 28 more plays bring.
-The poems are verified with the plays and left out of the text: they are no dialogue, and what is learned here is how a
+The poems are verified with the plays and left out of the text: they are not dialogue, and what is learned here is how a
 speech answers another.
 """
 

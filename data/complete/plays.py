@@ -1,6 +1,6 @@
 """One play of the complete works: its source file as speeches and stage directions.
 
-The source has `NAME<TAB>line` where a speech begins, `<TAB>line` where it goes on, blank lines between speeches, and
+The source has `NAME<TAB>line` where a speech begins, `<TAB>line` where it continues, blank lines between speeches, and
 stage directions in brackets; a list of persons, which ends with a line `SCENE<TAB>where`, comes first.
 """
 

@@ -37,7 +37,7 @@ def check_specs(found: Any, what: str) -> tuple[Spec, ...]:
             raise UserError(f"{what}: {spec.text!r} must have words and at most one place for a value")
         for name in ("check", "score", "infer"):
             if not callable(getattr(spec, name)):
-                raise UserError(f"{what}: {name} of {spec.text!r} is no function")
+                raise UserError(f"{what}: {name} of {spec.text!r} is not a function")
     for spec in found:
         example = spec.text.replace(PLACE, "word")
         if sum(bool(other.pattern.match(example)) for other in found) > 1:

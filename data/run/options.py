@@ -41,7 +41,7 @@ class StageOptions:
     """Folder that gets the stage, where that is not the run: a taste has stages of its own."""
 
     how: ClassVar[tuple[str, ...]] = ("run", "overwrite", "resume", "device", "into")
-    """Options that only say where and how a stage runs; they are no settings."""
+    """Options that only say where and how a stage runs; they are not settings."""
 
 
 @dataclass(kw_only=True)
@@ -93,7 +93,7 @@ def command_line(kind: type[Options], description: str | None) -> Options:
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> UserError:
-    """The error of a name that is none of `names`: with the nearest one, and all of them. "" is no name given."""
+    """The error of a name that is none of `names`: with the nearest one, and all of them. "" where none is given."""
     names = list(names)
     nearest = get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f" (did you mean {nearest[0]!r}?)" if nearest else ""

@@ -121,7 +121,7 @@ def parent_of(record: StageRecord) -> dict[str, str]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a stage's `metrics.jsonl`; none where there is no file. Half a line, left by a kill, is no line."""
+    """The lines of a stage's `metrics.jsonl`; none where there is no file. Half a line, left by a kill, is left out."""
     return read_appended(folder / "metrics.jsonl")
 
 

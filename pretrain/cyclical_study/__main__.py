@@ -77,7 +77,7 @@ class StudyOptions(StageOptions):
             raise UserError(f"trials must be at least 2, not {self.trials}: an interval needs as many")
         if not 0 < self.lowest_rate < self.highest_rate < math.inf:
             raise UserError(
-                f"lowest_rate {self.lowest_rate:g} and highest_rate {self.highest_rate:g} are no range: "
+                f"lowest_rate {self.lowest_rate:g} and highest_rate {self.highest_rate:g} are not a range: "
                 "both must be positive, the second larger"
             )
         if not 1 < self.ratio < math.inf:

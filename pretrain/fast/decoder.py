@@ -27,7 +27,7 @@ class FusedLinear:
         self.layers, self.first_factor = layers, first_factor
         parts = [layer.affine() for layer in layers]
         self.weight: Tensor | None = None
-        """(in, out). None where an adapter is no matrix: then the layers are called one by one."""
+        """(in, out). None where an adapter is not a matrix: then the layers are called one by one."""
         self.bias: Tensor | None = None
         if all(parts):
             weights, biases = zip(*parts, strict=True)

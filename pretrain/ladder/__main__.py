@@ -48,7 +48,7 @@ class LadderOptions:
     """Train the lecture's steps one after the other; what is finished is kept."""
 
     run: Path = Path("runs/ladder")
-    """Folder of the ladder: each rung is a run in it, beside ladder.md, ladder.json and ladder.png."""
+    """Folder of the ladder: each rung is a run in it, next to ladder.md, ladder.json and ladder.png."""
     corpus: str = "auto"
     """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
     seed: int = 1
@@ -174,7 +174,7 @@ def report(run: Path, configs: dict[str, PretrainConfig], corpus: Corpus) -> Non
 
 
 def compare(name: str, record: StageRecord, metrics: list[dict[str, Any]]) -> Result:
-    """A finished rung beside the lecture's."""
+    """A finished rung next to the lecture's."""
     lecture_step, lecture_loss = LECTURE[name]
     last = metrics[-1]
     compared = next((line for line in metrics if line["step"] == lecture_step), last)

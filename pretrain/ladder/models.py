@@ -197,7 +197,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualModel(LadderModel):
-    """New: attention and feed-forward are a block, beside which the stream runs on; several blocks."""
+    """New: attention and feed-forward are a block, next to which the stream continues; several blocks."""
 
     def __init__(self, config: LadderConfig) -> None:
         super().__init__(config)

@@ -147,7 +147,7 @@ def plot_range(path: Path, rates: Sequence[float], losses: Sequence[float], conf
     axes.set(
         xscale="log" if config.rise == "exponential" else "linear",
         xlabel="learning rate",
-        ylabel="training loss, nats a token",
+        ylabel="training loss, nats per token",
         title="Learning-rate range test",
     )
     # What the loss does once it has exploded would flatten all the rest.

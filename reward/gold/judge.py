@@ -75,7 +75,7 @@ class GoldJudge:
     - words: 1 − 4 × the share of words that stand neither in the training text nor in the CMU dictionary.
     - ending: 1 if the reply ends with a full stop, question or exclamation mark, .25 for a comma, colon or
       dash, else 0; 0 if somebody else speaks inside the reply.
-    - glue: how much likelier neighbouring words are beside each other than apart: pointwise mutual
+    - glue: how much likelier neighbouring words are together than apart: pointwise mutual
       information under a smoothed bigram model of the training text, punctuation included, clipped so that
       no favourite phrase pays. 0 where the training text's words in random order are, 1 where the training
       text itself is when the model has not counted it.
@@ -158,7 +158,7 @@ class GoldJudge:
 
 
 class _Joins:
-    """How well words stand beside each other, by a bigram model with absolute discounting.
+    """How well words stand next to each other, by a bigram model with absolute discounting.
 
     p(b | a) = (n(a, b) − d) / n(a) + d · followers(a) / n(a) · p'(b | a). The second part, all there is for
     pairs never seen, goes by classes: every common word and every pause is its own class, all other words

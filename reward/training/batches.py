@@ -112,7 +112,7 @@ class RankingCollator:
 
     With the loss "calibrated" every pair is a term, and so is each response with one of score 0, which stands between
     the first group of every ranking and the others: so scores of different prompts compare, and tell on which side of
-    the line a response is (Fürnkranz et al., Machine Learning 73, 2008, calibrated label ranking).
+    it a response is (Fürnkranz et al., Machine Learning 73, 2008, calibrated label ranking).
     """
 
     def __init__(self, pad_id: int, width_step: int = 1, loss: Loss = "pairs") -> None:

@@ -3,7 +3,7 @@
 All pairs of a prompt are in one batch, and each response runs through the model once, not once for
 every pair it is in (Ouyang et al., arXiv 2203.02155, section 3.5: learned as if they were independent, the
 pairs of one ranking overfit). The prompt runs through it once for all its responses: they stand behind it
-in one row, each sees the prompt and itself, and its positions go on from the prompt's. Loss and gradients
+in one row, each sees the prompt and itself, and its positions continue the prompt's. Loss and gradients
 are those of the plain trainer on the same pairs, at a third to a sixth of its arithmetic.
 """
 

@@ -201,7 +201,7 @@ def curves(run: Path, reward_model: Mapping[str, Any]) -> list[tuple[str, str]]:
     pretrain, sft, rewards, rlhf = (read_metrics(run / name) for name in ("pretrain", "sft", "reward", "rlhf"))
     for title, metrics, named, unit in (
         ("Pretraining", pretrain, {"validation": "bits_per_char"}, "bits per character"),
-        ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats a token"),
+        ("Fine-tuning", sft, {"training": "train_nats", "held out": "dev_nats"}, "nats per token"),
         ("Reward model", rewards, {"training": "accuracy"}, "pair accuracy"),
     ):
         drawn = {name: curve(metrics, "step", key) for name, key in named.items()}

@@ -211,7 +211,7 @@ class Cast:
     @torch.no_grad()
     def judged(self, prompt: str, who: str, ids: Sequence[int]) -> dict[str, Any]:
         """What is known of a reply: scores by title, the gold judge's, its terms, and (text, log-ratio to SFT) of each
-        of its tokens, in nats; a token that is no whole character is joined to the next ones."""
+        of its tokens, in nats; a token that is not a whole character is joined to the next ones."""
         speaker, stop = self.speaker(who), self.tokenizer.eos_id
         if not 0 < len(ids) <= LONGEST + 1 or not all(type(id) is int and 0 <= id <= stop for id in ids):
             raise UserError("a reply is a list of token ids")

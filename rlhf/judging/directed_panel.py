@@ -19,7 +19,7 @@ ANSWERS = ("pretrain", "sft", "rlhf")
 """Whose replies are shown."""
 REWARDS = {
     "model": "PPO's reward for doing as told was a learned model; the rule that counts here it never saw.",
-    "rule": "The rule that counts here was itself in PPO's reward: for the aligned model it is no independent judge.",
+    "rule": "The rule that counts here was itself in PPO's reward: it does not judge the aligned model independently.",
     "none": "Nothing in PPO's reward asked for doing as told.",
 }
 """What is said of the aligned model, by `reward_following` of its record."""

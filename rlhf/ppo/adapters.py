@@ -39,7 +39,7 @@ def share_weights(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_peft(peft_config: Any) -> None:
-    """Raise UserError where peft is not installed, or where this is no configuration of an adapter of weights."""
+    """Raise UserError where peft is not installed, or where this is not a configuration of an adapter of weights."""
     try:
         from peft import PeftConfig
     except ImportError as error:

@@ -38,7 +38,7 @@ def _takes(function: Any, count: int) -> bool:
 def add_numbers(metrics: dict[str, float], added: Any, whose: str) -> None:
     """Put into `metrics` what a hook or callback adds, as Python's floats, of whatever library its numbers are.
 
-    added: a mapping of names to numbers, or None. UserError for anything else; what is no number is left out.
+    added: a mapping of names to numbers, or None. UserError for anything else; what is not a number is left out.
     """
     if added is not None and not isinstance(added, Mapping):
         raise UserError(f"{whose} returned {added!r:.60}: return a dict of numbers, or nothing")

@@ -81,7 +81,7 @@ class PPOTrainer:
     reference: where the KL is measured from; None: a copy of the policy as it is now.
     value: sequence-classification model that the value starts from; None: the (first) reward model, or the
         policy's own body when the reward is a function. Its head starts at zero, but for a value model that `save`
-        wrote, which goes on with what it learned.
+        wrote, which continues with what it learned.
     peft_config: of the package peft, such as `LoraConfig(r=16)`: policy and value learn an adapter each, on weights
         that are frozen and shared with the reference and the reward model. None: all weights learn.
     eval_prompts: like `prompts`; every `config.eval_every` updates the policy answers them, and mean reward and KL

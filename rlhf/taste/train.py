@@ -192,7 +192,7 @@ class TasteRun:
 
 
 class Looker:
-    """Looks on while PPO learns: answers the watched prompts anew, and ends the run where a file `stop` asks for it."""
+    """Looks on while PPO learns: answers the watched prompts again; ends the run where a file `stop` asks for it."""
 
     def __init__(self, stop: Path, prompts: list[str], every: int) -> None:
         self.stop, self.prompts, self.every = stop, prompts, every

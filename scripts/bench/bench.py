@@ -48,7 +48,7 @@ Loop = Callable[[int], object]
 
 @dataclass
 class BenchOptions:
-    """Measure, and print each ratio beside the one that is aimed at."""
+    """Measure, and print each ratio next to the one that is aimed at."""
 
     parts: list[Literal["sampling", "training"]] = field(default_factory=lambda: ["sampling", "training"])
     sampling_threads: int = 1

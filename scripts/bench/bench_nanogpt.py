@@ -1,4 +1,4 @@
-"""Preset `nanogpt-cpu` beside nanoGPT itself: the loss at the same steps, and the time of a step.
+"""Preset `nanogpt-cpu` next to nanoGPT itself: the loss at the same steps, and the time of a step.
 
     git clone https://github.com/karpathy/nanoGPT
     python scripts/bench/bench_nanogpt.py --nanogpt nanoGPT

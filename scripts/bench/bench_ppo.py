@@ -1,11 +1,12 @@
-"""PPO beside TRL's PPOTrainer (of trl 1.12.0, the last that had it): episodes per second, where the time goes, memory.
+"""PPO next to TRL's PPOTrainer (of trl 1.12.0, the last that had it): episodes per second, where the time goes, memory.
 
     python scripts/bench/bench_ppo.py --run runs/demo              # everything; half an hour on two cores
     python scripts/bench/bench_ppo.py --parts fixed --repeats 1    # the fixed-length work alone
 
 Both train the same models on the same prompts with the same limits, epochs and minibatches, each in a process of its
-own, in turns. TRL is installed into a folder of its own (`--cache`), beside the packages that run here: the same torch,
-the same transformers. Timings mean something on a machine that does nothing else; the first line says how busy it is.
+own, in turns. TRL is installed into a folder of its own (`--cache`), next to the packages that run here: the same
+torch, the same transformers. Timings mean something on a machine that does nothing else; the first line says how busy
+it is.
 """
 
 import copy
@@ -68,13 +69,13 @@ Part = Literal["fixed", "task", "sampling", "curve", "gpu"]
 
 @dataclass
 class BenchOptions:
-    """Measure, and print each ratio beside the one that is aimed at."""
+    """Measure, and print each ratio next to the one that is aimed at."""
 
     run: Path | None = None
     """Run folder with the stages sft and reward: its task is measured too."""
     parts: list[Part] = field(default_factory=lambda: ["fixed", "task", "sampling", "curve", "gpu"])
-    """fixed: 64 + 64 tokens, nothing stops. task: that of --run. sampling: beside generate(). curve: seconds an update
-    by episodes and by response length."""
+    """fixed: 64 + 64 tokens, nothing stops. task: that of --run. sampling: next to generate(). curve: seconds per
+    update by episodes and by response length."""
     threads: list[int] = field(default_factory=lambda: [os.cpu_count() or 1])
     """Numbers of threads to measure with."""
     updates: int = 5
@@ -96,7 +97,7 @@ def trl_python(cache: Path) -> Path:
     venv.create(root, with_pip=True, clear=True)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(root), "platbase": str(root)}))
     here = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
-    (site / "beside.pth").write_text("\n".join(here) + "\n")
+    (site / "outer.pth").write_text("\n".join(here) + "\n")
     # Whatever else trl asks for, torch stays the one that runs here.
     command = [python, "-m", "pip", "install", "--quiet", f"trl=={TRL}", f"torch=={torch.__version__}"]
     installed = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -233,7 +234,7 @@ def generate_rate(work: Work, batches: int) -> float:
 
 
 def compare_sampling(title: str, work: Work) -> None:
-    """Tokens per second of rollouts beside `generate()`, from the same weights: nothing is learned between."""
+    """Tokens per second of rollouts next to `generate()`, from the same weights: nothing is learned between."""
     work = copy.deepcopy(work)
     work.config |= {"learning_rate": 0.0, "value_learning_rate": 0.0, "num_ppo_epochs": 1}
     torch.set_num_threads(work.threads)
@@ -266,7 +267,7 @@ def fit_line(x: list[float], y: list[float]) -> Line:
 
 
 def cost_curves(options: BenchOptions, folder: Path, threads: int) -> None:
-    """Seconds an update takes by episodes and by response length, their lines, and a picture."""
+    """Seconds that an update takes by episodes and by response length, their lines, and a picture."""
     torch.set_num_threads(threads)
     curves: dict[str, tuple[list[float], list[float]]] = {}
     changes = {
@@ -281,7 +282,7 @@ def cost_curves(options: BenchOptions, folder: Path, threads: int) -> None:
             curves[what][0].append(number)
             curves[what][1].append(statistics.median(run_ours(work).seconds))
         line = fit_line(*curves[what])
-        print(f"\nSeconds an update of one epoch by {what}, {threads} thread(s): ", end="")
+        print(f"\nSeconds per update of one epoch by {what}, {threads} thread(s): ", end="")
         print(", ".join(f"{x:g}: {y:.2f}" for x, y in zip(*curves[what], strict=True)))
         print(f"  = {line.start:.2f} + {line.slope:.4f} · {what}; R² {line.r_squared:.4f}, bend {line.bend:.2f}")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -293,7 +294,7 @@ def cost_curves(options: BenchOptions, folder: Path, threads: int) -> None:
             path,
             {"measured": points, f"line, R² {line.r_squared:.4f}": (points[0], fitted)},
             xlabel=what,
-            ylabel="seconds an update",
+            ylabel="seconds per update",
             title=f"The cost of an update by {what}",
         )
         print(f"  {path}")

@@ -4,7 +4,7 @@
     python scripts/docs/best_ablation.py --rows "no teachers"           # some
 
 The validation split has no part in this: a row learns from nine tenths of the training split and is measured on its
-last tenth. Finished rows are kept; the same command goes on with the others. Prints the rows of docs/results.md.
+last tenth. Finished rows are kept; the same command continues with the others. Prints the rows of docs/results.md.
 """
 
 import argparse

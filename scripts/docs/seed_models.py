@@ -1,10 +1,10 @@
-"""The seed projects' models, trained as far as fits a CPU, beside what was published at the same step.
+"""The seed projects' models, trained as far as fits a CPU, next to what was published at the same step.
 
     python scripts/docs/seed_models.py                          # all of them, one after another
     python scripts/docs/seed_models.py nanogpt-cpu lecture      # some
 
 A model is trained by `python -m pretrain PRESET` in runs/seeds/PRESET and stopped at the step of the last figure that
-it is compared with; stopped yourself, the same command goes on. Prints the rows of docs/results.md.
+it is compared with; if interrupted, run the same command again to resume. Prints the rows of docs/results.md.
 """
 
 import json
@@ -23,7 +23,7 @@ RUNS = Path("runs/seeds")
 
 @dataclass(frozen=True)
 class Seed:
-    """What a preset's project published: validation loss in nats a token, by optimizer step."""
+    """What a preset's project published: validation loss in nats per token, by optimizer step."""
 
     preset: str
     until: int

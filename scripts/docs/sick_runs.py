@@ -3,7 +3,7 @@
     python scripts/docs/sick_runs.py --run runs/demo
 
 Every run is preset `laptop` on the models of RUN with one thing changed; one to three minutes each on 2 cores. They are
-kept in runs/sick, and the same command goes on with those that are missing. Prints the table of docs/metrics.md.
+kept in runs/sick, and the same command continues with those that are missing. Prints the table of docs/metrics.md.
 """
 
 import argparse
@@ -35,9 +35,9 @@ KIND = {"dear", "fair", "gentle", "good", "gracious", "kind", "love", "noble", "
 PANELS = {
     "objective/scores": "score",
     "eval/gold": "gold on held-out prompts",
-    "objective/kl": "KL from SFT, nats a sequence",
-    "policy/entropy_avg": "entropy, nats a token",
-    "objective/response_length": "tokens a response",
+    "objective/kl": "KL from SFT, nats per sequence",
+    "policy/entropy_avg": "entropy, nats per token",
+    "objective/response_length": "tokens per response",
     "eval/distinct_2": "distinct pairs of words",
     "policy/clipfrac_avg": "share of tokens clipped",
     "val/explained_variance": "explained variance of the values",

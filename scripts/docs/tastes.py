@@ -283,7 +283,7 @@ class Study:
 
 def _changed(ranking: Ranking, change: str, rng: random.Random) -> Ranking:
     """A ranking after something was done to its label."""
-    if change == "shuffled":  # which reply has which place is drawn anew
+    if change == "shuffled":  # which reply has which place is drawn again
         indices = list(range(len(ranking.completions)))
         rng.shuffle(indices)
         return replace(ranking, ranking=[[indices[i] for i in group] for group in ranking.ranking])

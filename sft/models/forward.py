@@ -77,7 +77,7 @@ class LogProbs(nn.Module):
         return logprobs, entropy
 
     def next_logits(self, texts: Sequence[Ids]) -> Tensor:
-        """Logits (B, V), float32, of what follows each text of one token or more: `TOKENS` at once, all read anew."""
+        """Logits (B, V), float32, of what follows each text of one token or more: `TOKENS` at once, all read again."""
         rows = max(1, TOKENS // max(map(len, texts)))
         parts = [texts[start : start + rows] for start in range(0, len(texts), rows)]
         batches = (Batch(part, [[] for _ in part], self.lm.device) for part in parts)

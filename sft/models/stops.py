@@ -10,7 +10,7 @@ from data.console import UserError
 
 
 class StopStrings:
-    """Whether token ids complete one of several texts with their last token, which may go on after it.
+    """Whether token ids complete one of several texts with their last token, which may continue after it.
 
     Matching is that of transformers' `generate(stop_strings=…)`.
     """

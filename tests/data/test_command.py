@@ -74,7 +74,7 @@ BAD = {
     "folder": (["--corpus", "."], "directory"),
     "not UTF-8": (["--corpus", "latin1.txt"], "not UTF-8 at byte 3"),
     "empty": (["--corpus", "empty.txt"], "is empty"),
-    "no download": (["--corpus", "tinyshakespeare"], "cannot be had"),
+    "no download": (["--corpus", "tinyshakespeare"], "could not be downloaded"),
     "file in the way": (["--corpus", "play.txt", "--write", "play.txt"], "play.txt exists"),
     "no folder": (["--corpus", "play.txt", "--pairs", "play.txt/pairs"], "not a folder"),
     "no dialogue": (["--corpus", "prose.txt", "--pairs", "pairs"], "no dialogue"),

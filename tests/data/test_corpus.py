@@ -107,7 +107,7 @@ def test_only_the_main_process_prints_the_notice(offline, monkeypatch):
 
 
 def test_tinyshakespeare_by_name_without_network_is_an_error(offline):
-    with pytest.raises(UserError, match=r"tinyshakespeare cannot be had.*TINYSHAKESPEARE_PATH"):
+    with pytest.raises(UserError, match=r"tinyshakespeare could not be downloaded.*TINYSHAKESPEARE_PATH"):
         load_corpus("tinyshakespeare")
     assert files_under(offline) == []
 

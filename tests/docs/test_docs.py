@@ -56,7 +56,8 @@ def test_links_point_at_what_they_name(page: Path) -> None:
 
 
 def test_every_detail_has_its_code_and_its_test() -> None:
-    details = re.split(r"^\*\*(?=\d+\. )", (ROOT / "docs" / "ppo.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
+    pages = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("ppo.md", "ppo-learning.md"))
+    details = re.split(r"^\*\*(?=\d+\. )", pages, flags=re.MULTILINE)[1:]
     assert [int(detail.partition(".")[0]) for detail in details] == list(range(1, 30))
     for detail in details:
         number, code, tests = detail.partition(".")[0], detail.find("\nCode: "), detail.find("\nTest")
@@ -81,10 +82,38 @@ def test_the_workflow_runs_what_make_test_runs_on_three_systems() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text("utf-8"))
     job = workflow["jobs"]["test"]
     assert {name.partition("-")[0] for name in job["strategy"]["matrix"]["os"]} == {"ubuntu", "macos", "windows"}
-    command = re.search(r"^test: .*\n\tOMP_NUM_THREADS=1 \$\(BIN\)/(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    command = re.search(r"^test: .*\n\tOMP_NUM_THREADS=1 \$\(BIN\)/(.+)$", makefile, re.MULTILINE)
     assert command
     assert [step["run"] for step in job["steps"] if step.get("name") == "Test"] == [command[1]]
     assert job["env"]["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_index_lists_every_page_and_no_page_is_long() -> None:
+    """LOG and results keep what was measured, for good; chapters are listed by the course."""
+    index = ROOT / "docs" / "README.md"
+    listed = {target for _, target in links(index)}
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages | {"course/README.md"} <= listed
+    assert not {page.name for page in PAGES[1:] if len(page.read_text("utf-8").splitlines()) > 300} - {
+        *("LOG.md", "results.md", "README.md")
+    }
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_anchors_are_headings(page: Path) -> None:
+    for _, target in links(page):
+        file, _, anchor = target.partition("#")
+        place = page.parent / file if file else page
+        if anchor and place.suffix == ".md":
+            assert anchor in headings(place), target
 
 
 def test_a_symbol_that_left_its_file_is_named(tmp_path: Path) -> None:

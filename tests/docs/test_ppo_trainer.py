@@ -1,4 +1,7 @@
-"""docs/ppo-trainer.md has every argument and setting with its default, and its examples run as they stand."""
+"""docs/ppo-trainer.md has every argument and setting with its default; its examples run as they stand.
+
+So do those of docs/coming-from-others.md, which knows the settings of other trainers.
+"""
 
 import ast
 import inspect
@@ -20,7 +23,8 @@ from transformers import PreTrainedModel
 from rlhf import HttpReward, PPOConfig, PPOTrainer
 from sft.models.loading import load_classifier
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "ppo-trainer.md").read_text("utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = "".join((DOCS / name).read_text("utf-8") for name in ("ppo-trainer.md", "coming-from-others.md"))
 Build = Callable[..., PreTrainedModel]
 SETTINGS = {field.name: field.default for field in fields(PPOConfig)}
 ARGUMENTS = {name: p.default for name, p in [*inspect.signature(PPOTrainer.__init__).parameters.items()][1:]}

@@ -119,7 +119,7 @@ def test_what_cannot_be_drawn_is_one_line_and_writes_nothing(
         ("smoke/pretrain", {"--out": "file"}, "a file is in the way"),
         ("none/pretrain", {}, "none/pretrain does not exist"),
         ("empty/pretrain", {}, "no stage.json"),
-        ("rung/pretrain", {}, "the ladder's bigram, which is no GPT"),
+        ("rung/pretrain", {}, "the ladder's bigram, which is not a GPT"),
     ],
 )
 def test_what_holds_no_gpt_or_cannot_be_written(

@@ -122,7 +122,7 @@ def test_trl_that_cannot_be_installed_is_one_line(
         bench.trl_python(tmp_path)
 
 
-def test_trl_is_installed_once_beside_what_runs_here(
+def test_trl_is_installed_once_next_to_what_runs_here(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[list[str]] = []
@@ -138,7 +138,7 @@ def test_trl_is_installed_once_beside_what_runs_here(
     assert len(commands) == 1
     assert f"torch=={bench.torch.__version__}" in commands[0]
     assert "trl==1.12.0" in commands[0]
-    paths = next(tmp_path.rglob("beside.pth")).read_text().split()
+    paths = next(tmp_path.rglob("outer.pth")).read_text().split()
     assert any((Path(path) / "torch").is_dir() for path in paths)
 
 

@@ -592,7 +592,7 @@ def test_a_rung_of_the_ladder_is_no_base(tmp_path: Path) -> None:
         "sample_tokens": 5,
     }
     pretrain(replace(PRETRAIN_PRESETS["bigram"][1], **settings), "bigram")
-    with pytest.raises(UserError, match="the ladder's bigram, which is no GPT, and can only"):
+    with pytest.raises(UserError, match="the ladder's bigram, which is not a GPT and can only"):
         FineTuning(config(tmp_path / "run"))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"pretrain", "corpus.txt"}
 

@@ -271,7 +271,8 @@ def test_a_rung_is_no_gpt_and_says_what_makes_one(ladder: Path) -> None:
     folder = ladder / "multi-head" / "pretrain"
     for read in (load_model, read_gpt_config):
         with pytest.raises(
-            UserError, match="multi-head, which is no GPT, and can only be sampled and evaluated: `python -m pretrain "
+            UserError,
+            match="multi-head, which is not a GPT and can only be sampled and evaluated: `python -m ",
         ):
             read(folder)
 
