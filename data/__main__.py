@@ -24,7 +24,7 @@ class Options:
     """Describe a corpus; write its text or its prompt–reply pairs."""
 
     corpus: str = "auto"
-    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 file."""
+    """Text to read: auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 file."""
     write: Path | None = None
     """Write the text to this file."""
     pairs: Path | None = None

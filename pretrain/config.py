@@ -26,7 +26,7 @@ class PretrainConfig(BatchOptions, StageOptions):
     """Train a GPT from scratch."""
 
     corpus: str = "auto"
-    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
+    """Text to read: auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
     tokenizer: Literal["char", "bpe", "gpt2"] = "bpe"
     """Characters, byte-level BPE trained on the training split, or GPT-2's own vocabulary."""
     vocab_size: int = 1024
@@ -46,7 +46,7 @@ class PretrainConfig(BatchOptions, StageOptions):
     context_length: int = 128
     """Tokens a prediction can look back on."""
     dropout: float = 0.0
-    """Rate; modern locks one mask over all positions of a sequence, gpt2 drops elementwise."""
+    """Dropout rate; modern locks one mask over all positions of a sequence, gpt2 drops elementwise."""
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu_tanh"
     """Nonlinearity of the gpt2 family."""
     tied: bool = True
@@ -54,14 +54,14 @@ class PretrainConfig(BatchOptions, StageOptions):
     bias: bool = True
     """Biases in the linear layers and norms of the gpt2 family; modern never has any."""
     initialisation: Literal["gpt2", "torch"] = "gpt2"
-    """Of the gpt2 family: GPT-2's small weights, or whatever torch's layers start with (embeddings N(0, 1))."""
+    """Initial weights of the gpt2 family: GPT-2's small ones, or those of torch's layers (embeddings N(0, 1))."""
 
     steps: int = 1000
     """Optimizer steps."""
     batch_size: int = 16
-    """Sequences an optimizer step, over all processes."""
+    """Sequences per optimizer step, over all processes."""
     micro_batch_size: int | None = None
-    """Sequences a forward pass on one process; fewer than the batch accumulates gradients."""
+    """Sequences per forward pass of one process; fewer than the batch accumulates gradients."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """muon: torch's Muon on the hidden matrices and AdamW on the rest."""
     learning_rate: float = 0.01
@@ -83,7 +83,7 @@ class PretrainConfig(BatchOptions, StageOptions):
     warmup_fraction: float = 0.02
     """Share of the steps in which the learning rate rises linearly from 0; cycles have none."""
     final_fraction: float = 0.0
-    """Where cosine and linear end, as a share of the peak."""
+    """Final learning rate of cosine and linear, as a share of the peak."""
     base_fraction: float = 0.1
     """Lower bound of the cycles, as a share of the upper one, which is the learning rate."""
     step_size: int = 500
@@ -94,7 +94,7 @@ class PretrainConfig(BatchOptions, StageOptions):
     """Models that are trained first, in RUN/teachers/, each from a seed of its own; this one then learns their mean
     prediction instead of the token that came (Hinton et al., arXiv 1503.02531)."""
     teacher_preset: str = "laptop"
-    """What the teachers are, except for corpus and tokenizer, which are this model's."""
+    """Preset of the teachers, except for corpus and tokenizer, which are this model's."""
     max_grad_norm: float | None = None
     """Clip the gradient's norm."""
 

@@ -87,8 +87,9 @@ class EvaluateOptions:
     checkpoint: Path
     """A stage's folder: pretrain, sft or rlhf."""
     split: Literal["validation", "train"] = "validation"
+    """Part of the text to measure."""
     corpus: str | None = None
-    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text; default: the checkpoint's own text."""
+    """Text to read: auto, tinyshakespeare, complete, pastiche, or a UTF-8 file; default: the checkpoint's."""
     stride: int | None = None
     """Tokens between windows; default the whole context (non-overlapping windows)."""
 

@@ -59,6 +59,7 @@ class SampleOptions:
     directions: str | None = None
     """What the prompt's last speaker is asked for, such as "asking, in two lines"; the prompt ends with a heading."""
     num_samples: int = 1
+    """Number of continuations, each with random numbers of its own."""
     max_new_tokens: int = 200
     """Longest continuation, in tokens; it ends earlier where the model ends it."""
     temperature: float = 1.0

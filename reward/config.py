@@ -32,7 +32,7 @@ class RankingOptions(TrainerOptions):
     batch_size: int = 16
     """Rankings per optimizer step, over all processes; all pairs of a ranking are in one batch."""
     micro_batch_size: int | None = None
-    """Rankings a forward and backward pass on one process; fewer than the batch accumulates gradients."""
+    """Rankings per forward and backward pass of one process; fewer than the batch accumulates gradients."""
     rankings_per_forward: int = 8
     """Rankings that run through the model together; those of a batch are grouped by length."""
     weight_decay: float = 0.0
@@ -115,7 +115,7 @@ class RewardModelConfig(RankingOptions):
     """Rank the play's own reply as one more candidate; prompts of your own have none."""
 
     score: str = "gold"
-    """Who ranks: gold, or module:callable, called as callable(prompt, response) -> float."""
+    """Scores that rank the replies: gold, or module:callable, called as callable(prompt, response) -> float."""
     label_temperature: float = 0.08
     """Noise of the labels, in units of the score: P(a before b) = sigmoid((a - b)/temperature); 0 is exact."""
     rankings: tuple[str, ...] = ()

@@ -73,14 +73,14 @@ class FineTuneConfig(TrainerOptions):
     epochs: int = 1
     """Passes over the pairs."""
     batch_size: int = 32
-    """Pairs an optimizer step, over all processes."""
+    """Pairs per optimizer step, over all processes."""
     micro_batch_size: int | None = 16
-    """Pairs a forward pass on one process; a step's pairs are sorted by length, so smaller means less padding."""
+    """Pairs per forward pass of one process; a step's pairs are sorted by length, so smaller means less padding."""
     learning_rate: float = 3e-4
     adam_beta2: float = 0.95
-    """Second moment's decay; the first moment's is 0.9."""
+    """Decay of AdamW's second moment; that of the first is 0.9."""
     dropout: float = 0.0
-    """Rate while fine-tuning; gpt2 has it everywhere, modern (saved as Qwen3) in the attention only."""
+    """Dropout rate while fine-tuning; gpt2 has it everywhere, modern (saved as Qwen3) in the attention only."""
 
     eval_every: int = 50
     """Optimizer steps between two measurements of the held-out loss."""

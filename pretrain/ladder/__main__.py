@@ -50,7 +50,7 @@ class LadderOptions:
     run: Path = Path("runs/ladder")
     """Folder of the ladder: each rung is a run in it, next to ladder.md, ladder.json and ladder.png."""
     corpus: str = "auto"
-    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
+    """Text to read: auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
     seed: int = 1
     """Seed of every rung."""
     steps: int | None = None

@@ -31,7 +31,7 @@ class Options:
     """Print the gold judge's mean score and every term for real replies and for controls."""
 
     corpus: str = "auto"
-    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 file."""
+    """Text to read: auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 file."""
     limit: int = 500
     """At most so many held-out replies."""
     seed: int = 0

@@ -32,12 +32,13 @@ class AlignOptions(StageOptions):
     algorithm: str = "ppo"
     """Name of the algorithm. Each has settings of its own: `PRESET --algorithm NAME --help` shows them."""
     reward: str = "model"
-    """model: RUN/reward. gold: the gold judge itself, the ceiling of what a reward model can teach; that policy is
-    left in RUN/rlhf-gold. module:callable: your function, called as callable(prompt, response) -> float."""
+    """What is maximised. model: RUN/reward. gold: the gold judge itself, the upper bound of what a reward model can
+    teach; that policy is left in RUN/rlhf-gold. module:callable: your function, called as
+    callable(prompt, response) -> float."""
     reward_following: Literal["model", "rule", "none"] = USUAL_FOLLOWING
     """Who says how far a reply does as its prompt asks. model: RUN/following. rule: the table of directions itself, the
-    ceiling of what that model can teach. none: nothing is asked. A policy by another choice than the default's is left
-    next to RUN/rlhf. A run without directions needs none."""
+    upper bound of what that model can teach. none: nothing is asked. A policy by another choice than the default's is
+    left next to RUN/rlhf. A run without directions needs none."""
     directed_share: float = 0.43
     """Share of the prompts that ask for something; craft alone is maximised on the others."""
     combine: Combination = "sum"
@@ -135,7 +136,7 @@ class BudgetOptions(AlignOptions):
     """What happens to the score of a response without a stop token: `missing_eos_penalty` is subtracted from
     it, or minus that penalty replaces it."""
     missing_eos_penalty: float = 1.0
-    """In units of score; 0 with "subtract" turns the rule off."""
+    """Penalty in units of score; 0 with "subtract" turns the rule off."""
     score_clip: float | None = None
     """Scores are clipped to ± this before the rule above. None: not clipped."""
 
@@ -165,7 +166,7 @@ class GroupConfig(BatchOptions, BudgetOptions):
     """Responses per forward and backward pass of one process: what memory allows. None: the whole minibatch."""
 
     learning_rate: float = 1e-3
-    """At the first rollout; from there it falls in a line as the budget is spent."""
+    """Learning rate at the first rollout; it falls linearly as the budget is spent."""
     lr_floor: float = 0.1
     """Share of the learning rate that the decay ends at; 0 decays to nothing."""
     adam_beta1: float = 0.9

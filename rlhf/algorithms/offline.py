@@ -38,7 +38,7 @@ class OfflineOptions(BatchOptions, AlignOptions):
     warmup_fraction: float = 0.05
     """Share of the steps in which the learning rate rises linearly from 0; after them it falls linearly."""
     adam_beta2: float = 0.95
-    """Second moment's decay; the first moment's is 0.9."""
+    """Decay of AdamW's second moment; that of the first is 0.9."""
     max_grad_norm: float = 1.0
     """Bound on the gradient's norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

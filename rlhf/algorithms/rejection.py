@@ -61,11 +61,11 @@ class Chosen(NamedTuple):
     prompt_ids: list[int]
     response_ids: list[int]
     score: float
-    """After the rules: what it was chosen by."""
+    """Score after the rules, by which the response was chosen."""
     mean_score: float
-    """Of all n responses."""
+    """Mean score of all n responses."""
     sampled_tokens: int
-    """Of all n responses."""
+    """Tokens of all n responses."""
 
 
 def choose(task: AlignmentTask, scorer: Scorer, config: RejectionConfig, budget: int) -> list[Chosen]:

@@ -35,7 +35,7 @@ class HeldoutOptions(StageOptions):
     """What a comparison on held-out prompts takes."""
 
     split: Literal["test", "dev"] = "test"
-    """test: read by comparisons alone. dev: for tuning."""
+    """Held-out prompts to use. test: only comparisons read them. dev: for tuning."""
     prompts: int | None = None
     """Use only the first so many prompts of the split; by default all."""
 

@@ -73,9 +73,9 @@ class Recipe:
     heldout: int
     """Held-out prompts whose SFT replies give the scale of the taste's scores."""
     episodes: int
-    """Of the taste alone: to be pleased is soon learned."""
+    """Replies that PPO learns from with the taste alone, which is soon learned."""
     craft_episodes: int
-    """In company with craft."""
+    """Replies that PPO learns from in company with craft."""
     watch_every: int
     """Updates between two answers to the watched prompts."""
     craft: float

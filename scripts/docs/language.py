@@ -17,9 +17,13 @@ RECORDS = ("LOG.md", "results.md")
 VERSE = Path("data/pastiche")
 """Its strings are the grammar of plays, which speak as plays do."""
 COUNTED = (
-    "nats|bits|tokens|episodes|seconds|steps|responses|samples|rows|dict|lines?|pictures?|idea|question|words|replies"
+    "nats|bits|tokens|episodes|seconds|steps|responses|samples|sequences|pairs|rankings|rows|dict|lines?|pictures?|idea|"
+    "question|words|replies"
 )
-BY = "second|minute|token|update|reply|response|sequence|step|rollout|character|layer|chapter|prompt|episode|stage|row"
+BY = (
+    "second|minute|token|update|reply|response|sequence|step|rollout|character|layer|chapter|prompt|episode|stage|row|"
+    "optimizer|forward"
+)
 PHRASES = {
     rf"\b(?:{COUNTED}) an? (?:{BY})\b": "per, for rates",
     r"\bbeside\b": "next to, compared with",
