@@ -33,6 +33,8 @@ RANGES: tuple[Range, ...] = (
 WORDS = {
     "kl_in": ("reward", "loss"),
     "missing_eos_rule": ("subtract", "replace"),
+    "frozen_dtype": ("float32", "bfloat16"),
+    "weights_dtype": ("float32", "bfloat16"),
     "score_transform": (None, "clip", "sigmoid"),
 }
 """The words that a setting may be."""
@@ -171,6 +173,14 @@ class PPOConfig:
     """Where to compute; auto: on a GPU with CUDA where there is one, else on the CPU."""
     cpu: bool = False
     """The same as device "cpu"."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of weights that do not learn: of the reference and the reward model, and of what lies below an adapter.
+    Quantised weights stay as they are."""
+    weights_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type in which policy and value model compute; the optimizer keeps and saves float32 weights in any case."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of each layer of policy and value model for the backward pass, and compute the rest again:
+    less memory for one more forward pass."""
     save_every: int = 0
     """Updates between saves of the training state to `output_dir`/resume. 0: never."""
     eval_every: int = 10

@@ -14,6 +14,7 @@ from rlhf.ppo import losses
 from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.networks import ValueModel
+from rlhf.ppo.placement.precision import MasterAdam, Masters
 from rlhf.ppo.rollout import Rollout, unflatten
 from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
@@ -30,7 +31,7 @@ class Learner:
     """Holds the optimizer of the two networks, a group each, and the order of minibatches.
 
     policy, value: bare modules; they are moved to the device and trained in place.
-    shuffler: draws the minibatches, the same in every process.
+    shuffler: draws the minibatches, the same in every process. masters: of weights in bfloat16.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Learner:
         policy: LogProbs,
         value: ValueModel,
         shuffler: torch.Generator,
+        masters: Masters | None = None,
     ) -> None:
         self.config = config
         self.accelerator: Any = accelerator
         self.shuffler = shuffler
+        self.rounds = "bfloat16" in (config.frozen_dtype, config.weights_dtype) or accelerator.mixed_precision == "bf16"
         value_rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
         groups = [
             {"params": weights, "weight_decay": decay, "rate": rate}
@@ -51,9 +54,17 @@ class Learner:
             for weights, decay in _decayed(list(trainable(model).values()), config.weight_decay)
         ]
         betas = (config.adam_beta1, config.adam_beta2)
-        optimizer = torch.optim.Adam(
-            groups, config.learning_rate, betas, config.adam_eps, decoupled_weight_decay=True, fused=True
-        )
+        settings: dict[str, Any] = {
+            "betas": betas,
+            "eps": config.adam_eps,
+            "decoupled_weight_decay": True,
+            "fused": True,
+        }
+        optimizer: torch.optim.Optimizer
+        if masters is not None and masters.copies:
+            optimizer = MasterAdam(groups, masters, config.learning_rate, **settings)
+        else:
+            optimizer = torch.optim.Adam(groups, config.learning_rate, **settings)
         # The wrapped models average their gradients over the processes.
         self.policy: Any
         self.value: Any
@@ -169,6 +180,7 @@ class Learner:
                 "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
             )
         self.optimizer.step()
+        self.optimizer.zero_grad()  # a rollout may follow, which needs the memory
         return {"policy_norm": policy_norm, "value_norm": value_norm}
 
     def _check_first_ratio(self, error: float) -> None:
@@ -176,7 +188,7 @@ class Learner:
         tolerance = self.config.ratio_tolerance
         if tolerance is None:
             # CPU matmuls at "medium" precision are bf16 inside on processors with AMX: noise, not a bug.
-            tolerance = 0.25 if self.accelerator.mixed_precision == "bf16" else 0.01
+            tolerance = 0.25 if self.rounds else 0.01
         if not error <= tolerance:
             raise UserError(
                 f"the first minibatch's probability ratio is off by {error:.3g} (at most {tolerance} is noise): the "

@@ -52,7 +52,8 @@ class ValueModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Values (N,), float32, at the positions that predict the batch's N response tokens."""
-        return self.score(self.hidden_states(batch)).squeeze(-1).float()
+        states = self.hidden_states(batch)
+        return self.score(states.to(self.score.weight.dtype)).squeeze(-1).float()
 
 
 def value_classifier(value: ValueModel) -> PreTrainedModel:

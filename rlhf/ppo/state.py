@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from data.console import UserError
 from data.jsonl import with_home
-from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 from sft.models.loading import first_line
 
@@ -32,7 +31,7 @@ VERSION = 5
 FREE_SETTINGS = {
     *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
     *("save_best", "save_rollouts"),
-    *("micro_batch_size", "cpu", "device"),
+    *("micro_batch_size", "cpu", "device", "gradient_checkpointing"),
 }
 """Settings that a resumed run may change: they do not alter what is learned."""
 WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
@@ -197,15 +196,15 @@ def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[
     return shared, own
 
 
-def identity(config: PPOConfig, peft_config: Any, processes: int, prompts: str, reference: nn.Module) -> dict[str, Any]:
-    """What makes a run the same run; prompts: their fingerprint."""
+def identity(config: PPOConfig, peft_config: Any, processes: int, prompts: str, reference: str) -> dict[str, Any]:
+    """What makes a run the same run; prompts, reference: their fingerprints."""
     settings = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
     adapter = None if peft_config is None else json.dumps(peft_config.to_dict(), sort_keys=True, default=sorted)
     return {
         "settings": settings | {"peft_config": adapter},
         "processes": processes,
         "prompts": prompts,
-        "reference": _fingerprint(reference),
+        "reference": reference,
     }
 
 
@@ -225,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: start without resuming") from error
 
 
-def _fingerprint(module: nn.Module) -> str:
+def fingerprint(module: nn.Module) -> str:
     """SHA-256 of about a thousand values of every weight: training changes them all."""
     digest = hashlib.sha256()
     for weight in module.parameters():
@@ -234,9 +233,8 @@ def _fingerprint(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def restore_weights(module: nn.Module, saved: dict[str, Tensor], folder: str | Path) -> None:
-    """Give a module the weights that were `trainable` in it; UserError where they are another model's."""
-    own = trainable(module)
+def restore_weights(own: dict[str, Tensor], saved: dict[str, Tensor], folder: str | Path) -> None:
+    """Give weights, by name, what was saved of them; UserError where they are another model's."""
     if {name: weight.shape for name, weight in own.items()} != {name: weight.shape for name, weight in saved.items()}:
         raise UserError(f"{folder} is of a run on another model: give the same one, or start without resuming")
     for name, weight in own.items():

@@ -9,7 +9,6 @@ value steps over them. References: InstructGPT (arXiv 2203.02155), Stiennon et a
 et al. (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031).
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +23,15 @@ from data.console import UserError, console
 from data.jsonl import with_home
 from pretrain.machine import OwnPrecision, choose_device, compute_dtype, seeded, with_cpu_kernels
 from rlhf.ppo import state
-from rlhf.ppo.adapters import add_adapter, check_peft, share_weights, trainable
+from rlhf.ppo.adapters import check_peft
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.evaluation import evaluate
 from rlhf.ppo.experience import Experience
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.learner import Diverged, Learner
-from rlhf.ppo.networks import VALUE_HEAD, ValueModel, apart, check_can_learn, value_backbone, value_classifier
-from rlhf.ppo.prompts import Prompt, PromptOrder, columns_of, encode_prompts
-from rlhf.ppo.rewards.base import PolicyTokens
-from rlhf.ppo.rewards.build import build_reward
+from rlhf.ppo.networks import value_classifier
+from rlhf.ppo.placement.models import Models
+from rlhf.ppo.prompts import PromptOrder
 from rlhf.ppo.rewards.combine import RewardSource
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
 from rlhf.ppo.rollout import Episode, Rollout, build_rollout
@@ -46,11 +44,8 @@ from rlhf.ppo.trackers import (
     log_samples,
     start_trackers,
 )
-from sft.models.forward import LogProbs
-from sft.models.loading import check_fits, load_causal_lm, load_classifier, save_as_given
-from sft.models.sampling import sampler
-from sft.models.stops import StopStrings
-from sft.models.tokens import ModelSource, find_stop_ids, load_tokenizer, same_tokens
+from sft.models.loading import save_as_given
+from sft.models.tokens import ModelSource
 
 __all__ = ["PPOConfig", "PPOTrainer", "Rollout"]
 
@@ -123,60 +118,35 @@ class PPOTrainer:
         config.check(self.accelerator.num_processes)
         if peft_config is not None:
             check_peft(peft_config)
-        self.micro_rows = config.micro_rows(self.accelerator.num_processes)
-
-        lm = load_causal_lm(policy, self.device, dropout=None)
-        check_can_learn(lm, peft_config)
-        self.tokenizer = tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
-        self.stop_ids = find_stop_ids(config.stop_token_ids, tokenizer, lm)
-        self.stop_strings = StopStrings(config.stop_strings, tokenizer) if config.stop_strings else None
-        vocab_size = lm.config.get_text_config().vocab_size
-        encoded = encode_prompts(prompts, tokenizer, config.prompt_length, vocab_size)
-        self.prompt_order = PromptOrder(encoded, config.seed)
-        self.eval_prompts: list[Prompt] = []
-        if eval_prompts is not None:
-            self.eval_prompts = encode_prompts(eval_prompts, tokenizer, config.prompt_length, vocab_size, "eval prompt")
-        elif config.save_best:
-            raise UserError("save_best needs eval_prompts, on which a policy is the best: give the trainer some")
-        length = max(map(len, [*encoded, *self.eval_prompts])) + config.response_length
-        # Copies are made before anything is trained or prepared; those next to an adapter share its frozen weights.
-        copied = copy.deepcopy if peft_config is None else share_weights
-        if reference is None or reference is policy:
-            reference_lm = copied(lm)
-        else:
-            reference_lm = load_causal_lm(apart(reference, lm, copied), self.device, dropout=None, role="reference")
-        reward = apart(reward, lm, copied)
-        columns = columns_of([*encoded, *self.eval_prompts])
-        self.tokens = PolicyTokens(tokenizer, vocab_size, self.stop_ids, length, columns, self.stop_strings)
-        self.reward, start = build_reward(reward, self.tokens, self.micro_rows, self.device)
+        self.models = models = Models(
+            config,
+            self.accelerator,
+            policy,
+            reward,
+            prompts,
+            tokenizer=tokenizer,
+            reference=reference,
+            value=value,
+            peft_config=peft_config,
+            eval_prompts=eval_prompts,
+        )
+        self.policy, self.reference, self.value, self.reward = (
+            models.policy,
+            models.reference,
+            models.value,
+            models.reward,
+        )
+        self.tokenizer, self.tokens, self.peft_config = models.tokenizer, models.tokens, peft_config
+        self.prompt_order, self.eval_prompts = PromptOrder(models.prompts, config.seed), models.eval_prompts
         rules = ScoreRules(**{name: getattr(config, name) for name in ScoreRules._fields})
-        self.scorer = Scorer(self.reward, self.stop_ids, rules, config.response_length, self.stop_strings)
-        same_file = isinstance(value, str | Path) and str(value) == str(reward)
-        if value is not None and not (same_file and start is not None):
-            # Its head may be missing: it is not used.
-            start = load_classifier(value, self.device, role="value model", new_head=True)
-        goes_on = value is not None and start is not None and getattr(start.config, VALUE_HEAD, False)
-        role = "policy" if start is None else "value model"
-        backbone = value_backbone(lm if start is None else start, peft_config, role, given=value is not None)
-        self.value = ValueModel(backbone, start if goes_on else None, role)
-        for role, model in (("policy", lm), ("reference", reference_lm), ("value model", self.value.backbone)):
-            check_fits(model, role, vocab_size, length)
-        for role, given in (("reference", reference), ("value model", value)):
-            if given is not None and not same_tokens(tokenizer, load_tokenizer(given, role)):
-                raise UserError(f"the {role} has another tokenizer than the policy: it must read the same tokens")
-        self.peft_config = peft_config
-        self.adapted = lm if peft_config is None else add_adapter(lm, peft_config, "policy")
-        """The policy as it is saved: peft's model around it, where it has an adapter."""
-        self.policy = LogProbs(lm, "policy")
-        sampler(self.policy)  # says now, not in the first rollout, where it will be slow
-        self.reference = LogProbs(reference_lm, "reference").to(self.device).requires_grad_(False)
+        self.scorer = Scorer(self.reward, models.stop_ids, rules, config.response_length, models.stop_strings)
 
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         # Every process draws the numbers of all, so that many processes do what one would.
         self.sampler = seeded(config.seed)
         self.shuffler = seeded(config.seed + 1)
         self.experience = Experience(config, self.accelerator, self.policy, self.reference, self.value, self.scorer)
-        self.learner = Learner(config, self.accelerator, self.policy, self.value, self.shuffler)
+        self.learner = Learner(config, self.accelerator, self.policy, self.value, self.shuffler, models.masters)
         self.updates_done = 0
         self.best = -math.inf
         """The highest `eval/rlhf_reward` so far."""
@@ -298,7 +268,7 @@ class PPOTrainer:
         value: write the value model too, as a sequence classifier in `folder`/value, with what adapters it has merged;
         another trainer starts from it by `value=`.
         """
-        classifier = value_classifier(self.value) if value else None
+        classifier = value_classifier(self.models.whole(self.value)) if value else None
         state.together(lambda: self._write(folder), folder)
         if classifier is not None:
             state.together(lambda: self._write(with_home(folder) / "value", classifier), folder)
@@ -307,7 +277,7 @@ class PPOTrainer:
         """Save a model, the policy by default, in the main process; nobody waits: after an error others may be gone."""
 
         def write(folder: Path) -> None:
-            save_as_given(self.adapted if model is None else model, folder)
+            save_as_given(self.models.whole(self.models.adapted) if model is None else model, folder)
             if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)
 
@@ -317,8 +287,8 @@ class PPOTrainer:
     def save_state(self, folder: str | Path) -> None:
         """Write all that a resumed run needs; atomic. Every process must call it."""
         shared = self._identity() | {
-            "policy": trainable(self.policy),
-            "value": trainable(self.value),
+            "policy": self.models.masters.learned(self.policy),
+            "value": self.models.masters.learned(self.value),
             "optimizer": self.learner.optimizer.state_dict(),
             # The learning rates follow from the number of updates done.
             "updates_done": self.updates_done,
@@ -333,8 +303,9 @@ class PPOTrainer:
     def load_state(self, folder: str | Path) -> None:
         """Continue from `save_state`. UserError if it is missing, damaged or of another run."""
         shared, own = state.load(folder, self.accelerator.process_index, self._identity())
-        state.restore_weights(self.policy, shared["policy"], folder)
-        state.restore_weights(self.value, shared["value"], folder)
+        for name, module in (("policy", self.policy), ("value", self.value)):
+            state.restore_weights(self.models.masters.learned(module), shared[name], folder)
+            self.models.masters.written(module.parameters())
         self.learner.optimizer.load_state_dict(shared["optimizer"])
         self.kl_controller.coef = shared["kl_coef"]
         self.best = shared["best"]
@@ -348,7 +319,7 @@ class PPOTrainer:
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the saved one."""
         processes, prompts = self.accelerator.num_processes, self.prompt_order.fingerprint
-        return state.identity(self.config, self.peft_config, processes, prompts, self.reference)
+        return state.identity(self.config, self.peft_config, processes, prompts, self.models.fingerprint)
 
     # ---- parts ----
 

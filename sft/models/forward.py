@@ -28,6 +28,8 @@ class HiddenStates:
         """model: of transformers, in evaluation mode. See `Reader`, also for the errors."""
         self.model = model
         self.body = packed_body(model)
+        self.packs = True
+        """Whether what is trained and scored takes the packed form, where there is one."""
         self.read = Reader(model, "last_hidden_state", role, causal=causal, known="positions" if self.body else None)
 
     def __call__(self, batch: Batch, last: bool = False) -> Tensor:
@@ -36,11 +38,15 @@ class HiddenStates:
         last: those at the last token of every sequence instead, (B, C).
         """
         padded = batch.padded
-        if self.body is not None and batch.device.type == "cpu":
+        if self.body is not None and self.packs and batch.device.type == "cpu":
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
                 return self.body(padded.ids, batch.last_layout if last else batch.layout, dtype)
         return self.read(padded)[padded.last if last else padded.predicts_response]
+
+    def forget_packed(self) -> None:
+        """Read by the model's own forward pass from now on: its weights will not be plain float32 ones."""
+        self.body = None
 
     @torch.no_grad()
     def width(self) -> int:
@@ -75,6 +81,12 @@ class LogProbs(nn.Module):
         """
         logprobs, entropy = TokenLogprobs.apply(self._logits(batch), batch.targets, temperature)
         return logprobs, entropy
+
+    def forget_packed(self) -> None:
+        """See `HiddenStates.forget_packed`; where the packed form was right, so is transformers' cache."""
+        if self.hidden_states.body is not None:
+            self.cache_is_right = True
+        self.hidden_states.forget_packed()
 
     def next_logits(self, texts: Sequence[Ids]) -> Tensor:
         """Logits (B, V), float32, of what follows each text of one token or more: `TOKENS` at once, all read again."""

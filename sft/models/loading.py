@@ -29,10 +29,15 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 def load_causal_lm(
-    source: ModelSource, device: torch.device | str = "cpu", dropout: float | None = 0.0, role: str = "policy"
+    source: ModelSource,
+    device: torch.device | str = "cpu",
+    dropout: float | None = 0.0,
+    role: str = "policy",
+    computes_on: torch.device | str | None = None,
 ) -> PreTrainedModel:
     """A causal language model from a folder, a hub name, or as it is, in float32 on `device`.
 
+    computes_on: the device that it will be moved to, if that is another one.
     dropout: its rates from now on (None: those of its configuration); a model that is given keeps its own.
     role: what errors call it. UserError on what is not such a model.
     """
@@ -41,7 +46,7 @@ def load_causal_lm(
         with quiet(), contextlib.suppress(Exception):  # what cannot be loaded is named below
             # It takes those of the names that it knows.
             options["config"] = AutoConfig.from_pretrained(str(source), **dict.fromkeys(DROPOUTS, dropout))
-    model = _load(AutoModelForCausalLM, source, device, role, **options)
+    model = _load(AutoModelForCausalLM, source, device, role, computes_on=computes_on, **options)
     if model.get_output_embeddings() is None or model.config.is_encoder_decoder:
         raise UserError(f"the {role} is a {type(model).__name__}: give a causal language model")
     return model
@@ -52,18 +57,25 @@ def load_classifier(
     device: torch.device | str = "cpu",
     role: str = "reward model",
     new_head: bool = False,
+    computes_on: torch.device | str | None = None,
     **options: Any,
 ) -> PreTrainedModel:
     """A sequence-classification model from a folder, a hub name, or as it is, in float32 on `device`.
 
-    new_head: whether the head may be missing from the file; it is then drawn at random. options: passed to
-    `from_pretrained`. UserError on what is not such a model.
+    new_head: whether the head may be missing from the file; it is then drawn at random. computes_on: see
+    `load_causal_lm`. options: passed to `from_pretrained`. UserError on what is not such a model.
     """
-    return _load(AutoModelForSequenceClassification, at_home(source), device, role, new_head, **options)
+    return _load(AutoModelForSequenceClassification, at_home(source), device, role, new_head, computes_on, **options)
 
 
 def _load(
-    auto: Any, source: Any, device: torch.device | str, role: str, new_head: bool = False, **options: Any
+    auto: Any,
+    source: Any,
+    device: torch.device | str,
+    role: str,
+    new_head: bool = False,
+    computes_on: torch.device | str | None = None,
+    **options: Any,
 ) -> PreTrainedModel:
     model: PreTrainedModel
     if isinstance(source, PreTrainedModel):
@@ -86,7 +98,7 @@ def _load(
     if isinstance(source, str | Path):
         model.saved_dtype = checkpoint_dtype(source)  # type: ignore[assignment]
     _check_numbers(model, role)
-    if torch.device(device).type == "cpu":
+    if torch.device(computes_on or device).type == "cpu":
         # Attention written as matmul and softmax: its backward is faster than the fused kernel's.
         model.set_attn_implementation("eager")
     nn.Module.to(model, device)  # in place

@@ -35,9 +35,13 @@ class Reader:
         """
         self.model, self.output = model, output
         self.first = first_position(model)
-        weight = next(model.parameters(), None)
-        self.device = torch.device("cpu") if weight is None else weight.device
         self.way: Way = known or self._find(role, causal)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        weight = next(self.model.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
 
     def __call__(self, padded: Padded) -> Tensor:
         """(B, T, C); of no interest where `padded.mask` is False."""

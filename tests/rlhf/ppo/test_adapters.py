@@ -81,7 +81,7 @@ def test_only_the_adapters_and_the_value_head_learn(make: Make, kind: str, rewar
     assert {name for name, weight in after.items() if not torch.equal(weight, before[name])} == learned
     assert torch.equal(logprobs(trainer.reference), reference)
     assert (logprobs(trainer.policy) - reference).abs().max() > 0.05
-    adapted: Any = trainer.adapted
+    adapted: Any = trainer.models.adapted
     with adapted.disable_adapter():
         torch.testing.assert_close(logprobs(trainer.policy), reference, atol=1e-6, rtol=0)
 

@@ -584,7 +584,7 @@ def test_a_bad_reward_is_said(make: Make, tokenizer: Any, changes: dict[str, Any
 )
 def test_what_cannot_work_is_said_in_one_line(make: Make, changes: dict[str, Any], message: str | None) -> None:
     if message is None:
-        assert make(**changes).stop_ids == {EOS}, "the model's own end-of-text token"
+        assert make(**changes).tokens.stop_ids == {EOS}, "the model's own end-of-text token"
         return
     with pytest.raises(UserError, match=message) as caught:
         make(**changes)

@@ -1,0 +1,137 @@
+"""How much memory PPO takes on each device, by arithmetic. A test compares it with measured peaks.
+
+It is about models of the Llama kind (Llama, Qwen2, Qwen3, Mistral) that transformers computes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+GIB = 2**30
+FLOAT, BFLOAT = 4, 2
+"""Bytes per number."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model of the Llama kind."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    feed_forward: int
+    queries: int
+    """Width of the queries of all heads."""
+    keys: int
+    """Width of the keys of all heads; values have the same."""
+    tied: bool
+    """Whether the embedding is the output layer too."""
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """The shape in a configuration of transformers."""
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            config.vocab_size,
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.intermediate_size,
+            head * config.num_attention_heads,
+            head * config.num_key_value_heads,
+            config.tie_word_embeddings,
+        )
+
+    @property
+    def linear(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of the linear maps in each layer."""
+        width, feed_forward = self.width, self.feed_forward
+        attention = [(width, self.queries), (width, self.keys), (width, self.keys), (self.queries, width)]
+        return [*attention, (width, feed_forward), (width, feed_forward), (feed_forward, width)]
+
+    @property
+    def layer(self) -> int:
+        """Weights of each layer."""
+        return sum(inputs * outputs for inputs, outputs in self.linear) + 2 * self.width
+
+    @property
+    def embedding(self) -> int:
+        """Weights of the embedding, and as many of the output layer where that has its own."""
+        return self.vocabulary * self.width
+
+    @property
+    def body(self) -> int:
+        """Weights of a model without a head: a value or a reward model, but for one row."""
+        return self.embedding + self.layers * self.layer + self.width
+
+    @property
+    def parameters(self) -> int:
+        """Weights of a language model."""
+        return self.body + (0 if self.tied else self.embedding)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides about memory, apart from the shape: settings of `PPOConfig`, and how the run is launched."""
+
+    rows: int
+    """Episodes per forward pass of one process: `micro_batch_size`."""
+    prompt_length: int
+    response_length: int
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    weights_dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    adapter_rank: int = 0
+    """Rank of LoRA on all linear maps of the layers; 0: all weights learn."""
+    autocast: bool = False
+    """`bf16`: products in bfloat16 whatever the weights are."""
+    eager_heads: int = 0
+    """Heads whose matrix of attention is kept, as on a CPU; 0 where attention is fused."""
+
+
+def peak(shape: Shape, setup: Setup) -> dict[str, int]:
+    """Bytes on one device at the peak of an update, by what they are for.
+
+    Of a minibatch of more than one micro-batch: the gradients of the first are there when the second is computed.
+    Rollouts have neither gradients nor activations, and stay below that.
+    """
+    frozen = BFLOAT if setup.frozen_dtype == "bfloat16" else FLOAT
+    trained = BFLOAT if setup.weights_dtype == "bfloat16" else FLOAT
+    weights = shape.parameters + shape.body
+    learned = weights
+    if setup.adapter_rank:
+        per_layer = setup.adapter_rank * sum(inputs + outputs for inputs, outputs in shape.linear)
+        learned, trained = 2 * shape.layers * per_layer, FLOAT
+    masters = learned * FLOAT if trained == BFLOAT else 0
+    below = frozen if setup.adapter_rank else trained
+    # autocast keeps a copy of what learns from its first use to the end of both forward passes; where something lies
+    # below an adapter, the backward pass keeps the copy.
+    kept = not setup.adapter_rank or not setup.gradient_checkpointing
+    copies = weights * BFLOAT if setup.autocast and below == FLOAT and kept else 0
+    return {
+        "weights that learn": learned * trained,
+        "gradients": learned * trained,
+        "optimizer": learned * 2 * FLOAT + masters,
+        "frozen weights": weights * frozen,
+        "autocast": copies,
+        "activations": _activations(shape, setup, below),
+        "logits": setup.rows * setup.response_length * shape.vocabulary * 3 * FLOAT,
+    }
+
+
+def _activations(shape: Shape, setup: Setup, weights: int) -> int:
+    """What the backward passes of policy and value model need of one micro-batch.
+
+    weights: bytes per number of those that compute.
+    """
+    length = setup.prompt_length + setup.response_length
+    tokens = setup.rows * length
+    number = BFLOAT if setup.autocast else weights
+    # Two norms each keep what goes in (in float32), the normalised and the product, and each part adds to the stream.
+    stream = shape.width * {(FLOAT, FLOAT): 24, (FLOAT, BFLOAT): 20, (BFLOAT, BFLOAT): 16}[weights, number]
+    # Queries and keys before and after their rotation, keys and values for every head, and the mix of values.
+    attention = 3 * shape.queries + 3 * shape.keys + (2 * shape.queries if shape.keys < shape.queries else 0)
+    layer = tokens * (stream + (attention + 4 * shape.feed_forward) * number)
+    if setup.eager_heads:
+        layer += tokens * length * setup.eager_heads * FLOAT
+    if setup.gradient_checkpointing:
+        return 2 * shape.layers * tokens * shape.width * weights + layer
+    return 2 * shape.layers * layer
