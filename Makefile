@@ -30,6 +30,7 @@ bench: .venv/installed
 	$(BIN)/python scripts/bench/bench.py
 
 bench-ppo: .venv/installed
+	$(BIN)/python scripts/bench/bench_start.py
 	$(BIN)/python scripts/bench/bench_ppo.py $(if $(wildcard $(RUN)),--run $(RUN))
 
 .venv/installed: pyproject.toml constraints.txt
