@@ -219,7 +219,7 @@ def test_without_learning_the_ratio_stays_one_and_the_kl_zero(make: Make, kind: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @hypothesis.settings(
-    max_examples=12, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 @given(st.sampled_from([1, 2, 4]), st.integers(1, 16), st.randoms(use_true_random=False))
 def test_any_split_gives_the_same_update(
@@ -615,8 +615,7 @@ def test_hooks_see_every_update(make: Make) -> None:
 # ---- saving ----
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize(("kind", "stop"), [("gpt2", 1), ("qwen3", 2), ("gpt2", 3)])
 def test_resuming_is_not_having_stopped(make: Make, tmp_path: Path, kind: str, stop: int) -> None:
     """Bit for bit, wherever it stopped: weights, figures, the adaptive coefficient, what hook and callback saw."""
 
@@ -707,18 +706,6 @@ def test_the_saved_policy_is_a_plain_checkpoint(make: Make, tokenizer: Any, tmp_
 
 
 # ---- learning ----
-
-
-def test_the_kl_penalty_holds_the_policy_back(causal_lm: Build, tokenizer: Any) -> None:
-    """The same task under a penalty worth more than its reward: little is learned and the KL stays small."""
-    kls = []
-    for coef in (0.0, 10.0):
-        config = settings(total_episodes=32 * 10, batch_size=32, kl_coef=coef, learning_rate=3e-3)
-        policy = causal_lm("qwen3", std=0.05)
-        trainer = PPOTrainer(policy, lambda p, r: [float(len(t)) for t in r], ["c"], config, tokenizer=tokenizer)
-        kls.append(trainer.train()[-1]["objective/kl_k3"])
-    assert kls[0] > 0.5
-    assert kls[1] < kls[0] / 3
 
 
 def test_the_value_model_learns_what_to_expect(causal_lm: Build, tokenizer: Any) -> None:
