@@ -54,8 +54,8 @@ def time_line(log: str, stages: dict[str, Any], peak: float) -> str:
         raise SystemExit("error: the log does not hold the time of the whole run: give the output of a whole run")
     made = stages["pretrain"]
     return (
-        f"Measured: {total[-1]} s on {made['corpus']['name']}, seed {made['seed']} ({made['device']}), imports included, "
-        f"at most {peak:.2f} GiB of memory."
+        f"Measured: {total[-1]} s on {made['corpus']['name']}, seed {made['seed']} ({made['device']}), imports "
+        f"included, at most {peak:.2f} GiB of memory."
     )
 
 
@@ -91,8 +91,8 @@ def headline(comparison: dict[str, Any]) -> str:
             *lines,
             "",
             f"(One request to each of {told['one']['rlhf']['n']} held-out prompts; the other columns: no request. Of "
-            f"{wins['n']} undirected pairs the aligned reply beats the SFT model's in {wins['rate']:.0%}, by the gold judge: "
-            f"{wins['low']:.0%} to {wins['high']:.0%}.)",
+            f"{wins['n']} undirected pairs the aligned reply beats the SFT model's in {wins['rate']:.0%}, by the gold "
+            f"judge: {wins['low']:.0%} to {wins['high']:.0%}.)",
         ]
     )
 
