@@ -60,6 +60,9 @@ def process_state(device: torch.device) -> PartialState:
         raise UserError("mps serves one process: launch one, or choose device cpu")
     # Told to stay on the CPU, processes that were launched together find each other there; untold, each would work
     # for itself, all on the same files.
+    if device.type == "cuda":
+        # It plans anew for every shape, 30 ms each, and a batch that shrinks as replies stop has hundreds of them.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     state = PartialState(cpu=device.type == "cpu")
     if state.device.type != device.type:
         raise UserError(
