@@ -54,7 +54,7 @@ class AlignOptions(StageOptions):
     short_coef: float = 3.0
     """Score that a reply loses for each factor e by which it is shorter than `short_below`."""
     short_below: float = 0.75
-    """Length that costs nothing, as a share of the mean length of the SFT model's replies."""
+    """Length that costs nothing, as a share of the mean length of the SFT model's replies to prompts that ask."""
     prompts: Path | None = None
     """Your own prompts, JSONL of {"prompt"}, taken as they are; where none asks for anything, for the craft alone.
     Default: the text's dialogue."""
