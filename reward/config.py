@@ -107,7 +107,7 @@ class RewardModelConfig(RankingOptions):
 
     prompts: Path | None = None
     """Your own prompts, JSONL of {"prompt"}, a tenth of them held out; default: the dialogue of the run's corpus."""
-    n_prompts: int = 2700
+    n_prompts: int = 2500
     """Prompts whose responses are ranked, at most as many as there are."""
     n_heldout: int = 360
     """Held-out prompts that the reward model is judged on, at most as many as there are."""

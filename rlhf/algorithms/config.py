@@ -250,8 +250,8 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
             cliprange_value=0.3,
             kl_coef=0.21,
             missing_eos_penalty=2.0,
-            save_every=10,
-            eval_every=12,
+            save_every=20,
+            eval_every=20,
         ),
     ),
     "gpu": (
