@@ -153,7 +153,7 @@ PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
     ),
     "laptop": (
         "2 CPU cores, under 4 minutes",
-        RewardModelConfig(include_play=True, learning_rate=3e-3),
+        RewardModelConfig(include_play=True, epochs=2, learning_rate=3e-3),
     ),
     "gpu": (
         "one GPU, bf16",
