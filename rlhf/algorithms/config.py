@@ -238,7 +238,7 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
         ),
     ),
     "laptop": (
-        "2 CPU cores, under 3 minutes",
+        "2 CPU cores, three minutes",
         replace(
             RECIPE,
             total_episodes=11_520,
