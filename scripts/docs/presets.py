@@ -3,7 +3,9 @@
 The lists stand between `<!-- presets: NAME -->` and `<!-- end -->`; a test compares them with the code.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from data.run.writing import table
 from pretrain.presets import PRESETS
@@ -13,7 +15,13 @@ from rlhf.algorithms.config import PRESETS as RLHF
 from sft.config import PRESETS as SFT
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "presets.md"
-STAGES = {"pretrain": PRESETS, "sft": SFT, "reward": REWARD, "reward.following": FOLLOWING, "rlhf": RLHF}
+STAGES: dict[str, Mapping[str, tuple[str, Any]]] = {
+    "pretrain": PRESETS,
+    "sft": SFT,
+    "reward": REWARD,
+    "reward.following": FOLLOWING,
+    "rlhf": RLHF,
+}
 ALL = ("smoke", "laptop", "gpu")
 """Those that every stage has."""
 
