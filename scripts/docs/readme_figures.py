@@ -1,21 +1,28 @@
 """Write a run's numbers and replies into README.md and docs: python scripts/docs/readme_figures.py RUN LOG
 
 LOG is what `make demo` (or scripts/run_pipeline.sh) printed. The blocks stand between `<!-- figures: NAME -->` and
-`<!-- end -->`; whatever stands there is replaced, on every page that has the block.
+`<!-- end -->`; whatever stands there is replaced, on every page that has the block. The picture of README.md,
+docs/figures/asked.png, is of the same run.
 """
 
 import json
 import re
 import sys
+import textwrap
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from rlhf.judging.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 UNDIRECTED, DIRECTED = 6, 6
 """Exchanges of docs/samples.md."""
+COLOURS = {"pretrain": "#7a746b", "sft": "#2b6399", "rlhf": "#b03024"}
+COLUMN, MOST_LINES = 29, 8
+"""Characters of a line of the picture, and its lines."""
 
 
 def blocks(run: Path, log: str) -> dict[str, str]:
@@ -159,6 +166,34 @@ def compact(row: dict[str, Any]) -> str:
     return "\n".join(["```text", asked, *said, "```"])
 
 
+def picture(comparison: dict[str, Any], path: Path) -> None:
+    """The first directed prompt with what three stages reply, next to how often each does as it is told."""
+    row, told = comparison["directed_samples"][0], comparison["directions"]["one"]
+    drawing = Figure(figsize=(12, 3.6), layout="constrained", facecolor="white")
+    replies, shares = drawing.subplots(1, 2, width_ratios=(2.6, 1))
+    replies.set_axis_off()
+    asked = row["prompt"].strip().split("\n")[-1]
+    replies.set_title(asked, loc="left", fontsize=15, family="serif", style="italic")
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        lines = [part for line in row[name].strip().split("\n") for part in textwrap.wrap(line, COLUMN) or [""]]
+        shown = "\n".join([*lines[:MOST_LINES], *["…"][: len(lines) > MOST_LINES]]) or "(says nothing)"
+        mark = "does as told" if row["followed"][name] else "not as told"
+        replies.text(place / 3, 0.94, SOURCES[name].title, color=colour, weight="bold", fontsize=13, va="top")
+        replies.text(place / 3, 0.81, shown, family="serif", fontsize=11, va="top", linespacing=1.35)
+        replies.text(place / 3, 0.02, mark, color=colour, fontsize=11)
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        rate = told[name]
+        shares.plot([rate["low"], rate["high"]], [place, place], color=colour, alpha=0.35, linewidth=8)
+        shares.plot(rate["rate"], place, "o", color=colour, markersize=9)
+        shares.annotate(f"{rate['rate']:.0%}", (rate["high"], place), (8, -4), textcoords="offset points", fontsize=12)
+    shares.set_yticks(range(len(COLOURS)), [SOURCES[name].title for name in COLOURS], fontsize=12)
+    shares.set(xlim=(0, 1), ylim=(len(COLOURS) - 0.5, -0.5), xticks=(0, 0.5, 1))
+    shares.set_title("replies that do as told", loc="left", fontsize=13)
+    shares.set_xlabel(f"{told['rlhf']['n']} held-out prompts, 95 % intervals", fontsize=10)
+    shares.spines[["top", "right", "left"]].set_visible(False)
+    drawing.savefig(path, dpi=110)
+
+
 def samples(rows: list[dict[str, Any]]) -> str:
     """Replies with who speaks to whom: the prompts themselves are the play's."""
     parts = []
@@ -176,6 +211,9 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit("error: usage: python scripts/docs/readme_figures.py RUN LOG")
     made = blocks(Path(sys.argv[1]), Path(sys.argv[2]).read_text("utf-8"))
+    picture(
+        json.loads((Path(sys.argv[1]) / "compare/compare.json").read_text("utf-8")), ROOT / "docs/figures/asked.png"
+    )
     missing = set(made)
     for page in [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text("utf-8")
