@@ -10,7 +10,7 @@ from data.run.options import check_ranges
 from data.run.record import StageRecord
 from sft.config import TrainerOptions, check_lengths
 
-SMALLEST_BATCH, STEPS_PER_EPOCH, FEWEST_STEPS, MOST_EPOCHS, PASSES = 4, 50, 24, 4, 8400
+SMALLEST_BATCH, STEPS_PER_EPOCH, FEWEST_STEPS, MOST_EPOCHS, PASSES = 4, 50, 24, 4, 6200
 """See `RankingOptions.scheduled`."""
 
 
@@ -153,7 +153,7 @@ PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
     ),
     "laptop": (
         "2 CPU cores, under 4 minutes",
-        RewardModelConfig(include_play=True, epochs=2, learning_rate=3e-3),
+        RewardModelConfig(include_play=True, learning_rate=3e-3),
     ),
     "gpu": (
         "one GPU, bf16",
