@@ -5,7 +5,7 @@ RUN ?= runs/demo
 CORPUS ?= auto
 BIN := .venv/bin
 
-.PHONY: demo play test test-slow lint bench bench-ppo clean
+.PHONY: demo play test test-slow lint notebooks bench bench-ppo clean
 
 demo: .venv/installed
 	PYTHON=$(BIN)/python scripts/run_pipeline.sh $(PRESET) $(RUN) $(CORPUS)
@@ -26,6 +26,9 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/docs/language.py
 
+notebooks: .venv/installed
+	$(BIN)/python scripts/docs/notebooks.py
+
 bench: .venv/installed
 	$(BIN)/python scripts/bench/bench.py
 
@@ -40,4 +43,4 @@ bench-ppo: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv notebooks build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

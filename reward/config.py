@@ -10,7 +10,7 @@ from data.run.options import check_ranges
 from data.run.record import StageRecord
 from sft.config import TrainerOptions, check_lengths
 
-SMALLEST_BATCH, STEPS_PER_EPOCH, FEWEST_STEPS, MOST_EPOCHS, PASSES = 4, 50, 24, 4, 8400
+SMALLEST_BATCH, STEPS_PER_EPOCH, FEWEST_STEPS, MOST_EPOCHS, PASSES = 4, 50, 24, 4, 6200
 """See `RankingOptions.scheduled`."""
 
 
@@ -107,7 +107,7 @@ class RewardModelConfig(RankingOptions):
 
     prompts: Path | None = None
     """Your own prompts, JSONL of {"prompt"}, a tenth of them held out; default: the dialogue of the run's corpus."""
-    n_prompts: int = 3600
+    n_prompts: int = 2500
     """Prompts whose responses are ranked, at most as many as there are."""
     n_heldout: int = 360
     """Held-out prompts that the reward model is judged on, at most as many as there are."""

@@ -85,8 +85,10 @@ class RankingStage(Generic[Options]):
         self.parent_folder = config.run / "sft"
         self.dtype = compute_dtype(config.precision, self.device)
         policy: Any = load_causal_lm(self.parent_folder, self.device, role="sft model")
+        self.policy = sampler(policy)  # how the model is to be read is found out in float32
         # On a CPU bfloat16 samples no faster, and its kernels for every size of a shrinking batch take gigabytes.
-        self.policy = sampler(policy if self.device.type == "cpu" else policy.to(self.dtype))
+        if self.device.type != "cpu":
+            policy.to(self.dtype)
         self.config = config.resolved(self.parent, self.policy.context_length)
         self.config.micro_batches(self.state.num_processes)  # what cannot be divided is refused before anything is made
         self.tokenizer = Tokenizer.load(self.parent_folder)

@@ -97,12 +97,12 @@ class CompletionTrainer(SilentTrainer, SFTTrainer):
         rows = [row[:end] for row, end in zip(inputs["input_ids"].tolist(), ends, strict=True)]
         prompts = [row[:start] for row, start in zip(rows, starts, strict=True)]
         completions = [row[start:] for row, start in zip(rows, starts, strict=True)]
-        states, logits = model(pairs=Batch(prompts, completions, inputs["input_ids"].device))
-        targets = torch.tensor([id for completion in completions for id in completion], device=logits.device)
         lengths = inputs["lengths"] - inputs["prompt_lengths"]
         follows = inputs["follows"].repeat_interleave(lengths)
         learned = follows != 0  # a twin's reply was not written to its prompt
-        logprobs, _ = TokenLogprobs.apply(logits[learned], targets[learned], 1.0)
+        states, logits = model(pairs=Batch(prompts, completions, inputs["input_ids"].device), learned=learned)
+        targets = torch.tensor([id for completion in completions for id in completion], device=logits.device)[learned]
+        logprobs, _ = TokenLogprobs.apply(logits, targets, 1.0)
         processes = self.accelerator.num_processes  # over whose gradients DDP takes the mean
         loss = -logprobs.sum() / num_items_in_batch * processes
         following = loss.new_zeros(())
@@ -115,7 +115,7 @@ class CompletionTrainer(SilentTrainer, SFTTrainer):
             loss = loss + self.following_coef * following
         figures = {
             "following_loss": following.detach() * self.current_gradient_accumulation_steps,
-            "mean_token_accuracy": (logits.argmax(-1) == targets)[learned].float().mean(),
+            "mean_token_accuracy": (logits.argmax(-1) == targets).float().mean(),
         }
         for name, value in figures.items():
             self._metrics["train"][name].append(self.accelerator.gather(value).mean().item())
@@ -134,13 +134,22 @@ def judgement_weights(lengths: Tensor) -> Tensor:
 
 
 def forward_pairs(
-    lm: PreTrainedModel, states: HiddenStates, forward: Any, *args: Any, pairs: Batch | None = None, **kwargs: Any
+    lm: PreTrainedModel,
+    states: HiddenStates,
+    forward: Any,
+    *args: Any,
+    pairs: Batch | None = None,
+    learned: Tensor | None = None,
+    **kwargs: Any,
 ) -> Any:
-    """Hidden states and logits (tokens, …) where the completions of `pairs` are predicted; without, as `forward`."""
+    """Hidden states (N, C) where the completions of `pairs` are predicted, and the logits of those that are `learned`.
+
+    learned: (N,), default all. Without pairs, as `forward`.
+    """
     if pairs is None:
         return forward(*args, **kwargs)
     hidden = states(pairs)
-    return hidden, lm.get_output_embeddings()(hidden).float()
+    return hidden, lm.get_output_embeddings()(hidden if learned is None else hidden[learned]).float()
 
 
 def exact_trainer(

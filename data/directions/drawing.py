@@ -14,6 +14,8 @@ HOW_MANY = (0.1, 0.75, 0.1, 0.05)
 MAIN_KINDS = ("mood", "lines")
 MAIN_SHARE = 0.9
 """How often one of a main kind replaces a direction of a pair that has none: what many ask for is learned."""
+MOST_UNASKED = 0.9
+"""What nearly every reply does unasked is still asked for now and then."""
 
 
 class Directions:
@@ -78,12 +80,22 @@ class Directions:
         kinds = [*self.kinds()]
         return [*MAIN_KINDS] if set(MAIN_KINDS) <= set(kinds) else kinds
 
-    def draw(self, kind: str, rng: random.Random, spoken_to: str = "", held_out: bool = False) -> Direction:
+    def draw(
+        self, kind: str, rng: random.Random, spoken_to: str = "", held_out: bool = False, rarer: bool = False
+    ) -> Direction:
         """A request of a kind: its rows alike, a value as often as training replies have it.
 
-        spoken_to: who spoke last, in the prompt's own spelling. held_out: a value that nothing learns from.
+        spoken_to: who spoke last, in the prompt's own spelling. held_out: a value that nothing learns from. rarer: a
+        row the more often, the fewer training replies do it unasked.
         """
-        return self._with_value(rng.choice(self._drawable(kind, held_out)), rng, spoken_to, held_out)
+        rows = self._drawable(kind, held_out)
+        chosen = rng.choices(rows, [1 - self._unasked(spec) for spec in rows])[0] if rarer else rng.choice(rows)
+        return self._with_value(chosen, rng, spoken_to, held_out)
+
+    def _unasked(self, spec: Spec) -> float:
+        """Share of the training replies, at most MOST_UNASKED, that do what a row without a value says."""
+        share = self.values[spec.text].total() / max(1, len(self.replies))
+        return 0.0 if spec.has_value else min(share, MOST_UNASKED)
 
     def draw_other(self, direction: Direction, rng: random.Random, spoken_to: str = "") -> Direction | None:
         """Another request of the same kind; None where there is no other."""
@@ -95,11 +107,13 @@ class Directions:
                 return found
         return None
 
-    def draw_several(self, kinds: Sequence[str], rng: random.Random, spoken_to: str = "") -> tuple[Direction, ...]:
-        """One request of each of these kinds, in the order of the table, none of a held-out combination."""
+    def draw_several(
+        self, kinds: Sequence[str], rng: random.Random, spoken_to: str = "", rarer: bool = False
+    ) -> tuple[Direction, ...]:
+        """One request of each of these kinds, see `draw`, in the order of the table, none of a held-out combination."""
         order = [*self.kinds(self.specs)]
         for _ in range(100):
-            drawn = [self.draw(kind, rng, spoken_to) for kind in sorted(kinds, key=order.index)]
+            drawn = [self.draw(kind, rng, spoken_to, rarer=rarer) for kind in sorted(kinds, key=order.index)]
             if self.may_be_learned(drawn):
                 break
         return tuple(drawn)

@@ -39,7 +39,7 @@ class AlignOptions(StageOptions):
     """Who says how far a reply does as its prompt asks. model: RUN/following. rule: the table of directions itself, the
     upper bound of what that model can teach. none: nothing is asked. A policy by another choice than the default's is
     left next to RUN/rlhf. A run without directions needs none."""
-    directed_share: float = 0.43
+    directed_share: float = 0.47
     """Share of the prompts that ask for something; craft alone is maximised on the others."""
     combine: Combination = "sum"
     """How craft and doing as told make one score: following_weight · following + craft, or
@@ -47,14 +47,14 @@ class AlignOptions(StageOptions):
     following is in [0, 1]."""
     following_weight: float = 9.0
     """Score of a reply that does as it is told."""
-    craft_weight: float = 2.6
+    craft_weight: float = 2.8
     """Weight of the craft where nothing is asked."""
     craft_cap: float = 0.3
     """Craft beyond this earns nothing where something is asked: what is asked comes first."""
     short_coef: float = 3.0
     """Score that a reply loses for each factor e by which it is shorter than `short_below`."""
-    short_below: float = 0.75
-    """Length that costs nothing, as a share of the mean length of the SFT model's replies."""
+    short_below: float = 0.72
+    """Length that costs nothing, as a share of the mean length of the SFT model's replies to prompts that ask."""
     prompts: Path | None = None
     """Your own prompts, JSONL of {"prompt"}, taken as they are; where none asks for anything, for the craft alone.
     Default: the text's dialogue."""
@@ -238,20 +238,20 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
         ),
     ),
     "laptop": (
-        "2 CPU cores, under 3 minutes",
+        "2 CPU cores, three minutes",
         replace(
             RECIPE,
-            total_episodes=10_240,
+            total_episodes=11_520,
             num_ppo_epochs=1,
             learning_rate=2.5e-3,
             value_learning_rate=2e-3,
             lr_floor=0.04,
             gae_lambda=0.9,
             cliprange_value=0.3,
-            kl_coef=0.21,
+            kl_coef=0.22,
             missing_eos_penalty=2.0,
-            save_every=10,
-            eval_every=12,
+            save_every=20,
+            eval_every=20,
         ),
     ),
     "gpu": (

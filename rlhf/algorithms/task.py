@@ -138,7 +138,7 @@ class AlignmentTask:
         following = (
             Learned(self.following, SCORED_AT_ONCE) if self.following else Rule(self.table.specs, self.tokenizer)
         )
-        balance = self.config.balance(statistics.fmean(map(len, self.usual_replies.ids)))
+        balance = self.config.balance(self.usual_tokens)
         return AsDirected(self.craft, following, balance, self.table.specs, self.tokenizer, self.config.prompt_length)
 
     @cached_property
@@ -190,8 +190,19 @@ class AlignmentTask:
 
     @cached_property
     def usual_replies(self) -> Replies:
-        """The SFT model's replies to them: what scores and lengths are measured by."""
+        """The SFT model's replies to them: what scores are measured by."""
         return self.replies_to(self.usual_prompts).sample(self.sft_model, draw=1)
+
+    @property
+    def usual_tokens(self) -> float:
+        """Mean length of the SFT model's replies to prompts that ask for something: what lengths are measured by."""
+        specs = self.table.specs if self.table else ()
+        asking = [prompt for prompt in self.prompts if directions_of(prompt.text or "", specs)]
+        if not asking:
+            return statistics.fmean(map(len, self.usual_replies.ids))
+        order = PromptOrder(asking, self.config.seed)
+        replies = self.replies_to(order.take(NORMALISED_ON)).sample(self.sft_model, draw=1)
+        return statistics.fmean(map(len, replies.ids))
 
     @property
     def asks(self) -> str:

@@ -31,7 +31,8 @@ def mixed_prompts(prompts: Sequence[str], table: Directions, share: float, seed:
 
 
 def draw_directed(prompt: str, table: Directions, rng: random.Random) -> str:
-    """The prompt with one or two requests, the main kinds much more often than the others."""
+    """The prompt with one or two requests, the main kinds much more often than the others, and of each what replies
+    seldom do unasked more often than the rest: it takes longer to learn."""
     main, kinds = table.main_kinds, [*table.kinds()]
     others = [kind for kind in kinds if kind not in main]
     first = rng.choice(others or main)
@@ -39,4 +40,4 @@ def draw_directed(prompt: str, table: Directions, rng: random.Random) -> str:
         first = rng.choices(main, [MAIN_WEIGHTS.get(kind, 1) for kind in main])[0]
     more = [kind for kind in main if kind != first]
     second = [rng.choice(more)] if more and rng.choices((1, 2), HOW_MANY)[0] == 2 else []
-    return directed(prompt, table.draw_several([first, *second], rng, last_speaker(prompt)))
+    return directed(prompt, table.draw_several([first, *second], rng, last_speaker(prompt), rarer=True))

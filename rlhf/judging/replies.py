@@ -9,13 +9,15 @@ from transformers import PreTrainedModel
 
 from data.dialogue import Pair, encode_completion
 from data.tokenizers import Tokenizer
-from pretrain.machine import full_precision_matmul, seeded
+from pretrain.machine import full_precision_matmul, one_thread_each, seeded
 from pretrain.sampling import generate
 from rlhf.judging.measures import cut_at_blank_line
 from sft.models.sampling import sampler
 
-BATCH = 320
-"""Rows sampled at once, at most."""
+BATCHES = {"cpu": 64}
+"""Rows that are sampled at once, at most: side by side on the cores of a CPU."""
+OTHER_BATCH = 1024
+"""The same on any other device."""
 
 
 @dataclass
@@ -110,19 +112,21 @@ class ReplySampler:
         """One continuation, as token ids, of each of the prompts."""
         was_training = lm.training
         model = sampler(lm.eval())
-        generator = seeded(self.seed * 1_000_003 + draw, lm.device)
-        drawn: list[list[int]] = []
-        rows = math.ceil(len(prompts) / math.ceil(len(prompts) / BATCH))  # batches of similar size
-        with full_precision_matmul():
-            for start in range(0, len(prompts), rows):
-                drawn += generate(
-                    model,
-                    prompts[start : start + rows],
-                    max_new_tokens=self.response_length,
-                    temperature=temperature,
-                    stop_ids=[self.tokenizer.eos_id],
-                    stop_twice=stop_twice,
-                    generator=generator,
-                )
+        count = math.ceil(len(prompts) / BATCHES.get(lm.device.type, OTHER_BATCH))
+        rows = math.ceil(len(prompts) / max(1, count))  # batches of similar size
+
+        def batch(number: int) -> list[list[int]]:
+            return generate(
+                model,
+                prompts[number * rows : (number + 1) * rows],
+                max_new_tokens=self.response_length,
+                temperature=temperature,
+                stop_ids=[self.tokenizer.eos_id],
+                stop_twice=stop_twice,
+                generator=seeded((self.seed * 1_000_003 + draw) * 1_009 + number, lm.device),
+            )
+
+        with full_precision_matmul(), one_thread_each(lm.device) as workers:
+            drawn = [reply for replies in workers.map(batch, range(count)) for reply in replies]
         lm.train(was_training)
         return drawn

@@ -1,19 +1,28 @@
-"""Write a run's figures into README.md: python scripts/docs/readme_figures.py RUN LOG
+"""Write a run's numbers and replies into README.md and docs: python scripts/docs/readme_figures.py RUN LOG
 
 LOG is what `make demo` (or scripts/run_pipeline.sh) printed. The blocks stand between `<!-- figures: NAME -->` and
-`<!-- end -->`; whatever stands there is replaced.
+`<!-- end -->`; whatever stands there is replaced, on every page that has the block. The picture of README.md,
+docs/figures/asked.png, is of the same run.
 """
 
 import json
 import re
 import sys
+import textwrap
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from rlhf.judging.sources import SOURCES
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+UNDIRECTED, DIRECTED = 6, 6
+"""Exchanges of docs/samples.md."""
+COLOURS = {"pretrain": "#7a746b", "sft": "#2b6399", "rlhf": "#b03024"}
+COLUMN, MOST_LINES = 29, 8
+"""Characters of a line of the picture, and its lines."""
 
 
 def blocks(run: Path, log: str) -> dict[str, str]:
@@ -26,9 +35,12 @@ def blocks(run: Path, log: str) -> dict[str, str]:
     peak = max(stage["peak_memory_gib"] for stage in stages.values())
     return {
         "timings": timings(log, stages, peak, date.fromtimestamp((run / "compare/stage.json").stat().st_mtime)),
+        "headline": headline(comparison),
+        "two": "\n".join(map(compact, comparison["directed_samples"][:2])),
+        "time": time_line(log, stages, peak),
         "table": figures(comparison),
         "directed": directed(comparison),
-        "samples": samples(comparison["samples"][:10]),
+        "samples": samples(comparison["samples"][:UNDIRECTED]),
         "pretrain": f"In the run above: {pretrain['bits_per_char']:.4f} bits ({pretrain['nats_per_char']:.4f} nats) "
         f"per character, after {stages['pretrain']['wall_seconds']:.0f} s.",
         "sft": f"In the run above: {sft['perplexity_before']:.2f} → {sft['perplexity_after']:.2f}; "
@@ -42,6 +54,18 @@ def blocks(run: Path, log: str) -> dict[str, str]:
     }
 
 
+def time_line(log: str, stages: dict[str, Any], peak: float) -> str:
+    """What the whole pipeline took, in one line."""
+    total = re.findall(r"^total +(\d+) s$", log, re.MULTILINE)
+    if not total:
+        raise SystemExit("error: the log does not hold the time of the whole run: give the output of a whole run")
+    made = stages["pretrain"]
+    return (
+        f"Measured: {total[-1]} s on {made['corpus']['name']}, seed {made['seed']} ({made['device']}), imports "
+        f"included, at most {peak:.2f} GiB of memory."
+    )
+
+
 def timings(log: str, stages: dict[str, Any], peak: float, made_on: date) -> str:
     """What the pipeline says of its stages, imports included."""
     rows = re.findall(r"^(\w+) +(\d+) s$", log, re.MULTILINE)
@@ -53,6 +77,30 @@ def timings(log: str, stages: dict[str, Any], peak: float, made_on: date) -> str
         f"Measured by `make demo` on {made['corpus']['name']}, seed {made['seed']} ({made['device']}, torch "
         f"{made['versions']['torch']}, {made_on.isoformat()}; at most {peak:.2f} GiB of memory):\n\n"
         f"| stage | wall time, imports included |\n|---|---|\n{table}"
+    )
+
+
+def headline(comparison: dict[str, Any]) -> str:
+    """Four rows: who does as told, and how well the replies are made."""
+    told, stages = comparison["directions"], comparison["stages"]
+    lines = ["| | does as told (95 % interval) | gold | stops | distinct-2 | KL, nats |", "|---|---|---|---|---|---|"]
+    for name in ("pretrain", "sft", "rlhf", "original"):
+        title = f"**{SOURCES[name].title}**" if name == "rlhf" else SOURCES[name].title
+        rate, row = told["one"][name], stages[name]
+        kl = "" if row["kl_to_sft"] is None else f"{row['kl_to_sft']:.1f}"
+        lines.append(
+            f"| {title} | {rate['rate']:.2f} ({rate['low']:.2f} to {rate['high']:.2f}) | {row['gold']:.3f} | "
+            f"{row['stopped']:.0%} | {row['distinct_2']:.2f} | {kl} |"
+        )
+    wins = comparison["win_rates"]["rlhf_vs_sft"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"(One request to each of {told['one']['rlhf']['n']} held-out prompts; the other columns: no request. Of "
+            f"{wins['n']} undirected pairs the aligned reply beats the SFT model's in {wins['rate']:.0%}, by the gold "
+            f"judge: {wins['low']:.0%} to {wins['high']:.0%}.)",
+        ]
     )
 
 
@@ -90,8 +138,14 @@ def directed(comparison: dict[str, Any]) -> str:
         share = f"{rate['rate']:.3f} | {rate['low']:.3f} to {rate['high']:.3f} | {told['wrong'][name]['rate']:.3f}"
         worth = f"{craft['gold']:.3f} | {craft['tokens_free']:.0f} | {craft['distinct_2']:.3f} | {kl}"
         lines.append(f"| {title} | {share} | {worth} |")
-    lines += ["", f"({told['one']['rlhf']['n']} held-out prompts. The first six, unselected:)", ""]
-    for row in comparison["directed_samples"][:6]:
+    lines += ["", f"({told['one']['rlhf']['n']} held-out prompts. The first {DIRECTED}, unselected:)", ""]
+    return "\n".join([*lines, exchanges(comparison["directed_samples"][:DIRECTED])])
+
+
+def exchanges(rows: list[dict[str, Any]]) -> str:
+    """Directed replies of the SFT model and of the aligned one, under what was asked."""
+    lines = []
+    for row in rows:
         reply = row["prompt"].strip().split("\n")[-1].removesuffix(":")
         shown = "".join(
             f"\n   {SOURCES[stage].title}, {'as told' if row['followed'][stage] else 'not as told'}:\n\n"
@@ -100,6 +154,44 @@ def directed(comparison: dict[str, Any]) -> str:
         )
         lines.append(f"- **{reply}**\n{shown}")
     return "\n".join(lines)
+
+
+def compact(row: dict[str, Any]) -> str:
+    """A directed exchange in one block."""
+    asked = row["prompt"].strip().split("\n")[-1]
+    said = (
+        f"[{SOURCES[stage].title}, {'as told' if row['followed'][stage] else 'not as told'}]\n{row[stage].strip()}"
+        for stage in ("sft", "rlhf")
+    )
+    return "\n".join(["```text", asked, *said, "```"])
+
+
+def picture(comparison: dict[str, Any], path: Path) -> None:
+    """The first directed prompt with what three stages reply, next to how often each does as it is told."""
+    row, told = comparison["directed_samples"][0], comparison["directions"]["one"]
+    drawing = Figure(figsize=(12, 3.6), layout="constrained", facecolor="white")
+    replies, shares = drawing.subplots(1, 2, width_ratios=(2.6, 1))
+    replies.set_axis_off()
+    asked = row["prompt"].strip().split("\n")[-1]
+    replies.set_title(asked, loc="left", fontsize=15, family="serif", style="italic")
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        lines = [part for line in row[name].strip().split("\n") for part in textwrap.wrap(line, COLUMN) or [""]]
+        shown = "\n".join([*lines[:MOST_LINES], *["…"][: len(lines) > MOST_LINES]]) or "(says nothing)"
+        mark = "does as told" if row["followed"][name] else "not as told"
+        replies.text(place / 3, 0.94, SOURCES[name].title, color=colour, weight="bold", fontsize=13, va="top")
+        replies.text(place / 3, 0.81, shown, family="serif", fontsize=11, va="top", linespacing=1.35)
+        replies.text(place / 3, 0.02, mark, color=colour, fontsize=11)
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        rate = told[name]
+        shares.plot([rate["low"], rate["high"]], [place, place], color=colour, alpha=0.35, linewidth=8)
+        shares.plot(rate["rate"], place, "o", color=colour, markersize=9)
+        shares.annotate(f"{rate['rate']:.0%}", (rate["high"], place), (8, -4), textcoords="offset points", fontsize=12)
+    shares.set_yticks(range(len(COLOURS)), [SOURCES[name].title for name in COLOURS], fontsize=12)
+    shares.set(xlim=(0, 1), ylim=(len(COLOURS) - 0.5, -0.5), xticks=(0, 0.5, 1))
+    shares.set_title("replies that do as told", loc="left", fontsize=13)
+    shares.set_xlabel(f"{told['rlhf']['n']} held-out prompts, 95 % intervals", fontsize=10)
+    shares.spines[["top", "right", "left"]].set_visible(False)
+    drawing.savefig(path, dpi=110)
 
 
 def samples(rows: list[dict[str, Any]]) -> str:
@@ -118,15 +210,23 @@ def samples(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit("error: usage: python scripts/docs/readme_figures.py RUN LOG")
-    text = README.read_text("utf-8")
-    for name, block in blocks(Path(sys.argv[1]), Path(sys.argv[2]).read_text("utf-8")).items():
-        begin = f"<!-- figures: {name} -->"
-        before, found, rest = text.partition(begin)
-        _, ended, after = rest.partition("<!-- end -->")
-        if not (found and ended):
-            raise SystemExit(f"error: README.md has no block {begin} … <!-- end -->")
-        text = f"{before}{begin}\n{block}\n<!-- end -->{after}"
-    README.write_text(text, "utf-8")
+    made = blocks(Path(sys.argv[1]), Path(sys.argv[2]).read_text("utf-8"))
+    picture(
+        json.loads((Path(sys.argv[1]) / "compare/compare.json").read_text("utf-8")), ROOT / "docs/figures/asked.png"
+    )
+    missing = set(made)
+    for page in [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text("utf-8")
+        for name, block in made.items():
+            begin = f"<!-- figures: {name} -->"
+            before, found, rest = text.partition(begin)
+            _, ended, after = rest.partition("<!-- end -->")
+            if found and ended:
+                text = f"{before}{begin}\n{block}\n<!-- end -->{after}"
+                missing.discard(name)
+        page.write_text(text, "utf-8")
+    if missing:
+        raise SystemExit(f"error: no page has a block for {', '.join(sorted(missing))}")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 import random
 from collections import Counter
+from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.console import UserError
-from data.directions.drawing import HOW_MANY, Directions
+from data.directions.drawing import HOW_MANY, MOST_UNASKED, Directions
 from data.directions.specs import Direction, Spec, load_specs
 from data.directions.table import HELD_OUT_COMBINATIONS, HELD_OUT_WORDS
 
@@ -64,6 +65,18 @@ def test_values_count_what_may_be_learned() -> None:
     assert TABLE.values["with the word {}"] == {"love": 1, "gentle": 1, "hear": 1}
     assert TABLE.values["beginning with {}"] == {"What": 2, "I": 2, "O": 1, "So": 1}
     assert TABLE.values["to {}"] == {"Romeo": 2, "Juliet": 1}
+
+
+def test_what_replies_seldom_do_unasked_is_asked_for_more_often() -> None:
+    rng = random.Random(1)
+    rows = {str(Direction(spec)): spec for spec in TABLE.kinds()["mood"]}
+    unasked = {text: fmean(Direction(spec).followed(reply) for reply in TABLE.replies) for text, spec in rows.items()}
+    weights = {text: 1 - min(share, MOST_UNASKED) for text, share in unasked.items()}
+    assert len({*weights.values()}) > 1
+    drawn = Counter(str(TABLE.draw("mood", rng, rarer=True)) for _ in range(4000))
+    for text, weight in weights.items():
+        assert drawn[text] / 4000 == pytest.approx(weight / sum(weights.values()), abs=0.03)
+    assert TABLE.draw_several(["beginning"], rng, rarer=True), "what every reply does is asked for too"
 
 
 def test_draws_are_seeded_and_as_usual_as_the_text_has_them() -> None:

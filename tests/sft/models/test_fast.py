@@ -157,3 +157,4 @@ def test_what_computes_something_else_stays_as_it_is() -> None:
         "gpt_neox", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=50
     )
     assert packed_body(AutoModelForCausalLM.from_config(unknown).base_model) is None
+    assert packed_body(build("qwen3").bfloat16().base_model) is None, "the two could not be compared"
