@@ -59,7 +59,7 @@ def process_state(device: torch.device) -> PartialState:
     if device.type == "mps" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("mps serves one process: launch one, or choose device cpu")
     if device.type == "cuda":
-        # It plans anew for every shape, 30 ms each, and a batch that shrinks as replies stop has hundreds of them.
+        # cuDNN plans attention anew for every shape, 30 ms each; a batch that shrinks as replies stop has hundreds.
         torch.backends.cuda.enable_cudnn_sdp(False)
     # Told to stay on the CPU, processes that were launched together find each other there; untold, each would work
     # for itself, all on the same files.

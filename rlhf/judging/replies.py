@@ -14,10 +14,8 @@ from pretrain.sampling import generate
 from rlhf.judging.measures import cut_at_blank_line
 from sft.models.sampling import sampler
 
-BATCHES = {"cpu": 64}
-"""Rows that are sampled at once, at most: side by side on the cores of a CPU."""
-OTHER_BATCH = 1024
-"""The same on any other device."""
+BATCH, GPU_BATCH = 64, 1024
+"""Rows of a batch, at most: on a CPU every core has one of its own, a GPU takes one after the other."""
 
 
 @dataclass
@@ -112,7 +110,7 @@ class ReplySampler:
         """One continuation, as token ids, of each of the prompts."""
         was_training = lm.training
         model = sampler(lm.eval())
-        count = math.ceil(len(prompts) / BATCHES.get(lm.device.type, OTHER_BATCH))
+        count = math.ceil(len(prompts) / (BATCH if lm.device.type == "cpu" else GPU_BATCH))
         rows = math.ceil(len(prompts) / max(1, count))  # batches of similar size
 
         def batch(number: int) -> list[list[int]]:

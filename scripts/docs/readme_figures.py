@@ -33,11 +33,12 @@ def blocks(run: Path, log: str) -> dict[str, str]:
     pretrain, sft, reward, rlhf = (results[name] for name in ("pretrain", "sft", "reward", "rlhf"))
     aligned = comparison["reward_model"]["rlhf"]
     peak = max(stage["peak_memory_gib"] for stage in stages.values())
+    made_on = date.fromtimestamp((run / "compare/stage.json").stat().st_mtime)
     return {
-        "timings": timings(log, stages, peak, date.fromtimestamp((run / "compare/stage.json").stat().st_mtime)),
+        "timings": timings(log, stages, peak, made_on),
         "headline": headline(comparison),
         "two": "\n".join(map(compact, comparison["directed_samples"][:2])),
-        "time": time_line(log, stages, peak),
+        "time": time_line(log, stages, peak, made_on),
         "table": figures(comparison),
         "directed": directed(comparison),
         "samples": samples(comparison["samples"][:UNDIRECTED]),
@@ -54,15 +55,15 @@ def blocks(run: Path, log: str) -> dict[str, str]:
     }
 
 
-def time_line(log: str, stages: dict[str, Any], peak: float) -> str:
+def time_line(log: str, stages: dict[str, Any], peak: float, made_on: date) -> str:
     """What the whole pipeline took, in one line."""
     total = re.findall(r"^total +(\d+) s$", log, re.MULTILINE)
     if not total:
         raise SystemExit("error: the log does not hold the time of the whole run: give the output of a whole run")
     made = stages["pretrain"]
     return (
-        f"Measured: {total[-1]} s on {made['corpus']['name']}, seed {made['seed']} ({made['device']}), imports "
-        f"included, at most {peak:.2f} GiB of memory."
+        f"Measured: {total[-1]} s on {made['corpus']['name']}, seed {made['seed']} ({made['device']}, {made_on}), "
+        f"imports included, at most {peak:.2f} GiB of memory."
     )
 
 

@@ -40,7 +40,7 @@ def test_each_reply_answers_its_own_prompt(
 ) -> None:
     """At temperature 0 all replies to a prompt are the one that it has alone."""
     lm = load_causal_lm(directed_maker.run / "sft", "cpu")
-    monkeypatch.setattr(module, "BATCHES", {"cpu": 5})
+    monkeypatch.setattr(module, "BATCH", 5)
     alone = sampler.sample(lm, 1, temperature=0.0)
     assert len(set(alone.texts)) > 1
     for each in sampler.several(lm, 1, 3, temperature=0.0):
