@@ -113,7 +113,11 @@ def test_every_chapter_asks_runs_and_points_at_the_code() -> None:
         page = path.read_text("utf-8")
         assert re.match(r"# \d+\. [^\n]+\n\n\*[^*]+\?\*\n", page), f"{path.name}: no question"
         assert runner["read_blocks"](page), path.name
-        assert "## Try it\n" in page, path.name
+        assert "**Predict before you run it:**" in page, path.name
+        exercises, _, solutions = page.partition("## Try it\n")[2].partition("<summary>Solutions</summary>\n")
+        for part in (exercises, solutions.partition("</details>")[0]):
+            assert re.findall(r"^(\d)\. ", part, re.MULTILINE) == ["1", "2"], f"{path.name}: two of each"
+        assert "```python\n" in solutions, f"{path.name}: solutions that are run"
         assert re.search(r"In the project[^#]*\.py\)", page), path.name
 
 
