@@ -23,10 +23,10 @@ from pretrain.checkpoint import new_model, save_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split
 from pretrain.machine import OwnPrecision, choose_device, compute_dtype, process_state, seeded, short_seed
-from pretrain.optim import build_optimizers, set_schedule
 from pretrain.sample import sample_texts
-from pretrain.schedules import learning_rate_scale
-from pretrain.teachers import load_teachers, mean_prediction, teacher_configs
+from pretrain.training.optim import build_optimizers, set_schedule
+from pretrain.training.schedules import learning_rate_scale
+from pretrain.training.teachers import load_teachers, mean_prediction, teacher_configs
 
 CARD = Card(
     what="A small language model trained from scratch on one text. It continues text; it was not taught to answer "

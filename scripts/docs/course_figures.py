@@ -24,8 +24,8 @@ from pretrain.attention_map import attention_weights, draw_shares, token_labels
 from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT, GPTConfig
-from pretrain.schedules import learning_rate_scale
 from pretrain.train import pretrain
+from pretrain.training.schedules import learning_rate_scale
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "course" / "figures"

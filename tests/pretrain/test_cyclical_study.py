@@ -30,8 +30,8 @@ from pretrain.cyclical_study.__main__ import (
     run_trial,
 )
 from pretrain.cyclical_study.report import bootstrap_interval, study_figures, write_tables
-from pretrain.schedules import learning_rate_scale
 from pretrain.train import Pretraining
+from pretrain.training.schedules import learning_rate_scale
 
 Run = Callable[..., Any]
 SCHEDULES = ["constant", "constant_mean", "triangular", "triangular2", "exp_range", "cosine"]

@@ -6,7 +6,7 @@ import torch
 from pretrain.checkpoint import new_model
 from pretrain.model import GPTConfig
 from pretrain.presets import PRESETS
-from pretrain.schedules import learning_rate_scale
+from pretrain.training.schedules import learning_rate_scale
 
 VOCABULARIES = {"char": 65, "gpt2": 50_258}
 """Characters as the originals count them: without our two special tokens."""

@@ -21,8 +21,8 @@ from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.evaluate import evaluate_split, total_nats
 from pretrain.model import GPT, GPTConfig
-from pretrain.optim import Muon, build_optimizers, set_schedule
 from pretrain.train import Pretraining, Windows, pretrain
+from pretrain.training.optim import Muon, build_optimizers, set_schedule
 from tests.cards import check_card
 
 WORDS = ["the", "a", "my", "thy", "king", "queen", "sword", "crown", "loves", "fears", "gives", "takes", "and", "or"]

@@ -13,9 +13,9 @@ from data.console import UserError
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT, GPTConfig
 from pretrain.presets import PRESETS
-from pretrain.teachers import mean_prediction, teacher_configs
 from pretrain.train import Pretraining
 from pretrain.train import pretrain as train
+from pretrain.training.teachers import mean_prediction, teacher_configs
 
 
 def test_the_loss_against_what_teachers_expect_by_hand() -> None:

@@ -8,8 +8,8 @@ import torch
 
 from data.console import UserError
 from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
-from pretrain.optim import build_optimizers, set_schedule
-from pretrain.schedules import learning_rate_scale
+from pretrain.training.optim import build_optimizers, set_schedule
+from pretrain.training.schedules import learning_rate_scale
 
 
 def test_learning_rate_schedules_by_hand() -> None:
