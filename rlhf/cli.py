@@ -36,6 +36,7 @@ ALIGNMENT = {
     "rlhf": Command("rlhf", "Align the SFT model: PPO, or another algorithm."),
     "compare": Command("rlhf.compare", "Compare all stages on held-out prompts and write the report."),
     "algorithms": Command("rlhf.algorithms", "Compare the algorithms of a run in one table and one plot."),
+    "pipeline": Command("rlhf.pipeline", "Run all stages in sequence."),
     "directions": Command("rlhf.directions", "Measure which stage does what a prompt asks."),
     "taste": Command("rlhf.taste", "Align a model with a few rankings, next to the run's own."),
     "gold": Command("reward.gold", "Score real replies and degenerate text with the gold judge."),
