@@ -34,6 +34,7 @@ WORDS = {
     "kl_in": ("reward", "loss"),
     "missing_eos_rule": ("subtract", "replace"),
     "frozen_dtype": ("float32", "bfloat16"),
+    "shard": (None, "trained", "all"),
     "weights_dtype": ("float32", "bfloat16"),
     "score_transform": (None, "clip", "sigmoid"),
 }
@@ -178,6 +179,12 @@ class PPOConfig:
     Quantised weights stay as they are."""
     weights_dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type in which policy and value model compute; the optimizer keeps and saves float32 weights in any case."""
+    shard: Literal["trained", "all"] | None = None
+    """What is divided among the processes, by torch's FSDP2: weights, gradients and optimizer state of policy and value
+    model; or "all", the weights that do not learn included. None: nothing, every process has all."""
+    gather_for_generation: bool = True
+    """With `shard`: sample from a policy that is gathered once per rollout. False: gather each layer for every token,
+    which is slower, for a policy that does not fit one device."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of each layer of policy and value model for the backward pass, and compute the rest again:
     less memory for one more forward pass."""
@@ -256,6 +263,10 @@ class PPOConfig:
         if self.value_only_updates and not self.vf_coef:
             raise UserError("value_only_updates is set and vf_coef is 0, so that nothing would learn: set one of them")
         self._check_scores()
+        if self.shard is not None and processes == 1:
+            raise UserError("shard divides weights among processes, and there is one: launch several, or leave it out")
+        if self.shard is None and not self.gather_for_generation:
+            raise UserError("gather_for_generation is False and nothing is divided: set shard, or leave it out")
         if self.cpu and self.device != "cpu":
             raise UserError(f"cpu is set and device is {self.device}: leave one of them out")
         for name in ("save_every", "save_best", "save_rollouts"):

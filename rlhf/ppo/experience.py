@@ -15,13 +15,13 @@ from pretrain.machine import OwnPrecision, full_precision_matmul
 from pretrain.sampling import generate
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.networks import ValueModel
+from rlhf.ppo.placement.sharding import Lockstep
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.reference import ReferenceScores
 from rlhf.ppo.rewards.rules import Scored, Scorer
 from rlhf.ppo.rollout import Episode
 from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
-from sft.models.sampling import sampler
 
 T = TypeVar("T")
 
@@ -45,8 +45,9 @@ class Experience:
         reference: LogProbs,
         value: ValueModel,
         scorer: Scorer,
+        lockstep: Lockstep,
     ) -> None:
-        self.config, self.accelerator, self.scorer = config, accelerator, scorer
+        self.config, self.accelerator, self.scorer, self.lockstep = config, accelerator, scorer, lockstep
         self.policy, self.reference, self.value = policy, reference, value
         self.failed = False
         """Whether the last `of_all` failed: then every process has raised an error."""
@@ -78,7 +79,8 @@ class Experience:
         failure: Exception | None = None
         made: Sequence[T] = []
         try:
-            made = make()
+            with self.lockstep:
+                made = make()
         except Exception as error:  # a reward function's own, of any kind
             failure = error
             if self.accelerator.num_processes > 1 and not isinstance(error, UserError):
@@ -98,9 +100,11 @@ class Experience:
         No top-k, no top-p, no minimum length, or the KL would be measured on another distribution than was sampled.
         """
         cuda = self.accelerator.device.type == "cuda"
-        with self.accelerator.autocast() if cuda else full_precision_matmul():
+        context = self.accelerator.autocast() if cuda else full_precision_matmul()
+        dtype = torch.bfloat16 if self.accelerator.bf16 else torch.float32
+        with self.lockstep.sampler(model, dtype) as cached, context:
             return generate(
-                sampler(model, torch.bfloat16 if self.accelerator.bf16 else torch.float32),
+                cached,
                 prompts,
                 max_new_tokens=self.config.response_length,
                 temperature=self.config.temperature,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from data.console import UserError
 from rlhf.ppo import losses
@@ -15,6 +16,7 @@ from rlhf.ppo.adapters import trainable
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.networks import ValueModel
 from rlhf.ppo.placement.precision import MasterAdam, Masters
+from rlhf.ppo.placement.sharding import full_tensor
 from rlhf.ppo.rollout import Rollout, unflatten
 from sft.models.batch import micro_batches
 from sft.models.forward import LogProbs
@@ -69,7 +71,10 @@ class Learner:
         self.policy: Any
         self.value: Any
         self.optimizer: Any
-        self.policy, self.value, self.optimizer = accelerator.prepare(policy, value, optimizer)
+        if isinstance(policy, FSDPModule):  # does the same by itself
+            self.policy, self.value, self.optimizer = policy, value, accelerator.prepare(optimizer)
+        else:
+            self.policy, self.value, self.optimizer = accelerator.prepare(policy, value, optimizer)
 
     def set_learning_rates(self, updates_done: int) -> None:
         """A line up over `warmup_updates`, and one down to `lr_floor` of the rate where the run ends."""
@@ -167,8 +172,10 @@ class Learner:
     def _optimizer_step(self, stats: dict[str, float], limits: tuple[float, float]) -> dict[str, float]:
         """Clip and step both networks, or raise Diverged with the weights as they were."""
         bound = self.config.max_grad_norm
-        policy_norm = float(self.accelerator.clip_grad_norm_(self.policy.parameters(), bound))
-        value_norm = float(self.accelerator.clip_grad_norm_(self.value.parameters(), bound))
+        policy_norm, value_norm = (
+            float(full_tensor(self.accelerator.clip_grad_norm_(network.parameters(), bound)))
+            for network in (self.policy, self.value)
+        )
         numbers = (stats["policy_loss"], stats["value_loss"], policy_norm, value_norm)
         # "not below" rather than "above": NaN is neither.
         below = all(abs(loss) < limit for loss, limit in zip(numbers, limits, strict=False))
@@ -180,6 +187,7 @@ class Learner:
                 "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
             )
         self.optimizer.step()
+        self.optimizer.zero_grad()  # a rollout may follow, which needs the memory
         return {"policy_norm": policy_norm, "value_norm": value_norm}
 
     def _check_first_ratio(self, error: float) -> None:

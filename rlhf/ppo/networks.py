@@ -53,7 +53,8 @@ class ValueModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Values (N,), float32, at the positions that predict the batch's N response tokens."""
         states = self.hidden_states(batch)
-        return self.score(states.to(self.score.weight.dtype)).squeeze(-1).float()
+        # A sum of one, and no view: the hooks of FSDP are on what is given out.
+        return self.score(states.to(self.score.weight.dtype)).sum(-1).float()
 
 
 def value_classifier(value: ValueModel) -> PreTrainedModel:

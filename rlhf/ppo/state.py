@@ -31,9 +31,11 @@ VERSION = 5
 FREE_SETTINGS = {
     *("output_dir", "save_every", "eval_every", "log_samples", "report_to", "project", "run_name"),
     *("save_best", "save_rollouts"),
-    *("micro_batch_size", "cpu", "device", "gradient_checkpointing"),
+    *("micro_batch_size", "cpu", "device", "gradient_checkpointing", "gather_for_generation"),
 }
 """Settings that a resumed run may change: they do not alter what is learned."""
+PARTS = "sharded"
+"""Folder in a state of what is divided among processes."""
 WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
 """Files of transformers that hold weights, or say where they are."""
 
@@ -47,11 +49,18 @@ def make_folder(folder: str | Path) -> None:
         raise UserError(f"cannot save into {folder} ({error.strerror}): choose another folder") from error
 
 
-def save(folder: str | Path, accelerator: Accelerator, shared: dict[str, Any], own: dict[str, Any]) -> None:
+def save(
+    folder: str | Path,
+    accelerator: Accelerator,
+    shared: dict[str, Any],
+    own: dict[str, Any],
+    parts: Callable[[Path], None] | None = None,
+) -> None:
     """Write a training state to `folder`, which is replaced only when the new one is complete.
 
-    shared: what all processes share, written by the first. own: this process's. Every process must call it, and each
-    gets the UserError of one that cannot write.
+    shared: what all processes share, written by the first. own: this process's. parts: writes, into a folder, this
+    process's part of what is divided among them. Every process must call it, and each gets the UserError of one that
+    cannot write.
     """
     folder = with_home(folder)
     partial, old = folder.with_name(f".{folder.name}.partial"), _old(folder)
@@ -64,6 +73,8 @@ def save(folder: str | Path, accelerator: Accelerator, shared: dict[str, Any], o
 
     def write() -> None:
         torch.save(own, partial / f"random_{accelerator.process_index}.pt")
+        if parts is not None:
+            parts(partial / PARTS)
         if accelerator.is_main_process:
             torch.save(shared | {"version": VERSION}, partial / "state.pt")
 
@@ -161,8 +172,8 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or first_line(error)
 
 
-def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(shared, own) of process number `rank`, as `save` was given them.
+def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """(shared, own) of process number `rank`, as `save` was given them, and the folder of its parts.
 
     identity: the entries of `shared` that must be the same; see `identity`. UserError where the state is missing,
     damaged or of another run.
@@ -175,10 +186,13 @@ def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[
     if not folder.exists() and _old(folder).exists():
         # Killed between the two renames: the previous state is whole, under its temporary name.
         folder = _old(folder)
-    shared, own = _read(folder / "state.pt"), _read(folder / f"random_{rank}.pt")
+    shared = _read(folder / "state.pt")
     if shared.get("version") != VERSION:
         raise UserError(f"{folder} was written by another version: start without resuming")
     before, now = shared["processes"], identity["processes"]
+    if identity["settings"]["shard"] is not None:  # any number reads what another number wrote
+        rank, identity = rank % before, identity | {"processes": before}
+    own = _read(folder / f"random_{rank}.pt")
     of_another_run = {
         "processes": f"on {before} processes, this one has {now}: launch as many as before",
         "prompts": "on other prompts: give the same ones, or start without resuming",
@@ -188,12 +202,12 @@ def load(folder: str | Path, rank: int, identity: dict[str, Any]) -> tuple[dict[
         if shared[name] != identity[name]:
             raise UserError(f"{folder} is of a run {words}")
     for name, value in identity["settings"].items():
-        if (saved := shared["settings"].get(name)) != value:
+        if (saved := shared["settings"].get(name, getattr(PPOConfig, name, None))) != value:
             raise UserError(
                 f"{folder} is of a run with {name}={saved}, this one has {value}: use the same settings, or start "
                 "without resuming"
             )
-    return shared, own
+    return shared, own, folder / PARTS
 
 
 def identity(config: PPOConfig, peft_config: Any, processes: int, prompts: str, reference: str) -> dict[str, Any]:

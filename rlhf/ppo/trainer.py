@@ -12,12 +12,14 @@ et al. (arXiv 1909.08593), "The N+ Implementation Details of RLHF with PPO" (arX
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
+from torch import nn
 
 from data.console import UserError, console
 from data.jsonl import with_home
@@ -30,6 +32,7 @@ from rlhf.ppo.experience import Experience
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.learner import Diverged, Learner
 from rlhf.ppo.networks import value_classifier
+from rlhf.ppo.placement import sharding
 from rlhf.ppo.placement.models import Models
 from rlhf.ppo.prompts import PromptOrder
 from rlhf.ppo.rewards.combine import RewardSource
@@ -114,7 +117,9 @@ class PPOTrainer:
         trackers = [*config.report_to] or None
         self.accelerator = OwnPrecision(device, bf16, log_with=trackers, project_dir=config.output_dir)
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise UserError("PPO samples from whole models: launch without FSDP or DeepSpeed (data parallel works)")
+            raise UserError(
+                "PPO divides models among processes by itself: launch without FSDP or DeepSpeed, and set shard"
+            )
         config.check(self.accelerator.num_processes)
         if peft_config is not None:
             check_peft(peft_config)
@@ -145,7 +150,9 @@ class PPOTrainer:
         # Every process draws the numbers of all, so that many processes do what one would.
         self.sampler = seeded(config.seed)
         self.shuffler = seeded(config.seed + 1)
-        self.experience = Experience(config, self.accelerator, self.policy, self.reference, self.value, self.scorer)
+        self.experience = Experience(
+            config, self.accelerator, self.policy, self.reference, self.value, self.scorer, models.lockstep
+        )
         self.learner = Learner(config, self.accelerator, self.policy, self.value, self.shuffler, models.masters)
         self.updates_done = 0
         self.best = -math.inf
@@ -183,8 +190,11 @@ class PPOTrainer:
             # Hours of learning are not lost to a reward or a callback that fails.
             if self.config.output_dir is None or not (self.updates_done or isinstance(error, Diverged)):
                 raise
-            told = state.keep_last_good(error, self._write, self.config.output_dir / "last_good")
-            if isinstance(error, UserError) or self.experience.failed:  # in all processes
+            everywhere = isinstance(error, UserError) or self.experience.failed  # in all processes
+            if self.config.shard is not None and not everywhere:
+                raise  # its weights cannot be gathered
+            told = state.keep_last_good(error, self._write_policy, self.config.output_dir / "last_good")
+            if everywhere:
                 self.accelerator.wait_for_everyone()  # a launcher ends all when one has ended
             if told is error:
                 raise
@@ -239,7 +249,6 @@ class PPOTrainer:
         prompts = [prompt for prompt in distinct for _ in range(config.samples_per_prompt)][share]
         noise = torch.rand(config.batch_size, config.response_length, dtype=torch.float64, generator=self.sampler)
         seconds: dict[str, float] = {}
-        self.learner.optimizer.zero_grad()  # a rollout needs the memory of the last update's gradients
         episodes = self.experience.of_all(lambda: self.experience(prompts, noise[share], seconds))
         clock = time.perf_counter()
         rollout = self.prepare_rollout(episodes)
@@ -269,16 +278,22 @@ class PPOTrainer:
         value: write the value model too, as a sequence classifier in `folder`/value, with what adapters it has merged;
         another trainer starts from it by `value=`.
         """
-        classifier = value_classifier(self.models.whole(self.value)) if value else None
-        state.together(lambda: self._write(folder), folder)
-        if classifier is not None:
-            state.together(lambda: self._write(with_home(folder) / "value", classifier), folder)
+        classifiers: list[Any] = []
+        if value and (whole := self.models.whole(self.value)) is not None:
+            classifiers.append(value_classifier(whole))
+        state.together(lambda: self._write_policy(folder), folder)
+        if value:
+            model = classifiers[0] if classifiers else None
+            state.together(lambda: self._write(with_home(folder) / "value", model), folder)
 
-    def _write(self, folder: str | Path, model: Any = None, rescue: bool = True) -> None:
-        """Save a model, the policy by default, in the main process; nobody waits: after an error others may be gone."""
+    def _write_policy(self, folder: str | Path, rescue: bool = True) -> None:
+        self._write(folder, self.models.whole(self.models.adapted), rescue)
+
+    def _write(self, folder: str | Path, model: Any, rescue: bool = True) -> None:
+        """Save a model in the main process; nobody waits: after an error others may be gone."""
 
         def write(folder: Path) -> None:
-            save_as_given(self.models.whole(self.models.adapted) if model is None else model, folder)
+            save_as_given(model, folder)
             if self.tokenizer is not None and hasattr(self.tokenizer, "save_pretrained"):
                 self.tokenizer.save_pretrained(folder)
 
@@ -288,9 +303,6 @@ class PPOTrainer:
     def save_state(self, folder: str | Path) -> None:
         """Write all that a resumed run needs; atomic. Every process must call it."""
         shared = self._identity() | {
-            "policy": self.models.masters.learned(self.policy),
-            "value": self.models.masters.learned(self.value),
-            "optimizer": self.learner.optimizer.state_dict(),
             # The learning rates follow from the number of updates done.
             "updates_done": self.updates_done,
             "kl_coef": self.kl_controller.coef,
@@ -299,15 +311,25 @@ class PPOTrainer:
             "log_history": self.log_history,
         }
         own = {"sampler": self.sampler.get_state(), "shuffler": self.shuffler.get_state()}
-        state.save(folder, self.accelerator, shared, own | state.random_state(self.device))
+        parts = None
+        if self.config.shard is None:
+            shared["optimizer"] = self.learner.optimizer.state_dict()
+            shared |= {name: self.models.masters.learned(module) for name, module in self._learning().items()}
+        else:
+            learned = sharding.state_of(self._learning(), self.learner.optimizer)
+            parts = partial(sharding.save_state, state=learned)
+        state.save(folder, self.accelerator, shared, own | state.random_state(self.device), parts)
 
     def load_state(self, folder: str | Path) -> None:
         """Continue from `save_state`. UserError if it is missing, damaged or of another run."""
-        shared, own = state.load(folder, self.accelerator.process_index, self._identity())
-        for name, module in (("policy", self.policy), ("value", self.value)):
-            state.restore_weights(self.models.masters.learned(module), shared[name], folder)
-            self.models.masters.written(module.parameters())
-        self.learner.optimizer.load_state_dict(shared["optimizer"])
+        shared, own, parts = state.load(folder, self.accelerator.process_index, self._identity())
+        if self.config.shard is None:
+            for name, module in self._learning().items():
+                state.restore_weights(self.models.masters.learned(module), shared[name], folder)
+                self.models.masters.written(module.parameters())
+            self.learner.optimizer.load_state_dict(shared["optimizer"])
+        else:
+            sharding.load_state(parts, sharding.state_of(self._learning(), self.learner.optimizer))
         self.kl_controller.coef = shared["kl_coef"]
         self.best = shared["best"]
         self.updates_done = shared["updates_done"]
@@ -316,6 +338,9 @@ class PPOTrainer:
         self.sampler.set_state(own["sampler"])
         self.shuffler.set_state(own["shuffler"])
         state.restore_random(own, self.device)
+
+    def _learning(self) -> dict[str, nn.Module]:
+        return {"policy": self.policy, "value": self.value}
 
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the saved one."""
@@ -339,13 +364,14 @@ class PPOTrainer:
             self.best = metrics["eval/rlhf_reward"]
             if self.config.save_best and self.config.output_dir is not None:
                 best = self.config.output_dir / "best"
-                self._try(lambda: state.together(lambda: self._write(best, rescue=False), best))
+                self._try(lambda: state.together(lambda: self._write_policy(best, rescue=False), best))
         return metrics
 
     def _call_hooks(self, metrics: Metrics) -> list[bool]:
         """`eval_hook` where it is due, and the callbacks, in this process; whether it is to stop."""
         if self.eval_hook and self._evaluates():
-            add_numbers(metrics, self.eval_hook(self), "eval_hook")
+            with self.models.lockstep.gathered(self.policy):
+                add_numbers(metrics, self.eval_hook(self), "eval_hook")
         for callback in self.callbacks:
             callback(self, metrics)
             add_numbers(metrics, metrics, "a callback")

@@ -82,6 +82,10 @@ class LogProbs(nn.Module):
         logprobs, entropy = TokenLogprobs.apply(self._logits(batch), batch.targets, temperature)
         return logprobs, entropy
 
+    def outputs(self, **inputs: Any) -> Any:
+        """What transformers' model gives out: for samplers that must call this module and not a part of it."""
+        return self.lm(**inputs)
+
     def forget_packed(self) -> None:
         """See `HiddenStates.forget_packed`; where the packed form was right, so is transformers' cache."""
         if self.hidden_states.body is not None:

@@ -6,6 +6,7 @@ values into tensors that are allocated once, and drops the rows of responses tha
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,6 +89,8 @@ class HFCachedModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self.call: Callable[..., Any] = model
+        """Called in the place of the model, with its arguments: FSDP gathers weights around another module's call."""
         self.first = first_position(model)
         self.context_length = context_length(model)
         self.device: torch.device = model.device
@@ -116,7 +119,7 @@ class HFCachedModel:
             key_mask = ids.new_ones(len(ids), cache.read + ids.shape[1], dtype=torch.bool)
         cache.read += ids.shape[1]
         mask = self._attention_mask(key_mask, ids.shape[1]) if self.makes_mask else key_mask.long()
-        output = self.model(
+        output = self.call(
             input_ids=ids,
             attention_mask=mask if self.attends or ids.shape[1] > 1 else None,
             **{self.cache_name: cache},

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from data.console import UserError
@@ -16,12 +18,14 @@ from rlhf.ppo.adapters import add_adapter, share_weights, trainable
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.networks import VALUE_HEAD, ValueModel, apart, check_can_learn, value_backbone
 from rlhf.ppo.placement import precision
+from rlhf.ppo.placement.sharding import Lockstep, blank, divide, filled
 from rlhf.ppo.prompts import Prompt, columns_of, encode_prompts
 from rlhf.ppo.rewards.base import PolicyTokens
 from rlhf.ppo.rewards.build import build_reward, models_of
+from sft.models.batch import Batch
 from sft.models.forward import LogProbs
-from sft.models.loading import check_fits, load_causal_lm, load_classifier
-from sft.models.sampling import sampler
+from sft.models.loading import check_fits, is_quantised, load_causal_lm, load_classifier
+from sft.models.sampling import HFCachedModel, sampler
 from sft.models.stops import StopStrings
 from sft.models.tokens import ModelSource, find_stop_ids, load_tokenizer, same_tokens
 
@@ -98,7 +102,12 @@ class Models:
         self._place()
 
     def whole(self, module: Any) -> Any:
-        """A module with all of its weights as they were learned: another over the same tensors, where they are kept."""
+        """A module with all of its weights as they were learned: another over the same tensors, where they are kept.
+
+        Of a sharded one only the main process gets it. Every process must call it.
+        """
+        if id(module) in self.blanks:
+            return filled(self.blanks[id(module)], module, self.accelerator.is_main_process)
         if not self.masters.copies:
             return module
         return copy.deepcopy(module, {id(weight): self.masters.of(weight) for weight in module.parameters()})
@@ -120,8 +129,6 @@ class Models:
                 self.policy.forget_packed()
                 self.value.hidden_states.forget_packed()
         self.masters = precision.Masters()
-        for module, _ in [*frozen, (self.policy, None), (self.value, None)]:
-            module.to(device)
         if config.weights_dtype == "bfloat16":
             if self.peft_config is not None:
                 raise UserError(
@@ -129,9 +136,10 @@ class Models:
                     "in its place, for those below the adapter"
                 )
             # The value's head is of one row: it stays in float32, or values would have three digits.
-            self.masters = precision.Masters(
-                [*trainable(self.policy).values(), *trainable(self.value.backbone).values()]
-            )
+            if config.shard is None:  # or the parts of each process are in float32, and round when they are gathered
+                self.masters = precision.Masters(
+                    [*trainable(self.policy).values(), *trainable(self.value.backbone).values()]
+                )
             self.policy.forget_packed()
             self.value.hidden_states.forget_packed()
         if config.gradient_checkpointing:
@@ -141,3 +149,43 @@ class Models:
             ):
                 precision.checkpoint_layers(module, role)
                 reader.packs = False
+        self.lockstep = Lockstep(device, config.gather_for_generation)
+        self.blanks: dict[int, Any] = {}
+        if config.shard is not None:
+            self._shard(device)
+        for module, _ in [*frozen, (self.policy, None), (self.value, None)]:
+            if not isinstance(module, FSDPModule):
+                module.to(device)
+
+    def _shard(self, device: torch.device) -> None:
+        """Divide the models among the processes, as `shard` says."""
+        processes, every = self.accelerator.num_processes, self.config.shard == "all"
+        self.blanks = {id(module): blank(module) for module in (self.adapted, self.value)}
+        computes_in = torch.bfloat16 if self.config.weights_dtype == "bfloat16" else None
+        scores = [reward.scores.hidden_states for reward in models_of(self.reward)] if every else []
+        samplers = [self.policy, self.reference] if every else [self.policy]
+        divided = [*samplers, self.value, *(reader.model for reader in scores)]
+        for reader in [*(model.hidden_states for model in samplers), self.value.hidden_states, *scores]:
+            kind = type(reader.model).__name__
+            if reader.read.way == "rows":
+                raise UserError(f"{kind} reads one row at a time, and cannot be divided: leave shard out")
+            if every and is_quantised(reader.model):
+                raise UserError(f"the weights of {kind} are quantised, and cannot be divided: set shard to trained")
+            reader.packs = False
+        for model in samplers:
+            if not self.config.gather_for_generation:
+                model.forget_packed()
+                if not isinstance(sampler(model), HFCachedModel):
+                    kind = type(model.lm).__name__
+                    raise UserError(
+                        f"the cache of {kind} cannot be used, and nothing is sampled layer by layer without one: "
+                        "leave gather_for_generation on"
+                    )
+        for reader in scores:
+            reader.model.requires_grad_(False)
+        divide(divided, processes, device, computes_in, frozen=every)
+        nothing = Batch([[0]], [[0]], device)
+        for module in (*samplers, self.value):
+            self.lockstep.add(module, partial(module, nothing))
+        for reader in scores:
+            self.lockstep.add(reader.model, partial(reader, nothing, last=True))

@@ -19,7 +19,7 @@ CHUNK = 1 << 24
 
 def shrinks(config: PPOConfig) -> bool:
     """Whether models take less memory after they are placed than as they are loaded."""
-    return config.frozen_dtype != "float32" or config.weights_dtype != "float32"
+    return config.frozen_dtype != "float32" or config.weights_dtype != "float32" or config.shard is not None
 
 
 @torch.no_grad()

@@ -126,6 +126,8 @@ def test_cpu_is_a_word_for_a_device() -> None:
         ({"stop_strings": ("a", "")}, r"stop_strings is \('a', ''\): give a tuple of texts, none of them empty$"),
         ({"stop_strings": 3}, "stop_strings is 3: give a tuple of texts"),
         ({"save_best": True}, "save_best needs an output_dir to save to$"),
+        ({"shard": "all"}, "shard divides weights among processes, and there is one: launch several, or leave it out$"),
+        ({"gather_for_generation": False}, "gather_for_generation is False and nothing is divided: set shard, or"),
         ({"save_rollouts": True}, "save_rollouts needs an output_dir to save to$"),
     ],
 )
