@@ -62,11 +62,11 @@ def main() -> None:
 
 
 def describe(corpus: Corpus) -> str:
-    """One figure a line, named."""
+    """One fact per line, named."""
     text, train, validation = corpus.text, corpus.train, corpus.validation
     dev, test = heldout_pairs(validation)
     words = set(re.findall(r"[^\W\d_]+", text.lower()))
-    figures = {
+    facts = {
         "corpus": corpus.name,
         "SHA-256": corpus.sha256,
         "characters": f"{len(text):,} ({len(train):,} train, {len(validation):,} validation)",
@@ -76,11 +76,11 @@ def describe(corpus: Corpus) -> str:
         "pairs": f"{len(dialogue_pairs(train)):,} train, {len(dev):,} dev, {len(test):,} test",
     }
     if corpus.entropy_bits_per_char is not None:
-        figures["entropy of its grammar"] = f"{corpus.entropy_bits_per_char:.3f} bits per character"
+        facts["entropy of its grammar"] = f"{corpus.entropy_bits_per_char:.3f} bits per character"
     if corpus.notice:
-        figures["notice"] = corpus.notice
-    width = max(map(len, figures))
-    return "\n".join(f"{name:<{width}}  {figure}" for name, figure in figures.items())
+        facts["notice"] = corpus.notice
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
 
 
 def _writable(folder: Path) -> None:

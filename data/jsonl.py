@@ -166,7 +166,7 @@ def _kind_name(kind: Any) -> str:
     if isinstance(kind, tuple):
         return " or ".join(_kind_name(choice) for choice in kind)
     if get_origin(kind) is list:
-        return f"a list, each of it {_kind_name(get_args(kind)[0])}"
+        return f"a list, each item {_kind_name(get_args(kind)[0])}"
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", list: "a list"}
     return names.get(kind, "an object" if kind is dict else getattr(kind, "__name__", str(kind)))
 

@@ -129,7 +129,7 @@ class Tokenizer:
 
     @cached_property
     def _tokenizer_json(self) -> bytes:
-        # Written by hand and not by the tokenizers library, so that the hash does not hang on its version.
+        # Written by hand and not by the tokenizers library, so that the hash does not depend on its version.
         ranks = _ranks(self.encoding)
         parts = _character_model(ranks) if self.kind == "char" else _byte_level_model(ranks)
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

@@ -104,8 +104,8 @@ def main() -> None:
     model, tokenizer = load_any_model(options.checkpoint), Tokenizer.load(options.checkpoint)
     stride = min(options.stride, model.context_length) if options.stride else None
     text, before = (corpus.validation, corpus.train) if options.split == "validation" else (corpus.train, "\n")
-    figures = evaluate_split(model, tokenizer, text, before, stride=stride)
-    print(json.dumps({**figures, "split": options.split}))
+    metrics = evaluate_split(model, tokenizer, text, before, stride=stride)
+    print(json.dumps({**metrics, "split": options.split}))
 
 
 if __name__ == "__main__":

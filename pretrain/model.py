@@ -133,7 +133,7 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.modern = config.family == "modern"
         head_width = config.width // config.heads
-        self.scale = 1 / math.sqrt(head_width)
+        self.softmax_scale = 1 / math.sqrt(head_width)
         self.query = Linear(config.width, config.width, bias=config.has_biases)
         self.key = Linear(config.width, config.width, bias=config.has_biases)
         self.value = Linear(config.width, config.width, bias=config.has_biases)
@@ -165,7 +165,7 @@ class Attention(nn.Module):
 
     def weights(self, q: PerHead, k: Float[Tensor, "B H S D"], bias: Float[Tensor, "T S"]) -> Float[Tensor, "B H T S"]:
         """What each query attends to: shares of the keys, rows of sum 1."""
-        scores = (q * self.scale) @ k.transpose(-1, -2) + bias.to(q.dtype)
+        scores = (q * self.softmax_scale) @ k.transpose(-1, -2) + bias.to(q.dtype)
         return scores.float().softmax(-1).to(q.dtype)
 
 

@@ -25,7 +25,7 @@ from pretrain.evaluate import evaluate_split
 from pretrain.machine import OwnPrecision, choose_device, compute_dtype, process_state, seeded, short_seed
 from pretrain.sample import sample_texts
 from pretrain.training.optim import build_optimizers, set_schedule
-from pretrain.training.schedules import learning_rate_scale
+from pretrain.training.schedules import lr_factor
 from pretrain.training.teachers import load_teachers, mean_prediction, teacher_configs
 
 CARD = Card(
@@ -152,7 +152,7 @@ class Pretraining:
     def step(self) -> None:
         """Learn from the next batch."""
         config, step = self.config, self.progress.step
-        set_schedule([optimizer.optimizer for optimizer in self.optimizers], self.scale(step), step / config.steps)
+        set_schedule([optimizer.optimizer for optimizer in self.optimizers], self.lr_factor(step), step / config.steps)
         share = self.micro * self.accumulation
         first = self.accelerator.process_index * share
         batch = self.windows.batch(step)[first : first + share].to(self.accelerator.device)
@@ -173,9 +173,9 @@ class Pretraining:
         self.progress.step += 1
         self.progress.loss_steps += 1
 
-    def scale(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """The share of the peak learning rate that a step takes."""
-        return learning_rate_scale(step, self.config)
+        return lr_factor(step, self.config)
 
     def _evaluate(self, folder: StageFolder) -> float:
         """Validate on the whole split, keep the weights if they are the best so far; the training loss."""
@@ -184,8 +184,8 @@ class Pretraining:
         progress.loss_sum, progress.loss_steps = 0.0, 0
         if not self.accelerator.is_main_process:
             return train_loss
-        figures = evaluate_split(self.model, self.tokenizer, self.corpus.validation, self.corpus.train)
-        nats = figures["nats_per_char"]
+        metrics = evaluate_split(self.model, self.tokenizer, self.corpus.validation, self.corpus.train)
+        nats = metrics["nats_per_char"]
         if not (math.isfinite(nats) and math.isfinite(train_loss)):
             raise UserError(
                 f"the loss is no longer a number at step {progress.step}: lower the learning rate or set max_grad_norm"
@@ -200,10 +200,10 @@ class Pretraining:
         folder.log(
             step=progress.step,
             train_nats_per_token=round(train_loss, 5) if progress.step else None,
-            bits_per_char=round(figures["bits_per_char"], 5),
+            bits_per_char=round(metrics["bits_per_char"], 5),
             nats_per_char=round(nats, 5),
-            nats_per_token=round(nats * figures["chars"] / figures["tokens"], 5),
-            learning_rate_scale=round(self.scale(progress.step), 5),
+            nats_per_token=round(nats * metrics["chars"] / metrics["tokens"], 5),
+            lr_factor=round(self.lr_factor(progress.step), 5),
             sample=sample,
         )
         return train_loss

@@ -51,7 +51,7 @@ def evaluate_reward(
     by_length = _length_accuracy(rankings)
     if longer_wins is None:
         longer_wins = by_length >= 0.5
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "heldout_accuracy": sum(pair.right for pair in judged) / len(judged) if judged else None,
         "accuracy_ceiling": None,
         "accuracy_vs_gold": _accuracy(true),
@@ -62,10 +62,10 @@ def evaluate_reward(
         "pairs": len(judged),
     }
     if margins and label_temperature is not None:
-        figures["accuracy_ceiling"] = accuracy_ceiling(margins, label_temperature)
+        metrics["accuracy_ceiling"] = accuracy_ceiling(margins, label_temperature)
     if len(set(gold)) > 1 and len(set(given)) > 1:
-        figures["spearman"] = float(spearmanr(given, gold).statistic)
-    return {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
+        metrics["spearman"] = float(spearmanr(given, gold).statistic)
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in metrics.items()}
 
 
 class Judged(NamedTuple):

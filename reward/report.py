@@ -166,7 +166,7 @@ def details(
     label_ceiling: float | None,
     gold: ScoreFunction,
 ) -> dict[str, Any]:
-    """What the page shows besides the figures of `evaluate_reward`, as stage.json keeps it; None where there is none.
+    """What the page shows besides the metrics of `evaluate_reward`, as stage.json keeps it; None where there is none.
 
     label_ceiling: the best accuracy that the labels allow, where their noise is known.
     """

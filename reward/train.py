@@ -261,7 +261,7 @@ class RewardStage(RankingStage[RewardModelConfig]):
         model.set_normalisation(of_samples.mean().item(), of_samples.std().item())
         of_own = score_rankings(model, self.own_heldout)
         scores = of_own if self.replaced else torch.cat([model.normalised(of_samples), of_own])
-        figures = evaluate_reward(
+        metrics = evaluate_reward(
             model, rankings.heldout, config.label_temperature, longer_wins(rankings.training), scores
         )
         terms = [self.gold.terms(r.prompt, text) for r in rankings.samples for text in r.completions]
@@ -271,15 +271,15 @@ class RewardStage(RankingStage[RewardModelConfig]):
             for pair in self.dev[: len(rankings.samples)]
             if pair.completion and (reply := encode_completion(self.tokenizer, pair.completion, response))
         ]
-        figures |= {
+        metrics |= {
             "prompts": len({r.prompt for r in rankings.training}),
             "completions": sum(len(r.completions) for r in rankings.training),
             "pairs": sum(len(r.pairs()) for r in rankings.training),
             "replies_cut": self.own.cut,
             "replies_dropped": self.own.dropped,
             "rankings_repeated": self.own.repeated,
-            "heldout_rankings": figures.pop("rankings"),
-            "heldout_pairs": figures.pop("pairs"),
+            "heldout_rankings": metrics.pop("rankings"),
+            "heldout_pairs": metrics.pop("pairs"),
             "reward_mean": model.mean,
             "reward_std": model.std,
             "play_score": round(model.score(play).mean().item(), 5) if play else None,
@@ -289,8 +289,8 @@ class RewardStage(RankingStage[RewardModelConfig]):
         }
         by_ranking = scores.split([len(r.completions) for r in rankings.heldout])
         self.write_figures(folder, rankings.heldout, by_ranking)
-        self._write_report(folder, model, rankings, by_ranking, model.normalised(of_samples), figures)
-        return figures
+        self._write_report(folder, model, rankings, by_ranking, model.normalised(of_samples), metrics)
+        return metrics
 
     def _write_report(
         self,
@@ -299,19 +299,19 @@ class RewardStage(RankingStage[RewardModelConfig]):
         rankings: Rankings,
         by_ranking: Sequence[torch.Tensor],
         of_samples: torch.Tensor,
-        figures: dict[str, Any],
+        metrics: dict[str, Any],
     ) -> None:
-        """report.html, and what it shows more than `figures`, which get it. `by_ranking`: scores of the held-out."""
+        """report.html, and what it shows more than `metrics`, which get it. `by_ranking`: scores of the held-out."""
         judged = judge_pairs(rankings.heldout, [each.tolist() for each in by_ranking])
         lengths = [len(ids) for r in rankings.samples for ids in r.completion_ids]
         test_prompts = frozenset(pair.prompt for pair in self.heldout.test)
-        ceiling = figures["accuracy_ceiling"]
-        figures["length_correlation"] = length_correlation(of_samples.tolist(), lengths)
-        figures["details"] = details(judged, rankings.training, rankings.heldout, test_prompts, ceiling, self.gold)
+        ceiling = metrics["accuracy_ceiling"]
+        metrics["length_correlation"] = length_correlation(of_samples.tolist(), lengths)
+        metrics["details"] = details(judged, rankings.training, rankings.heldout, test_prompts, ceiling, self.gold)
         rewards = [each.tolist() for each in of_samples.split([len(r.completions) for r in rankings.samples])]
         write_report(
             folder.path / "report.html",
-            figures,
+            metrics,
             self.parent.corpus,
             reliability(model, rankings.heldout, by_ranking),
             folder.read_metrics(),

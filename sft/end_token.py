@@ -16,7 +16,7 @@ from sft.pairs import Example
 PROBED = 512
 """Examples that the row is fitted on."""
 PULL = 1e-4
-"""Least weight of the squared distance from where the row starts."""
+"""Minimum L2 penalty towards the initial row."""
 
 
 def start_end_row(model: Any, newline_id: int, eos_id: int) -> None:

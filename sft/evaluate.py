@@ -27,7 +27,7 @@ def completion_nats(lm: PreTrainedModel | LogProbs, examples: Sequence[Example],
     return nats / sum(map(len, completions))
 
 
-class Replies(NamedTuple):
+class SampledReplies(NamedTuple):
     texts: list[str]
     stop_share: float
     """Share of the replies that the model ended itself, with `<|endoftext|>`."""
@@ -37,7 +37,7 @@ class Replies(NamedTuple):
 
 def sample_replies(
     model: CachedModel, tokenizer: Tokenizer, prompts: Sequence[list[int]], response_length: int, seed: int
-) -> Replies:
+) -> SampledReplies:
     """Answer every prompt once, at temperature 1."""
     replies = generate(
         model,
@@ -46,7 +46,7 @@ def sample_replies(
         stop_ids=[tokenizer.eos_id],
         generator=seeded(seed, model.device),
     )
-    return Replies(
+    return SampledReplies(
         texts=[tokenizer.decode(reply) for reply in replies],
         stop_share=sum(reply[-1] == tokenizer.eos_id for reply in replies) / len(replies),
         mean_tokens=sum(map(len, replies)) / len(replies),

@@ -27,7 +27,7 @@ from pretrain.machine import choose_device, compute_dtype, process_state, short_
 from sft.config import FineTuneConfig
 from sft.directions import Request, draw_requests, hindsight_epochs, share_followed, usable_directions
 from sft.end_token import fit_end_row, start_end_row
-from sft.evaluate import Replies, completion_nats, sample_replies
+from sft.evaluate import SampledReplies, completion_nats, sample_replies
 from sft.models.forward import LogProbs
 from sft.models.loading import load_causal_lm, quiet
 from sft.models.sampling import sampler
@@ -55,7 +55,7 @@ SHOWN = 6
 class Before(NamedTuple):
     """What the base replies."""
 
-    replies: Replies
+    replies: SampledReplies
     directed: list[str]
 
 
@@ -112,7 +112,7 @@ class FineTuning:
         """Held-out nats per completion token of the model as it is now."""
         return completion_nats(self.logprobs, self.dev.examples)
 
-    def replies(self) -> Replies:
+    def replies(self) -> SampledReplies:
         """Replies of the model as it is now to the held-out prompts that are asked."""
         return self._replies_to([pair.prompt for pair in self.asked])
 
@@ -121,7 +121,7 @@ class FineTuning:
         replies = self._replies_to([request.pair.prompt for request in self.requests]).texts if self.requests else []
         return [reply.partition("\n\n")[0] if ends_at_blank_line else reply for reply in replies]
 
-    def _replies_to(self, texts: Sequence[str]) -> Replies:
+    def _replies_to(self, texts: Sequence[str]) -> SampledReplies:
         config = self.config
         prompts = [encode_prompt(self.tokenizer, text, config.prompt_length) for text in texts]
         return sample_replies(sampler(self.model), self.tokenizer, prompts, config.response_length, config.seed)

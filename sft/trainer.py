@@ -113,11 +113,11 @@ class CompletionTrainer(SilentTrainer, SFTTrainer):
             errors = (estimates - (follows[judged] - 0.5)) ** 2
             following = (errors * judgement_weights(lengths)[judged]).sum() / self.judged * processes
             loss = loss + self.following_coef * following
-        figures = {
+        metrics = {
             "following_loss": following.detach() * self.current_gradient_accumulation_steps,
             "mean_token_accuracy": (logits.argmax(-1) == targets).float().mean(),
         }
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._metrics["train"][name].append(self.accelerator.gather(value).mean().item())
         return (loss, logits) if return_outputs else loss
 

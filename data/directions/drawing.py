@@ -76,7 +76,7 @@ class Directions:
 
     @property
     def main_kinds(self) -> list[str]:
-        """The kinds of the figures that compare models: mood and lines; without both, all that are trained."""
+        """The kinds of the numbers that compare models: mood and lines; without both, all that are trained."""
         kinds = [*self.kinds()]
         return [*MAIN_KINDS] if set(MAIN_KINDS) <= set(kinds) else kinds
 

@@ -57,7 +57,7 @@ class Card:
     figures: Mapping[str, str]
     """Results that the card shows, by their name in the record: what they are. Those that are missing are left out."""
     limits: str
-    """What the model cannot do, and what its figures do not say."""
+    """What the model cannot do, and what its metrics do not say."""
     scores: bool = False
     """Whether it is a sequence classifier rather than a language model."""
     prompt: str = PROMPT

@@ -144,9 +144,9 @@ def final_loss(config: PretrainConfig, corpus: Corpus | None = None) -> tuple[fl
     run = Pretraining(config, corpus)
     for _ in range(config.steps):
         run.step()
-    figures = evaluate_split(run.model, run.tokenizer, run.corpus.validation, run.corpus.train)
-    uniform = math.log(run.tokenizer.vocab_size) * figures["tokens"] / figures["chars"]
-    nats = figures["nats_per_char"]
+    metrics = evaluate_split(run.model, run.tokenizer, run.corpus.validation, run.corpus.train)
+    uniform = math.log(run.tokenizer.vocab_size) * metrics["tokens"] / metrics["chars"]
+    nats = metrics["nats_per_char"]
     return (nats, False) if nats <= uniform else (uniform, True)
 
 
@@ -164,7 +164,7 @@ def run_trial(options: StudyOptions, trial: int, corpus: Corpus | None = None) -
 
 
 def _begin_worker() -> None:
-    """One thread, on the CPU, deaf to Ctrl-C (the parent ends us), and gone when the parent is."""
+    """One thread, on the CPU; ignores SIGINT, and exits with its parent."""
     start(threads=1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -252,7 +252,7 @@ def _run_remaining(
             stage.save_seconds()
             yield trial
             losses = trial["losses"]
-            bar.advance(figure=f"rate {trial['rate']:.1e} · constant {losses['constant']:.3f}")
+            bar.advance(metric=f"rate {trial['rate']:.1e} · constant {losses['constant']:.3f}")
 
 
 def main() -> None:

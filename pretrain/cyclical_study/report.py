@@ -145,10 +145,10 @@ def label(name: str, ratio: float) -> str:
 HEADINGS = ["loss of … over …", "mean factor", "95 % interval", "median", "won", *REGIONS, "both at their best"]
 
 
-def _rows(figures: dict[str, Any], ratio: float) -> list[list[str]]:
+def _rows(metrics: dict[str, Any], ratio: float) -> list[list[str]]:
     """The comparisons under HEADINGS."""
     rows = []
-    for line in figures["comparisons"]:
+    for line in metrics["comparisons"]:
         pair = f"{label(line['loss_of'], ratio)} / {label(line['over_loss_of'], ratio)}"
         (low, high), (best_low, best_high) = line["interval"], line["both_at_their_best_interval"]
         best = f"{line['both_at_their_best']:.4f} ({best_low:.3f} to {best_high:.3f})"
@@ -162,18 +162,18 @@ def _region_means(line: dict[str, Any]) -> list[str]:
     return ["" if mean is None else f"{mean:.3f}" for mean in means]
 
 
-def terminal_table(figures: dict[str, Any]) -> Table:
+def terminal_table(metrics: dict[str, Any]) -> Table:
     """The comparisons for the terminal, 80 columns wide."""
     table = Table(
         box=box.SIMPLE,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        title=f"{figures['trials']} paired trials: above 1, the second is better",
+        title=f"{metrics['trials']} paired trials: above 1, the second is better",
     )
     table.add_column("loss / loss")
     for heading in ("mean, 95 % interval", "won", "low", "right", "high", "best"):
         table.add_column(heading, justify="right")
-    for line in figures["comparisons"]:
+    for line in metrics["comparisons"]:
         low, high = line["interval"]
         table.add_row(
             f"{line['loss_of']}/{line['over_loss_of']}",
@@ -185,9 +185,9 @@ def terminal_table(figures: dict[str, Any]) -> Table:
     return table
 
 
-def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, Any], ratio: float) -> None:
+def write_tables(path: Path, trials: Sequence[dict[str, Any]], metrics: dict[str, Any], ratio: float) -> None:
     """table.md: the comparisons, the schedules, and every trial."""
-    names, best, counts = list(trials[0]["losses"]), figures["best_constant_rate"], figures["comparisons"][0]["regions"]
+    names, best, counts = list(trials[0]["losses"]), metrics["best_constant_rate"], metrics["comparisons"][0]["regions"]
     schedules = [
         [
             label(name, ratio),
@@ -196,7 +196,7 @@ def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str
             f"{line['best_rate']:.1e}",
             str(line["diverged"]),
         ]
-        for name, line in figures["schedules"].items()
+        for name, line in metrics["schedules"].items()
     ]
     each = [
         [str(trial["trial"]), str(trial["seed"]), f"{trial['rate']:.3e}"]
@@ -205,12 +205,12 @@ def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str
     ]
     parts = [
         "# Cyclical learning rates against a constant one\n",
-        f"{figures['trials']} trials; r is the rate drawn, losses are nats per character on the whole validation "
+        f"{metrics['trials']} trials; r is the rate drawn, losses are nats per character on the whole validation "
         "split. A factor above 1: the schedule named second ends lower. The best constant rate is about "
         f"{best:.1e}; rates are too low under a third of it, about right within a factor of 3, too high above "
         f"({', '.join(str(counts[name]['trials']) for name in REGIONS)} trials). Both at their best: each schedule "
         "at the rate that suits it best, by means over a tenth of the trials, neighbours by rate.\n",
-        markdown_table(HEADINGS, _rows(figures, ratio)),
+        markdown_table(HEADINGS, _rows(metrics, ratio)),
         "\n## Each schedule by itself\n",
         markdown_table(
             ["schedule", "mean loss over the range", "loss at its best", "where r is", "diverged"], schedules
@@ -222,9 +222,9 @@ def write_tables(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str
     path.write_text("\n".join(parts) + "\n", "utf-8")
 
 
-def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, Any], ratio: float) -> None:
+def plot_study(path: Path, trials: Sequence[dict[str, Any]], metrics: dict[str, Any], ratio: float) -> None:
     """Left: loss against the rate drawn, every schedule. Right: the factors, their means and intervals."""
-    losses, best = Losses.of(trials), figures["best_constant_rate"]
+    losses, best = Losses.of(trials), metrics["best_constant_rate"]
     figure = Figure(figsize=(12, 5), dpi=120)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     for name, values in losses.by_schedule.items():
@@ -240,7 +240,7 @@ def plot_study(path: Path, trials: Sequence[dict[str, Any]], figures: dict[str, 
 
     names = []
     jitter = np.random.default_rng(0)
-    for row, line in enumerate(figures["comparisons"]):
+    for row, line in enumerate(metrics["comparisons"]):
         first, second = line["loss_of"], line["over_loss_of"]
         factors = losses.by_schedule[first] / losses.by_schedule[second]
         places = row + jitter.uniform(-0.28, 0.28, len(factors))

@@ -21,17 +21,17 @@ GELU_CHUNK = 1 << 18
 
 
 class PackedAttention(Function):
-    """softmax(scale · q kᵀ) v within each row, of tokens (N, heads * D); k and v may have fewer heads, in groups."""
+    """softmax(q kᵀ · softmax_scale) v within each row, of tokens (N, heads * D); k and v may have fewer heads."""
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: list[Group], heads: int, key_heads: int, scale: float
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: list[Group], heads: int, key_heads: int, softmax_scale: float
     ) -> Tensor:
         """q: (Q, heads * D), k, v: (N, key_heads * D) -> (Q, heads * D)."""
         out = torch.zeros_like(q, memory_format=torch.contiguous_format)
         kept: list[Tensor] = []
         for group in groups:
-            queries = group.queries.matrices(q, heads) * scale
+            queries = group.queries.matrices(q, heads) * softmax_scale
             keys, values = group.keys.matrices(k, key_heads), group.keys.matrices(v, key_heads)
             mixed = torch.empty_like(queries)
             shares = []
@@ -45,7 +45,8 @@ class PackedAttention(Function):
             kept += [queries, keys, values, *shares]
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(*kept)
-        ctx.groups, ctx.heads, ctx.key_heads, ctx.scale, ctx.tokens = groups, heads, key_heads, scale, len(k)
+        ctx.groups, ctx.heads, ctx.key_heads, ctx.tokens = groups, heads, key_heads, len(k)
+        ctx.softmax_scale = softmax_scale
         return out
 
     @staticmethod
@@ -68,7 +69,7 @@ class PackedAttention(Function):
                 d_scores = torch._softmax_backward_data(d_share, share, -1, share.dtype)
                 d_queries[:, first:end] = torch.bmm(d_scores, keys[:, :seen]).view(-1, end - first, keys.shape[-1])
                 d_keys[:, :seen] += torch.bmm(d_scores.mT, rows)
-            group.queries.write(d_queries * ctx.scale, heads, dq)
+            group.queries.write(d_queries * ctx.softmax_scale, heads, dq)
             group.keys.write(d_keys, key_heads, dk)
             group.keys.write(d_values, key_heads, dv)
         return dq, dk, dv, None, None, None, None

@@ -1,4 +1,4 @@
-"""How the rows of a batch lie as tokens one behind the other, and as rectangles where they meet each other.
+"""Maps between padded batches, the flat token sequence, and the per-group rectangles used by attention.
 
 Shapes: N tokens of all rows, Q of them whose output is wanted, D head width.
 """

@@ -206,9 +206,9 @@ def cells(result: Result) -> tuple[str, ...]:
 
 
 def comparability(configs: dict[str, PretrainConfig], corpus: Corpus) -> str:
-    """What to say where the figures and the lecture's are not of one experiment; empty where they are."""
+    """What to say where the numbers and the lecture's are not of one experiment; empty where they are."""
     if corpus.name != "tinyshakespeare":
-        return f"The lecture's figures are for tinyshakespeare, and this is {corpus.name}: they do not compare."
+        return f"The lecture's numbers are for tinyshakespeare, and this is {corpus.name}: they do not compare."
     if shorter := [name for name, config in configs.items() if config.steps < LECTURE[name][0]]:
         return f"Shorter than the lecture's, and not to be compared: {', '.join(shorter)}."
     return ""

@@ -68,7 +68,7 @@ class RangeTest(Pretraining):
 
     config: RangeTestConfig
 
-    def scale(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         return self.config.rate(step) / self.config.learning_rate
 
     def measure(self) -> list[float]:

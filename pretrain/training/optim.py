@@ -36,8 +36,8 @@ class Muon(torch.optim.Muon):
                 updates = orthogonalise(torch.stack([wide for _, wide in matrices]), group)
                 for (weight, _), update in zip(matrices, updates, strict=True):
                     tall = len(weight) > weight.shape[1]
-                    scale = math.sqrt(len(weight) / weight.shape[1]) if tall else 1.0
-                    weight.mul_(decay).add_(update.T if tall else update, alpha=-group["lr"] * scale)
+                    shape_factor = math.sqrt(len(weight) / weight.shape[1]) if tall else 1.0
+                    weight.mul_(decay).add_(update.T if tall else update, alpha=-group["lr"] * shape_factor)
 
 
 def orthogonalise(matrices: Tensor, group: dict[str, Any]) -> Tensor:
@@ -93,10 +93,10 @@ def build_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.opt
     return optimizers
 
 
-def set_schedule(optimizers: list[torch.optim.Optimizer], scale: float, progress: float) -> None:
-    """Learning rates at `scale` of their peaks; Muon's momentum rises from .85 to .95 in the first tenth."""
+def set_schedule(optimizers: list[torch.optim.Optimizer], lr_factor: float, progress: float) -> None:
+    """Learning rates at `lr_factor` of their peaks; Muon's momentum rises from .85 to .95 in the first tenth."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * scale
+            group["lr"] = group["peak_lr"] * lr_factor
             if "momentum" in group:
                 group["momentum"] = 0.85 + 0.1 * min(1.0, progress / 0.1)

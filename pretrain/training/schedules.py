@@ -5,7 +5,7 @@ import math
 from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
 
 
-def learning_rate_scale(step: int, config: PretrainConfig) -> float:
+def lr_factor(step: int, config: PretrainConfig) -> float:
     """The share of the peak learning rate that step 0 … steps − 1 takes.
 
     Constant, cosine and linear follow a warm-up. The cyclic schedules (Smith, WACV 2017, arXiv 1506.01186) go up and

@@ -121,13 +121,13 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         loss = loss / (weights.sum() if num_items_in_batch is None else num_items_in_batch)
         margins = margins_of(rewards)
         mode = "train" if model.training else "eval"
-        figures = {
+        metrics = {
             "ranking_loss": ranking_loss / weights.sum(),
             "accuracy": (margins > 0).float().mean(),
             "margin": margins.mean(),
             "mean_reward": rewards.mean(),
         }
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
         return (loss, {"logits": rewards}) if return_outputs else loss
 

@@ -31,7 +31,7 @@ from rlhf.algorithms.config import AlignOptions
 from rlhf.algorithms.table import learning_path, markdown_table, print_table, reward_kl_plot, sample_section
 from rlhf.algorithms.task import NO_RULES, AlignmentTask
 from rlhf.judging.judge import HeldoutOptions, choose_pairs, common_words, metrics_of, write_result
-from rlhf.judging.measures import win_rate
+from rlhf.judging.metrics import win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from sft.models.loading import load_causal_lm
 

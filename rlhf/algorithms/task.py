@@ -25,7 +25,7 @@ from rlhf.algorithms.config import AlignOptions, BudgetOptions
 from rlhf.asked.prompts import mixed_prompts
 from rlhf.asked.reward import AsDirected, Learned, Rule
 from rlhf.judging.judge import Judge, choose_pairs
-from rlhf.judging.measures import diversity
+from rlhf.judging.metrics import diversity
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.judging.stages import FOLLOWING
 from rlhf.ppo.prompts import Prompt, PromptOrder

@@ -34,7 +34,7 @@ from rlhf.compare.votes import tally_votes, title_of
 from rlhf.judging.directed import Asking
 from rlhf.judging.directed_panel import print_directions
 from rlhf.judging.judge import HeldoutOptions, choose_pairs, common_words, made_of, metrics_of, write_result
-from rlhf.judging.measures import win_rate
+from rlhf.judging.metrics import win_rate
 from rlhf.judging.replies import Replies
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Source
 from rlhf.judging.stages import Stages, read_chain
@@ -208,7 +208,7 @@ def sample_section(number: int, sample: dict[str, Any]) -> tuple[str, list[tuple
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """The figures that matter, on the terminal."""
+    """The metrics that matter, on the terminal."""
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     for head in ("", "gold", "reward", "KL", "tokens", "stops", "distinct-2", "unknown", "copy"):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)

@@ -1,6 +1,6 @@
 """report.html: the comparison as one self-contained page, and the verdict it opens with.
 
-The verdict is written by rules from the figures, so that the page cannot praise what they do not show.
+The verdict is written by rules from the numbers, so that the page cannot praise what they do not show.
 """
 
 import math
@@ -35,7 +35,7 @@ COLUMNS = [
     ("Copied", "{longest_copy_mean:.1f} / {longest_copy_max}", "words in a row from the training text: mean / most"),
     ("Copying", "{copying:.1%}", "share of replies that copy more than 6 words in a row"),
 ]
-"""Head, figures of a row as they are shown, and what they are."""
+"""Head, numbers of a row as they are shown, and what they are."""
 TERMS = {
     "words": "words that are words",
     "ending": "an ending that ends",
@@ -59,20 +59,20 @@ RLHF_CURVES = [
 
 
 def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What improved, what did not, and what to doubt: sentences that follow from the figures."""
+    """What improved, what did not, and what to doubt: sentences that follow from the numbers."""
     rates, stages, controls = result["win_rates"], result["stages"], result["controls"]
     sft, rlhf, original = stages["sft"], stages["rlhf"], stages["original"]
     better, same, doubt = [], [], []
 
     def compared(name: str, first: str, second: str) -> None:
         rate = rates[name]
-        figure = f"in {rate['rate']:.0%} of comparisons (95 % interval {rate['low']:.0%} to {rate['high']:.0%})"
+        share = f"in {rate['rate']:.0%} of comparisons (95 % interval {rate['low']:.0%} to {rate['high']:.0%})"
         if rate["low"] > 0.5:
-            better.append(f"By the gold judge the {first} model beats the {second} one {figure}.")
+            better.append(f"By the gold judge the {first} model beats the {second} one {share}.")
         elif rate["high"] < 0.5:
-            same.append(f"By the gold judge the {first} model is worse than the {second} one: it wins {figure}.")
+            same.append(f"By the gold judge the {first} model is worse than the {second} one: it wins {share}.")
         else:
-            same.append(f"By the gold judge the {first} model and the {second} cannot be told apart: it wins {figure}.")
+            same.append(f"By the gold judge the {first} model and the {second} cannot be told apart: it wins {share}.")
 
     compared("rlhf_vs_sft", "aligned", "SFT")
     compared("rlhf_vs_pretrain", "aligned", "pretrained")
@@ -98,13 +98,13 @@ def verdict(result: Mapping[str, Any]) -> dict[str, list[str]]:
     for pair in result["votes"]["pairs"] if result["votes"] else []:
         first, second = title_of(pair["first"]), title_of(pair["second"])
         where = " on prompts that ask" if pair["directed"] else ""
-        figure = f"in {pair['rate']:.0%} of {pair['n']} votes{where} ({pair['low']:.0%} to {pair['high']:.0%})"
+        share = f"in {pair['rate']:.0%} of {pair['n']} votes{where} ({pair['low']:.0%} to {pair['high']:.0%})"
         if pair["low"] > 0.5:
-            better.append(f"People prefer {first} to {second} {figure}.")
+            better.append(f"People prefer {first} to {second} {share}.")
         elif pair["high"] < 0.5:
-            same.append(f"People prefer {second} to {first}: {first} wins {figure}.")
+            same.append(f"People prefer {second} to {first}: {first} wins {share}.")
         else:
-            same.append(f"People's votes do not tell {first} from {second}: {first} wins {figure}.")
+            same.append(f"People's votes do not tell {first} from {second}: {first} wins {share}.")
 
     kept = rlhf["distinct_2"] / sft["distinct_2"] if sft["distinct_2"] else 1.0
     if kept < 0.97:
@@ -251,7 +251,7 @@ def notice_of(corpus: Mapping[str, Any]) -> str | None:
 
 
 def cells_of(row: Mapping[str, Any]) -> list[str]:
-    """A row's figures as the table shows them."""
+    """A row's numbers as the table shows them."""
     halves = {f"{name}_half": (row[f"{name}_high"] - row[f"{name}_low"]) / 2 for name in ("gold", "reward")}
     kl = "-" if row["kl_to_sft"] is None else one_digit(row["kl_to_sft"])
     return [shown.format(**row, **halves, kl=kl) for _, shown, _ in COLUMNS]

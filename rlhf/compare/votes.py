@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from data.directions.specs import Spec
-from rlhf.judging.measures import TIE, share
+from rlhf.judging.metrics import TIE, share
 from rlhf.judging.sources import SOURCES
 from rlhf.judging.votes import count_votes, undirected_and_directed
 
@@ -16,7 +16,7 @@ def tally_votes(votes: Iterable[Mapping[str, Any]], gold: Gold, specs: Sequence[
     """What votes say: {"votes", "pairs", "gold"}.
 
     Each of `pairs` has `first` and `second`, `directed` (whether it counts the votes on prompts with directions of the
-    table `specs`, or the other ones), how often the first was chosen (`rlhf.judging.measures.WinRate`), the same
+    table `specs`, or the other ones), how often the first was chosen (`rlhf.judging.metrics.WinRate`), the same
     `by_annotator`, and `gold`: in which share of its votes the gold judge scores the chosen reply higher, with
     Wilson's 95 % interval. Ties, of people or of the gold judge, are not in that share; without others it is None.
     """

@@ -26,7 +26,7 @@ from pretrain.machine import choose_device, process_state
 from rlhf.directions.report import print_figures, sample_section, write_report
 from rlhf.judging.directed import SEVERAL, Asked, Asking
 from rlhf.judging.judge import choose_pairs, write_result
-from rlhf.judging.measures import pooled
+from rlhf.judging.metrics import pooled
 from rlhf.judging.stages import Stages, read_chain
 from sft.directions import run_directions, usable_directions
 
@@ -40,8 +40,8 @@ class DirectionsOptions(StageOptions):
     seed: tyro.conf.Suppress[int] = 1
 
 
-def figures(asking: Asking) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """(`directions` of compare.json, more figures of directions.json, samples of every set of requests).
+def metrics_of(asking: Asking) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """(`directions` of compare.json, more metrics of directions.json, samples of every set of requests).
 
     More: `craft` and `wrong` by the name of the set.
     """
@@ -96,7 +96,7 @@ def measure_directions(options: DirectionsOptions) -> Path:
         stage.config |= {name: settings[name] for name in kept}
         if state.is_main_process:
             asking = Asking(Stages(run, records, corpus, pairs, compared.seed, state.device), table)
-            told, more, samples = figures(asking)
+            told, more, samples = metrics_of(asking)
             found = {"settings": stage.config, "corpus": rlhf.corpus, "directions": told, **more, "samples": samples}
             stage.results = told
             write_result(stage.path / "directions.json", found, sample_section)

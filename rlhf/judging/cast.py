@@ -21,7 +21,7 @@ from data.tokenizers import Tokenizer
 from pretrain.machine import choose_device
 from reward.gold.judge import GoldJudge
 from reward.model import RewardModel
-from rlhf.judging.measures import cut_at_blank_line
+from rlhf.judging.metrics import cut_at_blank_line
 from rlhf.judging.replies import end_at_blank_line
 from rlhf.judging.sources import SOURCES, STAGES
 from rlhf.judging.stages import FOLLOWING

@@ -19,7 +19,7 @@ from reward.model import RewardModel
 from rlhf.asked.balance import Balance
 from rlhf.asked.reward import Learned, Rule
 from rlhf.judging.judge import Judge, common_words, craft_of
-from rlhf.judging.measures import share
+from rlhf.judging.metrics import share
 from rlhf.judging.replies import Replies
 from rlhf.judging.sources import DIRECTED
 from rlhf.judging.stages import FOLLOWING, SCORED_AT_ONCE, Stages

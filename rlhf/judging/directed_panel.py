@@ -39,7 +39,7 @@ COLUMNS = [
     ("Copied", "{longest_copy_mean:.1f} / {longest_copy_max}", "words in a row from the training text: mean / most"),
     ("Copying", "{copying:.1%}", "share of replies that copy more than 6 words in a row"),
 ]
-"""Head, figures of a row as they are shown, and what they are."""
+"""Head, numbers of a row as they are shown, and what they are."""
 
 
 def directed_panel(result: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ def craft_panel(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_sentence(told: Mapping[str, Any]) -> str:
-    """Who does as told, in one sentence that says no more than the figures do."""
+    """Who does as told, in one sentence that says no more than the numbers do."""
     one, wrong = told["one"], told["wrong"].get("rlhf")
     sft, rlhf = one["sft"], one["rlhf"]
     told_apart = rlhf["low"] > sft["high"]
@@ -100,7 +100,7 @@ def _asked(told: Mapping[str, Any]) -> str:
 
 
 def craft_cells(told: Mapping[str, Any], key: str) -> list[str]:
-    """A source's figures as the table of craft shows them."""
+    """A source's numbers as the table of craft shows them."""
     row, free = told["craft"][key], told["craft"][key]["tokens_free"]
     made = {
         "told": _with_interval(told["one"][key]),

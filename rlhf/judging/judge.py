@@ -17,7 +17,7 @@ from data.run.options import StageOptions
 from data.run.record import StageRecord
 from data.run.writing import write_samples
 from reward.gold.judge import FREE_COPY, GoldJudge
-from rlhf.judging.measures import diversity, mean_interval, word_count
+from rlhf.judging.metrics import diversity, mean_interval, word_count
 from rlhf.judging.replies import Replies, choose
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.rules import Scorer

@@ -53,8 +53,8 @@ def _row(use: Mapping[str, Any], before_total: int, after_total: int) -> dict[st
     }
 
 
-def _number(figure: Mapping[str, float | None]) -> str:
-    value, low, high = figure["value"], figure["low"], figure["high"]
+def _number(estimate: Mapping[str, float | None]) -> str:
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if low is None or high is None:
         return f"{value:.3f}"
     return f"{value:.1f} ± {(high - low) / 2:.1f}"

@@ -11,7 +11,7 @@ from data.dialogue import Pair, encode_completion
 from data.tokenizers import Tokenizer
 from pretrain.machine import full_precision_matmul, one_thread_each, seeded
 from pretrain.sampling import generate
-from rlhf.judging.measures import cut_at_blank_line
+from rlhf.judging.metrics import cut_at_blank_line
 from sft.models.sampling import sampler
 
 BATCH, GPU_BATCH = 64, 1024

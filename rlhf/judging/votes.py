@@ -12,7 +12,7 @@ from data.console import UserError
 from data.directions.headings import directions_of
 from data.directions.specs import Spec
 from data.jsonl import read_jsonl
-from rlhf.judging.measures import WinRate, win_rate
+from rlhf.judging.metrics import WinRate, win_rate
 from rlhf.judging.sources import STAGES
 
 

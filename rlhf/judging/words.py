@@ -19,7 +19,7 @@ from data.dialogue import dialogue_pairs
 from reward.gold.judge import words_and_marks, words_of
 from reward.tastes import asks
 from rlhf.judging.judge import common_words
-from rlhf.judging.measures import diversity, mean_interval, wilson_interval
+from rlhf.judging.metrics import diversity, mean_interval, wilson_interval
 from rlhf.judging.replies import Replies
 
 ALPHA0 = 1000.0
@@ -47,7 +47,7 @@ class WordUse:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A number and its 95 % interval, where it has one."""
 
     value: float
@@ -62,8 +62,8 @@ class Rate:
     name: str
     share: bool
     """Whether it is a share of replies, with Wilson's interval."""
-    before: Figure
-    after: Figure
+    before: Estimate
+    after: Estimate
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,14 @@ def rates(
     used = [[{*words_and_marks(text)} for text in replies.texts] for replies in both]
     shares |= {f"has “{word}”": [[word in text for text in texts] for texts in used] for word in words}
     counted = [Rate(name, True, *map(_share, found)) for name, found in shares.items()]
-    length = [Figure(*mean_interval([len(words_of(text)) for text in replies.texts])) for replies in both]
+    length = [Estimate(*mean_interval([len(words_of(text)) for text in replies.texts])) for replies in both]
     common = common_words(both)
-    distinct = [Figure(diversity(replies.texts, common).distinct_2) for replies in both]
+    distinct = [Estimate(diversity(replies.texts, common).distinct_2) for replies in both]
     return [*counted, Rate("words per reply", False, *length), Rate("distinct-2", False, *distinct)]
 
 
-def _share(found: Sequence[bool]) -> Figure:
-    return Figure(fmean(found), *wilson_interval(sum(found), len(found)))
+def _share(found: Sequence[bool]) -> Estimate:
+    return Estimate(fmean(found), *wilson_interval(sum(found), len(found)))
 
 
 def _lines(text: str) -> int:

@@ -27,10 +27,10 @@ from reward.model import RewardModel
 from reward.tastes import Taste, asks, load_taste
 from rlhf.compare.report import one_digit
 from rlhf.judging.judge import HeldoutOptions, Judge, choose_pairs, common_words, made_of, metrics_of, write_result
-from rlhf.judging.measures import mean_interval, win_rate
+from rlhf.judging.metrics import mean_interval, win_rate
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.judging.sources import SOURCES
-from rlhf.judging.words import Figure, Rate, prior_counts, what_changed
+from rlhf.judging.words import Estimate, Rate, prior_counts, what_changed
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rewards.model import ModelReward
 from rlhf.ppo.rewards.rules import Scorer, ScoreRules
@@ -164,7 +164,7 @@ class TasteGathering:
         if self.taste.has is not None:
             return replace(first, name=self.taste.title)
         texts, score = self.judge.texts, self.taste.score
-        means = [Figure(*mean_interval([*map(score, texts, replies.texts)])) for replies in (before, after)]
+        means = [Estimate(*mean_interval([*map(score, texts, replies.texts)])) for replies in (before, after)]
         return Rate(self.taste.title, False, *means)
 
 

@@ -14,7 +14,7 @@ from data.run.page import write_page
 from data.run.plots import curve
 from data.run.record import read_metrics
 from rlhf.compare.report import COLUMNS, cells_of, notice_of, one_digit
-from rlhf.judging.measures import wilson_interval
+from rlhf.judging.metrics import wilson_interval
 from rlhf.judging.panel import words_panel
 from rlhf.judging.sources import SOURCES
 
@@ -130,10 +130,10 @@ def write_taste_report(path: Path, result: Mapping[str, Any], folder: Path) -> N
     )
 
 
-def _interval(figures: Mapping[str, Any], name: str | None, form: str) -> str:
+def _interval(numbers: Mapping[str, Any], name: str | None, form: str) -> str:
     """A value with its interval in words."""
     keys = ("value", "low", "high") if name is None else (name, f"{name}_low", f"{name}_high")
-    value, low, high = (format(figures[key], form) for key in keys)
+    value, low, high = (format(numbers[key], form) for key in keys)
     return f"{value} ({low} to {high})"
 
 

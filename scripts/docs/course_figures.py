@@ -25,7 +25,7 @@ from pretrain.checkpoint import load_model
 from pretrain.config import PretrainConfig
 from pretrain.model import GPT, GPTConfig
 from pretrain.train import pretrain
-from pretrain.training.schedules import learning_rate_scale
+from pretrain.training.schedules import lr_factor
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "course" / "figures"
@@ -258,7 +258,7 @@ def schedules(path: Path) -> None:
     for axes, names, warmup in zip(panels, halves, (0.1, 0.0), strict=True):
         for name in names:
             config = PretrainConfig(schedule=name, steps=1000, warmup_fraction=warmup, step_size=125, gamma=0.998)
-            axes.plot([learning_rate_scale(step, config) for step in range(1000)], label=name)
+            axes.plot([lr_factor(step, config) for step in range(1000)], label=name)
         axes.set(xlabel="step", ylim=(0, 1.3))
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, ncols=3, fontsize=9, loc="upper center")

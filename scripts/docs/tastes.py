@@ -44,7 +44,7 @@ from reward.screens import policy_name, screen_prompts
 from reward.tastes import load_taste
 from reward.train import train_reward
 from rlhf.judging.judge import choose_pairs
-from rlhf.judging.measures import diversity, mean_interval, wilson_interval
+from rlhf.judging.metrics import diversity, mean_interval, wilson_interval
 from rlhf.judging.replies import Replies, ReplySampler
 from rlhf.taste.config import TasteOptions, reward_config
 from rlhf.taste.train import make_taste

@@ -31,7 +31,7 @@ from pretrain.cyclical_study.__main__ import (
 )
 from pretrain.cyclical_study.report import bootstrap_interval, study_figures, write_tables
 from pretrain.train import Pretraining
-from pretrain.training.schedules import learning_rate_scale
+from pretrain.training.schedules import lr_factor
 
 Run = Callable[..., Any]
 SCHEDULES = ["constant", "constant_mean", "triangular", "triangular2", "exp_range", "cosine"]
@@ -72,7 +72,7 @@ def test_the_schedules_of_a_trial_by_hand() -> None:
     def relative(name: str, steps: list[int]) -> list[float]:
         config = configs[name]
         config.validate()
-        return [config.learning_rate * learning_rate_scale(step, config) / rate for step in steps]
+        return [config.learning_rate * lr_factor(step, config) / rate for step in steps]
 
     assert relative("constant", [0, 319]) == pytest.approx([1, 1])
     assert relative("triangular", [0, 20, 40, 80, 280, 320]) == pytest.approx([1, 2.5, 4, 1, 4, 1])

@@ -6,7 +6,7 @@ import torch
 from pretrain.checkpoint import new_model
 from pretrain.model import GPTConfig
 from pretrain.presets import PRESETS
-from pretrain.training.schedules import learning_rate_scale
+from pretrain.training.schedules import lr_factor
 
 VOCABULARIES = {"char": 65, "gpt2": 50_258}
 """Characters as the originals count them: without our two special tokens."""
@@ -23,7 +23,7 @@ def test_every_preset_is_sound(preset: str) -> None:
     _, config = PRESETS[preset]
     config.validate()
     config.micro_batches(1)
-    assert 0 < learning_rate_scale(config.steps // 2, config) <= 1
+    assert 0 < lr_factor(config.steps // 2, config) <= 1
 
 
 def test_sizes_are_those_that_were_published() -> None:

@@ -9,20 +9,20 @@ import torch
 from data.console import UserError
 from pretrain.config import CYCLIC_SCHEDULES, PretrainConfig
 from pretrain.training.optim import build_optimizers, set_schedule
-from pretrain.training.schedules import learning_rate_scale
+from pretrain.training.schedules import lr_factor
 
 
 def test_learning_rate_schedules_by_hand() -> None:
     base = PretrainConfig(steps=100, warmup_fraction=0.1, final_fraction=0.2)
     linear = dataclasses.replace(base, schedule="linear")
-    assert [learning_rate_scale(step, linear) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert learning_rate_scale(55, linear) == pytest.approx(0.2 + 0.8 * 0.5)
-    assert learning_rate_scale(100, linear) == pytest.approx(0.2)
+    assert [lr_factor(step, linear) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert lr_factor(55, linear) == pytest.approx(0.2 + 0.8 * 0.5)
+    assert lr_factor(100, linear) == pytest.approx(0.2)
     cosine = dataclasses.replace(base, schedule="cosine")
-    assert learning_rate_scale(55, cosine) == pytest.approx(0.6)
-    assert learning_rate_scale(100, cosine) == pytest.approx(0.2)
+    assert lr_factor(55, cosine) == pytest.approx(0.6)
+    assert lr_factor(100, cosine) == pytest.approx(0.2)
     constant = dataclasses.replace(base, schedule="constant")
-    assert learning_rate_scale(99, constant) == 1.0
+    assert lr_factor(99, constant) == 1.0
 
 
 CYCLIC = PretrainConfig(
@@ -35,7 +35,7 @@ def test_cyclic_schedules_by_hand() -> None:
 
     def scales(schedule: Any, steps: list[int]) -> list[float]:
         config = dataclasses.replace(CYCLIC, schedule=schedule)
-        return [learning_rate_scale(step, config) for step in steps]
+        return [lr_factor(step, config) for step in steps]
 
     assert scales("triangular", [0, 2, 4, 6, 8, 12, 30]) == pytest.approx([0.2, 0.6, 1.0, 0.6, 0.2, 1.0, 0.6])
     # Above the base: .8 in the first cycle, .4 in the second, .2 in the third.
@@ -62,7 +62,7 @@ def test_every_step_takes_the_rate_of_cyclic_lr(schedule: Any) -> None:
     )
     theirs.step()
     for step in range(config.steps + 1):
-        set_schedule([ours], learning_rate_scale(step, config), step / config.steps)
+        set_schedule([ours], lr_factor(step, config), step / config.steps)
         for group in ours.param_groups:
             assert group["lr"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12), step
         scheduler.step()

@@ -28,7 +28,7 @@ from rlhf.algorithms.budget import sampled_tokens
 from rlhf.algorithms.config import PRESETS, GroupConfig, like_ppo
 from rlhf.algorithms.ppo import align
 from rlhf.compare.report import RLHF_CURVES
-from rlhf.judging.measures import win_rate
+from rlhf.judging.metrics import win_rate
 from rlhf.judging.replies import ReplySampler
 
 STAGES = ("rlhf", "rlhf-rloo", "rlhf-grpo", "rlhf-best-of-n")

@@ -21,7 +21,7 @@ from rlhf.algorithms.best_of_n import choose_best, sampled
 from rlhf.algorithms.config import BEST_OF_N_PRESETS, BestOfNConfig
 from rlhf.algorithms.task import NORMALISED_ON, AlignmentTask
 from rlhf.judging.judge import Judge, kl_bound
-from rlhf.judging.measures import diversity
+from rlhf.judging.metrics import diversity
 from rlhf.judging.replies import Replies
 from rlhf.ppo.prompts import PromptOrder
 from sft.models.sampling import sampler

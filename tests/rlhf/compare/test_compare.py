@@ -19,7 +19,7 @@ from data.run.record import parent_of, read_stage
 from reward.gold.judge import GoldJudge
 from rlhf.compare.__main__ import CompareOptions, compare
 from rlhf.compare.report import verdict, write_report
-from rlhf.judging.measures import win_rate
+from rlhf.judging.metrics import win_rate
 from rlhf.judging.panel import SHOWN
 from rlhf.judging.sources import COMPARISONS, SOURCES, STAGES, Comparison, Source
 from rlhf.judging.words import count_words

@@ -16,7 +16,7 @@ from rlhf.compare.__main__ import CompareOptions, compare
 from rlhf.compare.blind import POLICIES, blind_pairs
 from rlhf.compare.report import write_report
 from rlhf.judging.directed_panel import EXCHANGES
-from rlhf.judging.measures import share
+from rlhf.judging.metrics import share
 
 PROMPTS = 12
 SPECS = load_specs("built-in")

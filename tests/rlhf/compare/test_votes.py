@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.compare.blind import PAIRS, POLICIES, blind_pairs, write_blind
 from rlhf.compare.votes import agreement, tally_votes, title_of
-from rlhf.judging.measures import wilson_interval
+from rlhf.judging.metrics import wilson_interval
 from rlhf.judging.votes import count_votes, read_votes
 
 

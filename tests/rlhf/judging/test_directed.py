@@ -15,7 +15,7 @@ from data.directions.table import HELD_OUT_COMBINATIONS, HELD_OUT_WORDS
 from reward.model import RewardModel
 from rlhf.judging.directed import Asked, Asking, Request, draw_requests, request_sets
 from rlhf.judging.judge import choose_pairs
-from rlhf.judging.measures import wilson_interval
+from rlhf.judging.metrics import wilson_interval
 from rlhf.judging.replies import Replies
 from rlhf.judging.stages import Stages, read_chain
 

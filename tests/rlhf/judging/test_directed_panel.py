@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rlhf.judging.directed_panel import REWARDS, craft_panel, directed_panel, first_sentence, print_directions
-from rlhf.judging.measures import wilson_interval
+from rlhf.judging.metrics import wilson_interval
 
 CRAFT = {
     "gold": 0.5, "gold_low": 0.45, "gold_high": 0.55, "kl_to_sft": 1.25, "tokens": 20.0, "tokens_free": 30.0,

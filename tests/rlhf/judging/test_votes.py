@@ -9,7 +9,7 @@ import pytest
 
 from data.console import UserError
 from data.directions.specs import load_specs
-from rlhf.judging.measures import wilson_interval
+from rlhf.judging.metrics import wilson_interval
 from rlhf.judging.votes import count_votes, read_votes, undirected_and_directed
 
 

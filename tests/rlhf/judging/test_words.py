@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.run.page import write_page
 from reward.gold.judge import words_and_marks
-from rlhf.judging.measures import wilson_interval
+from rlhf.judging.metrics import wilson_interval
 from rlhf.judging.panel import SHOWN, words_panel
 from rlhf.judging.replies import Replies
 from rlhf.judging.words import FEWEST, Changes, beyond_chance, count_words, rates, what_changed, word_uses

@@ -12,7 +12,7 @@ import pytest
 from data.console import UserError
 from data.run.record import parent_of, read_stage
 from reward.tastes import asks
-from rlhf.judging.measures import mean_interval, wilson_interval
+from rlhf.judging.metrics import mean_interval, wilson_interval
 from rlhf.taste.compare import TasteCompareOptions, compare_taste
 from rlhf.taste.report import SAMPLES, verdict, write_taste_report
 

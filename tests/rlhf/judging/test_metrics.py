@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from rlhf.judging.measures import (
+from rlhf.judging.metrics import (
     cut_at_blank_line,
     distinct,
     diversity,
