@@ -1,378 +1,36 @@
-"""The trainer against TRL's own on the same pairs, the reward model's scores, and the whole stage."""
+"""The reward stage from beginning to end: what it leaves, resuming, whose rankings it takes, and bad input."""
 
-import itertools
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
-import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from transformers import AutoTokenizer, TrainerCallback
-from trl import RewardConfig, RewardTrainer
 
 from data.console import UserError
-from data.corpus import load_corpus
 from data.dialogue import dialogue_pairs, heldout_pairs
 from data.run.folder import open_stage, run_corpus
-from data.run.options import StageOptions
 from data.run.record import read_metrics, read_stage
-from data.tokenizers import Tokenizer, bpe_tokenizer, character_tokenizer
-from pretrain.checkpoint import save_model
-from pretrain.model import GPT, GPTConfig
+from data.tokenizers import Tokenizer
 from reward.config import PRESETS, RewardModelConfig
-from reward.evaluate import evaluate_reward, expected_calibration_error, longer_wins, reliability
+from reward.evaluate import evaluate_reward
 from reward.model import RewardModel, new_reward_model
 from reward.rankings import Ranking
 from reward.train import RewardStage, train_reward
-from reward.training.batches import ZERO, RankingCollator, RankingRow, ranking_dataset
-from reward.training.trainer import RankingTrainer, ranking_losses, segment_attention_bias
-
-WORDS = [
-    *("the", "king", "hath", "sworn", "a", "heavy", "oath", "tonight", "and", "we", "must", "bear", "his"),
-    *("bitter", "word", "to", "town", "my", "lord", "what", "news", "is", "come", "from", "yonder", "field"),
-    *("where", "brave", "men", "fell", "banners", "burned", "at", "dawn"),
-]
-
-
-def made_up_play(speeches: int = 900) -> str:
-    rng = random.Random(0)
-    parts = []
-    for number in range(speeches):
-        lines = [" ".join(rng.choices(WORDS, k=rng.randint(4, 8))).capitalize() for _ in range(rng.randint(1, 3))]
-        parts.append(f"{'ABCDEF'[number % 6]}NNE:\n" + ",\n".join(lines) + ".")
-    return "\n\n".join(parts) + "\n"
-
-
-def make_sft(run: Path, family: str = "modern", corpus_path: Path | None = None) -> Path:
-    """An untrained model in the place of a finished SFT stage."""
-    path = corpus_path or run / "play.txt"
-    run.mkdir(parents=True, exist_ok=True)
-    if corpus_path is None:
-        path.write_text(made_up_play(), "utf-8")
-    corpus = load_corpus(str(path))
-    tokenizer = bpe_tokenizer(corpus.train, 320)
-    torch.manual_seed(0)
-    model = GPT(
-        GPTConfig(
-            family=family,  # type: ignore[arg-type]
-            vocab_size=tokenizer.vocab_size,
-            context_length=64,
-            width=32,
-            layers=2,
-            heads=2,
-            feed_forward=64,
-            dropout=0.1 if family == "gpt2" else 0.0,
-        )
-    )
-    with open_stage("sft", StageOptions(run=run, overwrite=True), preset="smoke", corpus=corpus) as folder:
-        save_model(model, tokenizer, folder.path)
-        tokenizer.save(folder.path, 64)
-        folder.config = {"prompt_length": 32, "response_length": 24}
-    return run / "sft"
-
-
-def config(run: Path, **changes: object) -> RewardModelConfig:
-    values = dict(
-        vars(PRESETS["smoke"][1]), run=run, n_prompts=20, n_heldout=10, batch_size=4, save_every=2, log_every=1
-    )
-    return RewardModelConfig(**(values | changes))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with an SFT stage; copy it before writing."""
-    run = tmp_path_factory.mktemp("base") / "run"
-    make_sft(run)
-    return run
-
-
-@pytest.fixture
-def run(base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(base, tmp_path / "run"))
+from reward.training.trainer import RankingTrainer
+from tests.reward.made_up import config, peoples_file, some_rankings
 
 
 @pytest.fixture(scope="module")
 def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Path(shutil.copytree(base, tmp_path_factory.mktemp("finished") / "run"))
     return train_reward(config(run), "smoke")
-
-
-def sequence(ranking: Ranking, index: int) -> list[int]:
-    return ranking.prompt_ids + ranking.completion_ids[index]
-
-
-def some_rankings(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Ranking]:
-    rng = random.Random(seed)
-    rankings = []
-    for _ in range(count):
-        texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(4)]
-        order = rng.sample(range(4), 4)
-        groups = [order[:2], *([index] for index in order[2:])] if rng.random() < 0.3 else [[i] for i in order]
-        rankings.append(
-            Ranking(
-                prompt="ANNE:\n",
-                completions=texts,
-                stopped=[True] * 4,
-                ranking=groups,
-                annotator="chance",
-                policy="none",
-                seed=seed,
-                prompt_ids=tokenizer.encode("ANNE:\n"),
-                completion_ids=[[*tokenizer.encode(text), tokenizer.eos_id] for text in texts],
-            )
-        )
-    return rankings
-
-
-@pytest.mark.parametrize("family", ["modern", "gpt2"])
-def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, family: str) -> None:
-    folder = make_sft(tmp_path / "run", family)
-    tokenizer = Tokenizer.load(folder)
-    rankings = some_rankings(tokenizer, 5)
-    pairs = [(sequence(r, a), sequence(r, b)) for r in rankings for a, b in r.pairs()]
-    assert len(pairs) < 30  # some responses are tied
-
-    def loss_and_gradients(plain: bool) -> tuple[float, dict[str, torch.Tensor]]:
-        dataset = (
-            Dataset.from_list([{"chosen_ids": a, "rejected_ids": b} for a, b in pairs])
-            if plain
-            else ranking_dataset(rankings, 64)
-        )
-        arguments = RewardConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, max_length=None)
-        model = new_reward_model(folder, seed=1)
-        processing = AutoTokenizer.from_pretrained(folder)
-        if plain:
-            trainer = RewardTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=processing)
-        else:
-            trainer = RankingTrainer(
-                model=model,
-                args=arguments,
-                train_dataset=dataset,
-                processing_class=processing,
-                collator=RankingCollator(tokenizer.pad_id),
-                rankings_per_forward=2,
-            )
-        rows: Any = trainer.train_dataset
-        assert len(rows) == len(dataset)
-        model.train()
-        batch = trainer.data_collator(list(rows))
-        loss = trainer.compute_loss(model, batch)
-        loss.backward()
-        return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-    plain_loss, plain = loss_and_gradients(plain=True)
-    grouped_loss, grouped = loss_and_gradients(plain=False)
-    assert grouped_loss == pytest.approx(plain_loss, abs=1e-6)
-    assert plain.keys() == grouped.keys()
-    assert max(gradient.abs().max() for gradient in plain.values()) > 1e-3
-    for name in plain:
-        torch.testing.assert_close(grouped[name], plain[name], atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize("loss", ["pairs", "plackett-luce"])
-def test_the_second_loss_takes_the_mean_over_each_responses_own_tokens(base: Path, tmp_path: Path, loss: Any) -> None:
-    """Against sequences that run alone; the prompt's tokens belong to no response."""
-    folder = base / "sft"
-    tokenizer = Tokenizer.load(folder)
-    rankings = some_rankings(tokenizer, 3)
-    model = new_reward_model(folder, seed=1).eval()
-    model.mean_score = new_reward_model(folder, seed=2).score
-
-    def losses(mean_loss_coef: float) -> float:
-        trainer = RankingTrainer(
-            model=model,
-            args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, max_length=None),
-            train_dataset=ranking_dataset(rankings, 64),
-            processing_class=AutoTokenizer.from_pretrained(folder),
-            collator=RankingCollator(tokenizer.pad_id, loss=loss),
-            rankings_per_forward=2,
-            mean_loss_coef=mean_loss_coef,
-        )
-        model.eval()
-        rows: Any = trainer.train_dataset
-        return float(trainer.compute_loss(model, trainer.data_collator(list(rows))))
-
-    def mean_score(ids: list[int], prompt: int) -> float:
-        hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, prompt:]
-        return float(model.mean_score(hidden).mean().detach())
-
-    expected = []
-    for ranking in rankings:
-        scores = [mean_score(sequence(ranking, index), len(ranking.prompt_ids)) for index in range(4)]
-        expected += losses_of(scores, ranking.ranking, loss)
-    with torch.no_grad():
-        assert losses(0.7) - losses(0.0) == pytest.approx(0.7 * sum(expected) / len(expected), abs=1e-5)
-
-
-def test_a_batch_holds_each_prompt_and_each_distinct_response_once() -> None:
-    def row(prompt_ids: list[int], completion_ids: list[list[int]], ranking: list[list[int]]) -> dict[str, object]:
-        texts = [str(ids) for ids in completion_ids]
-        return asdict(
-            RankingRow.of(
-                Ranking(
-                    prompt="p", completions=texts, stopped=[True] * len(texts), ranking=ranking, annotator="",
-                    policy="", seed=0, prompt_ids=prompt_ids, completion_ids=completion_ids,
-                )
-            )
-        )  # fmt: skip
-
-    # Best first: [1, 2, 3], then [1, 4] twice, then [1].
-    rows = [row([7], [[1, 4], [1, 2, 3], [1], [1, 4]], [[1], [0, 3], [2]]), row([2], [[5], [6]], [[0], [1]])]
-    batch = RankingCollator(pad_id=9)(rows)
-    # The shorter row first.
-    assert batch["input_ids"].tolist() == [[2, 5, 6, 9, 9, 9, 9], [7, 1, 4, 1, 2, 3, 1]]
-    assert batch["segments"].tolist() == [[0, 1, 2, -1, -1, -1, -1], [0, 1, 1, 2, 2, 2, 3]]
-    assert batch["position_ids"].tolist() == [[0, 1, 1, 0, 0, 0, 0], [0, 1, 2, 1, 2, 3, 1]]
-    assert batch["ends"].tolist() == [1, 2, 9, 12, 13]
-    assert batch["owners"].tolist() == [[-1, 0, 1, -1, -1, -1, -1], [-1, 2, 2, 3, 3, 3, 4]]
-    # What was sampled twice is compared once.
-    assert batch["chosen"].tolist() == [0, 3, 3, 2]
-    assert batch["rejected"].tolist() == [1, 2, 4, 4]
-    assert batch["terms"].tolist() == [0, 1, 2, 3]
-    assert batch["weights"].tolist() == [1.0] * 4
-    # A term per response that stands above others.
-    batch = RankingCollator(pad_id=9, loss="plackett-luce")([row | {"weight": 1.0 + i} for i, row in enumerate(rows)])
-    assert batch["terms"].tolist() == [0, 1, 1, 2]
-    assert batch["weights"].tolist() == [2.0, 1.0, 1.0]
-    allowed = segment_attention_bias(batch["segments"], torch.float32)[1, 0] == 0
-    assert allowed[4].tolist() == [True, False, False, True, True, False, False]
-
-
-def test_calibrated_a_score_of_0_stands_between_the_first_group_and_the_others() -> None:
-    ranking = replace(
-        some_rankings(character_tokenizer("".join(WORDS) + " ANNE:\n"), 1)[0],
-        completion_ids=[[1], [2], [3], [4]],
-        ranking=[[1, 2], [0], [3]],
-    )
-    batch = RankingCollator(pad_id=9, loss="calibrated")([asdict(RankingRow.of(ranking))])
-    pairs = set(zip(batch["chosen"].tolist(), batch["rejected"].tolist(), strict=True))
-    assert pairs == {(1, 0), (2, 0), (1, 3), (2, 3), (0, 3), (1, ZERO), (2, ZERO), (ZERO, 0), (ZERO, 3)}
-    assert batch["terms"].tolist() == [*range(9)]
-    # By hand: responses of odds 1/2, 3, 4 and 1/5 against one of odds 1.
-    odds = torch.tensor([0.5, 3.0, 4.0, 0.2, 1.0])
-    losses = ranking_losses(odds.log()[batch["chosen"]] - odds.log()[batch["rejected"]], batch["terms"], 9)
-    expected = [3 / 3.5, 4 / 4.5, 3 / 3.2, 4 / 4.2, 0.5 / 0.7, 3 / 4, 4 / 5, 1 / 1.5, 1 / 1.2]
-    assert sorted((-losses).exp().tolist()) == pytest.approx(sorted(expected))
-
-
-@pytest.mark.parametrize("weight", [1.0, 2.0])
-def test_every_beginning_of_a_response_is_judged(base: Path, tmp_path: Path, weight: float) -> None:
-    """Against beginnings that run alone, each read at its last token."""
-    folder = base / "sft"
-    tokenizer = Tokenizer.load(folder)
-    rankings = [replace(ranking, weight=weight) for ranking in some_rankings(tokenizer, 3)]
-    model = new_reward_model(folder, seed=1).eval()
-
-    def judge(ranking: Ranking, ids: Sequence[int]) -> list[bool]:
-        return [sum(ids[: end + 1]) % 3 == 0 for end in range(len(ids))]
-
-    def loss(coefficient: float) -> float:
-        trainer = RankingTrainer(
-            model=model,
-            args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, max_length=None),
-            train_dataset=ranking_dataset(rankings, 64, judge),
-            processing_class=AutoTokenizer.from_pretrained(folder),
-            collator=RankingCollator(tokenizer.pad_id, loss="calibrated"),
-            rankings_per_forward=2,
-            beginnings_coef=coefficient,
-        )
-        model.eval()
-        rows: Any = trainer.train_dataset
-        return float(trainer.compute_loss(model, trainer.data_collator(list(rows))))
-
-    expected = terms = 0.0
-    for ranking in rankings:
-        row = RankingRow.of(ranking)
-        terms += weight * (len(row.chosen) + len(row.completion_ids))
-        for ids in row.completion_ids:
-            beginnings = [(ranking.prompt_ids, ids[: end + 1]) for end in range(len(ids))]
-            scores = RewardModel(model).score(beginnings)
-            right = torch.tensor(judge(ranking, ids), dtype=torch.float32)
-            expected += weight * float(torch.nn.functional.binary_cross_entropy_with_logits(scores, right))
-    with torch.no_grad():
-        assert loss(0.7) - loss(0.0) == pytest.approx(0.7 * expected / terms, abs=1e-5)
-
-
-def test_what_a_partial_ranking_does_not_place_is_not_run() -> None:
-    ranking = replace(
-        some_rankings(character_tokenizer("".join(WORDS) + " ANNE:\n"), 1)[0],
-        completions=["a", "b", "c"],
-        stopped=[True] * 3,
-        completion_ids=[[1], [2], [3]],
-        ranking=[[2], [0]],
-    )
-    row = RankingRow.of(ranking)
-    assert (row.completion_ids, row.chosen, row.rejected) == ([[1], [3]], [1], [0])
-
-
-def losses_of(scores: list[float], ranking: list[list[int]], loss: Any) -> list[float]:
-    """The terms of one ranking of responses with these scores."""
-    count = len(scores)
-    of = Ranking(
-        prompt="p", completions=[str(i) for i in range(count)], stopped=[True] * count, ranking=ranking, annotator="",
-        policy="", seed=0, prompt_ids=[0], completion_ids=[[i + 1] for i in range(count)],
-    )  # fmt: skip
-    batch = RankingCollator(pad_id=9, loss=loss)([asdict(RankingRow.of(of))])
-    placed = sorted(index for group in ranking for index in group)
-    given = torch.tensor([scores[index] for index in placed], dtype=torch.float64)
-    margins = given[batch["chosen"]] - given[batch["rejected"]]
-    return ranking_losses(margins, batch["terms"], len(batch["weights"])).tolist()
-
-
-def test_losses_by_hand() -> None:
-    """Responses of odds 1, 2, 4 and 8."""
-    scores = [0.0, math.log(2), math.log(4), math.log(8)]
-
-    def odds(ranking: list[list[int]], loss: str) -> list[float]:
-        return sorted(math.exp(-each) for each in losses_of(scores, ranking, loss))
-
-    # 3, 1, 0, 2: the first among all, the second among three, the third among two.
-    assert odds([[3], [1], [0], [2]], "plackett-luce") == pytest.approx(sorted([8 / 15, 2 / 7, 1 / 5]))
-    pairs = [8 / 10, 8 / 9, 8 / 12, 2 / 3, 2 / 6, 1 / 5]
-    assert odds([[3], [1], [0], [2]], "pairs") == pytest.approx(sorted(pairs))
-    # Ties above: each of them among itself and what is below, not against the other.
-    assert odds([[3, 1], [0]], "plackett-luce") == pytest.approx(sorted([8 / 9, 2 / 3]))
-    # Ties below stand together in the term of what is above.
-    assert odds([[2], [0, 3]], "plackett-luce") == pytest.approx([4 / 13])
-    assert odds([[2], [0, 3]], "pairs") == pytest.approx(sorted([4 / 5, 4 / 12]))
-    # What is not placed is in no term.
-    assert odds([[1], [3]], "plackett-luce") == odds([[1], [3]], "pairs") == pytest.approx([2 / 10])
-
-
-def test_plackett_luce_is_the_probability_of_the_order() -> None:
-    """The probabilities of all orders of four responses sum to 1."""
-    scores = [0.3, -1.2, 2.0, 0.7]
-    orders = [losses_of(scores, [[i] for i in order], "plackett-luce") for order in itertools.permutations(range(4))]
-    assert sum(math.exp(-sum(terms)) for terms in orders) == pytest.approx(1.0)
-
-
-def test_losses_and_gradients_stay_finite_where_scores_are_far_apart() -> None:
-    margins = torch.tensor([-500.0, 300.0, 0.0, 800.0], requires_grad=True)
-    losses = ranking_losses(margins, torch.tensor([0, 0, 1, 2]), 3)
-    assert losses.tolist() == pytest.approx([500.0, math.log(2), 0.0])
-    losses.sum().backward()
-    assert margins.grad is not None
-    assert margins.grad.tolist() == pytest.approx([-1.0, 0.0, -0.5, 0.0])
-
-
-def test_nothing_is_dropped_in_silence(base: Path) -> None:
-    tokenizer = Tokenizer.load(base / "sft")
-    rankings = some_rankings(tokenizer, 6)
-    longest = max(len(sequence(r, i)) for r in rankings for i in range(4))
-    dataset = ranking_dataset(rankings, longest)
-    assert sum(len(row["chosen"]) for row in dataset) == sum(len(r.pairs()) for r in rankings)
-    with pytest.raises(UserError, match="shorten --prompt-length"):
-        ranking_dataset(rankings, longest - 1)
 
 
 def test_scores_depend_on_the_sequence_alone(base: Path) -> None:
@@ -392,81 +50,6 @@ def test_scores_depend_on_the_sequence_alone(base: Path) -> None:
     torch.testing.assert_close(together, torch.tensor(theirs), atol=1e-5, rtol=1e-4)
     shorter = model.score([(prompt, ids[:-1]) for prompt, ids in sequences])
     assert (shorter - together).abs().min() > 1e-6
-
-
-class _Known(RewardModel):
-    """Scores each response by the number of its tokens, divided by `scale`."""
-
-    std = 1.0
-
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-
-    def score(self, sequences: Any, batch_size: int = 64, normalise: bool = True) -> torch.Tensor:
-        return torch.tensor([len(response) / self.scale for _, response in sequences])
-
-
-def test_figures_on_hand_made_rankings() -> None:
-    def ranking(order: list[int]) -> Ranking:
-        return Ranking(
-            prompt="p",
-            completions=["a", "bb", "cccc"],
-            stopped=[True] * 3,
-            ranking=[[index] for index in order],
-            annotator="",
-            policy="",
-            seed=0,
-            prompt_ids=[0],
-            completion_ids=[[1], [1] * 2, [1] * 4],
-            scores=[0.0, 2.0, 1.0],
-        )
-
-    # Longest first, and once the longest last: 3 + 1 of 6 pairs as the model says.
-    rankings = [ranking([2, 1, 0]), ranking([1, 0, 2])]
-    assert longer_wins(rankings)
-    figures = evaluate_reward(_Known(1.0), rankings, label_temperature=1.0)
-    assert figures["heldout_accuracy"] == pytest.approx(4 / 6, abs=1e-5)
-    assert figures["length_baseline"] == pytest.approx(4 / 6, abs=1e-5)
-    assert evaluate_reward(_Known(1.0), rankings, longer_wins=False)["length_baseline"] == pytest.approx(
-        2 / 6, abs=1e-5
-    )
-    assert figures["accuracy_vs_gold"] == pytest.approx(2 / 3, abs=1e-5)
-    assert figures["spearman"] == pytest.approx(0.5, abs=1e-5)
-    sigmoid = [1 / (1 + math.exp(-margin)) for margin in (1.0, 1.0, 2.0)]
-    assert figures["accuracy_ceiling"] == pytest.approx(sum(sigmoid) / 3, abs=1e-5)
-
-
-def test_calibration_is_perfect_for_the_labels_own_probabilities_and_bad_for_boasting() -> None:
-    rng = random.Random(0)
-    rankings = []
-    for _ in range(4000):
-        lengths = [rng.randint(1, 12), rng.randint(1, 12)]
-        first = rng.random() < 1 / (1 + math.exp((lengths[1] - lengths[0]) / 4))
-        rankings.append(
-            Ranking(
-                prompt="p",
-                completions=["a", "b"],
-                stopped=[True, True],
-                ranking=[[0], [1]] if first else [[1], [0]],
-                annotator="",
-                policy="",
-                seed=0,
-                prompt_ids=[0],
-                completion_ids=[[1] * length for length in lengths],
-            )
-        )
-
-    def error(scale: float) -> float:
-        model = _Known(scale)
-        scores = [model.score([([0], ids) for ids in r.completion_ids]) for r in rankings]
-        bins = reliability(model, rankings, scores)
-        assert sum(entry.pairs for entry in bins) == len(rankings)
-        found = expected_calibration_error(bins)
-        assert found is not None
-        return found
-
-    assert error(4.0) < 0.03
-    assert error(1.0) > 0.1
 
 
 def test_the_stage_leaves_what_it_promises(finished: Path) -> None:
@@ -757,15 +340,6 @@ def test_a_broken_line_of_rankings_is_named(run: Path) -> None:
     assert not (run / ".reward.partial").exists()
 
 
-def peoples_file(run: Path, rankings: list[list[list[int]]], prompt: str = "GUEST {}:\n") -> tuple[str]:
-    rows = [
-        {"prompt": prompt.format(number), "completions": ["Well.", "What?"], "ranking": ranking}
-        for number, ranking in enumerate(rankings)
-    ]
-    (run / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return (str(run / "people.jsonl"),)
-
-
 def test_rankings_that_say_nothing_are_refused(run: Path) -> None:
     files = peoples_file(run, [[[0, 1]]] * 12)
     with pytest.raises(UserError, match=r"people\.jsonl: none of 12 rankings says anything"):
@@ -788,57 +362,6 @@ def test_few_rankings_are_enough(run: Path, count: int, held_out: int) -> None:
         assert results["heldout_accuracy"] is results["length_baseline"] is results["ece"] is None
     rows = (folder / "rankings.jsonl").read_text("utf-8").splitlines()
     assert len(rows) == count - held_out
-
-
-def test_the_weight_of_a_file_multiplies_the_loss_of_its_pairs(base: Path, tmp_path: Path) -> None:
-    """A weight of 2 is the ranking twice, however the step is cut into micro-batches."""
-    folder = base / "sft"
-    tokenizer = Tokenizer.load(folder)
-    one, two = some_rankings(tokenizer, 2)
-
-    def gradients(rankings: list[Ranking], micro_batch_size: int) -> dict[str, torch.Tensor]:
-        count = len(rankings)
-        model = new_reward_model(folder, seed=1)
-        trainer = RankingTrainer(
-            model=model,
-            args=RewardConfig(
-                output_dir=str(tmp_path),
-                use_cpu=True,
-                bf16=False,
-                max_length=None,
-                per_device_train_batch_size=micro_batch_size,
-                gradient_accumulation_steps=count // micro_batch_size,
-                num_train_epochs=1,
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-            ),
-            train_dataset=ranking_dataset(rankings, 64),
-            processing_class=AutoTokenizer.from_pretrained(folder),
-            collator=RankingCollator(tokenizer.pad_id),
-            rankings_per_forward=4,
-        )
-        found: dict[str, torch.Tensor] = {}
-
-        def keep(*_: Any, **__: Any) -> None:
-            found.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-
-        callback = TrainerCallback()
-        callback.on_pre_optimizer_step = keep  # type: ignore[method-assign]
-        trainer.add_callback(callback)
-        trainer.args.max_grad_norm = 0.0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer.train()
-        return found
-
-    weighted = [one, replace(two, weight=2.0)]
-    whole, cut, doubled = gradients(weighted, 2), gradients(weighted, 1), gradients([one, two, two], 3)
-    plain = gradients([one, two], 2)
-    assert max((whole[name] - plain[name]).abs().max() for name in plain) > 1e-3
-    for name in whole:
-        torch.testing.assert_close(whole[name], doubled[name], atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(cut[name], doubled[name], atol=1e-6, rtol=1e-4)
 
 
 def test_without_its_parent_or_with_a_changed_one(run: Path) -> None:

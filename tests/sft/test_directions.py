@@ -1,7 +1,6 @@
 """Directions in fine-tuning: what a pair is told, in every epoch anew, and how often replies do as told."""
 
 import random
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -38,11 +37,6 @@ PAIRS = [Pair(f"ANNE:\nHow now {n}?\n\nBEN:\n", SAID[n % 4]) for n in range(400)
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return bpe_tokenizer("\n\n".join(prompt + reply for prompt, reply in PAIRS), 340)
-
-
-@pytest.fixture
-def run(smoke_base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(smoke_base, tmp_path / "run"))
 
 
 def few(run: Path, **changes: object) -> FineTuneConfig:

@@ -1,7 +1,6 @@
 """The second loss of fine-tuning: what is judged, by how much, and that a direction is read by it."""
 
 import random
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +20,6 @@ from sft.trainer import PairCollator, as_dataset, judgement_weights
 
 SPECS = load_specs("built-in")
 SAID = ("What, is the harbour shut?", "I love thee, Anne,\nand so good night.", "O, hear me! I am come again!", "No.")
-
-
-@pytest.fixture
-def run(smoke_base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(smoke_base, tmp_path / "run"))
 
 
 def config(run: Path, **changes: object) -> FineTuneConfig:

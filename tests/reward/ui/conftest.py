@@ -10,7 +10,8 @@ import pytest
 
 from data.run.record import read_stage
 from reward.screens import policy_name
-from tests.browser import chromium, server, visitor
+from tests.browser import Server, chromium, server, visitor
+from tests.reward.ui.pages import Serve
 from tests.tiny import RunMaker
 
 __all__ = ["chromium", "server", "visitor"]
@@ -50,5 +51,17 @@ def labelled(tiny_sft: Path, tmp_path: Path) -> Callable[..., Path]:
             content = "".join(json.dumps(row) + "\n" for row in rows)
             (run / "labels" / "screens.jsonl").write_text(content, "utf-8")
         return run
+
+    return make
+
+
+@pytest.fixture
+def served(labelled: Callable[..., Path], server: Callable[..., Server]) -> Serve:
+    """`served(40, …)`: (the run, the server, its address) of a page with so many screens, see `labelled`."""
+
+    def make(screens: int, *more: object, **texts: str) -> tuple[Path, Server, str]:
+        run = labelled(screens, **texts)
+        serving = server("reward.label", "--run", run, "--screens", screens or 3, *more)
+        return run, serving, serving.start()
 
     return make

@@ -1,54 +1,36 @@
-"""Fine-tuning: what is learned and what is not, that nothing is lost, resuming to the bit, and every bad input."""
+"""The sft stage: what is learned and what is not, that nothing is lost, and resuming to the bit."""
 
-import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import TrainerCallback
 
 from data.console import UserError
-from data.corpus import load_corpus
-from data.dialogue import Pair
-from data.run.folder import StageFolder, open_stage
 from data.run.record import check_descends, read_stage
-from data.tokenizers import Tokenizer, bpe_tokenizer, character_tokenizer
-from pretrain.checkpoint import load_model, save_model
-from pretrain.model import GPT, GPTConfig
-from pretrain.presets import PRESETS as PRETRAIN_PRESETS
-from pretrain.train import pretrain
+from data.tokenizers import Tokenizer
+from pretrain.checkpoint import load_model
 from sft import train as sft_train
-from sft.config import PRESETS, FineTuneConfig
-from sft.end_token import fit_end_row, start_end_row
+from sft.config import FineTuneConfig
 from sft.evaluate import completion_nats, sample_replies
 from sft.models.forward import LogProbs
 from sft.models.loading import load_causal_lm
 from sft.models.sampling import sampler
-from sft.pairs import IGNORED, Example, encode_pairs, load_pairs, training_order
+from sft.pairs import IGNORED, Example
 from sft.train import FineTuning, fine_tune
 from sft.trainer import as_dataset, check_nothing_lost
 from sft.trl import last_checkpoint
 from tests.cards import check_card
-
-TEXT = "Good morrow, cousin. What news abroad? None, sir; the road is empty and the inn is shut.\n\n" * 30
-
-
-@pytest.fixture
-def run(smoke_base: Path, tmp_path: Path) -> Path:
-    """A run of one's own with a finished pretrain stage."""
-    return Path(shutil.copytree(smoke_base, tmp_path / "run"))
+from tests.sft.small import config, opened_trainer, sha256, unfinished
 
 
 @pytest.fixture(scope="module")
@@ -57,38 +39,6 @@ def finished(smoke_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     run = Path(shutil.copytree(smoke_base, tmp_path_factory.mktemp("finished") / "run"))
     fine_tune(config(run), "smoke")
     return run
-
-
-def config(run: Path, **changes: object) -> FineTuneConfig:
-    few = {
-        "max_pairs": 88,
-        "batch_size": 8,
-        "micro_batch_size": 4,
-        "save_every": 3,
-        "eval_every": 4,
-        "log_every": 1,
-        "precision": "fp32",
-    }
-    return replace(PRESETS["smoke"][1], run=run, **(few | changes))  # type: ignore[arg-type]
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def unfinished(options: FineTuneConfig) -> StageFolder:
-    """The folder of a stage that was opened and not finished."""
-    with pytest.raises(KeyboardInterrupt), open_stage("sft", options, preset="smoke") as stage:
-        raise KeyboardInterrupt
-    return stage
-
-
-def opened_trainer(options: FineTuneConfig):
-    fine_tuning = FineTuning(options)
-    return fine_tuning, fine_tuning.trainer(unfinished(options))
-
-
-# What is learned
 
 
 def test_the_loss_is_the_mean_over_completion_tokens_of_the_whole_step(run: Path) -> None:
@@ -146,141 +96,6 @@ def test_examples_lost_in_the_trainer_are_an_error() -> None:
         check_nothing_lost(examples, as_dataset([examples[0], Example([4, 5], [6, 9])]))
 
 
-def test_encoding_counts_what_is_cut_and_what_is_left_out() -> None:
-    tokenizer = bpe_tokenizer(TEXT, 300)
-    pairs = [
-        Pair("A:\nHow now?\n\nB:\n", "None, sir."),
-        Pair("A:\nHow now?\n\nB:\n", "The road is empty. What news abroad? " * 20),
-        Pair("A:\nHow now?\n\nB:\n", "the inn is shut and " * 40),
-        Pair("A:\nHow now?\n\nB:\n", "Ay."),
-    ]
-    options = FineTuneConfig(prompt_length=6, response_length=40, min_words=2)
-    encoded = encode_pairs(pairs, tokenizer, options)
-    assert (len(encoded.examples), encoded.cut, encoded.dropped) == (2, 1, 2)
-    whole, cut = encoded.examples
-    assert whole.completion == [*tokenizer.encode("None, sir."), tokenizer.eos_id]
-    assert len(cut.completion) <= 40
-    assert re.search(r"[.?]$", tokenizer.decode(cut.completion))
-    assert whole.prompt == tokenizer.encode(pairs[0].prompt)[-6:]
-
-
-def test_few_words_are_left_out_of_plays_and_learned_of_peoples_own_pairs(tmp_path: Path) -> None:
-    tokenizer, data = bpe_tokenizer(TEXT, 300), tmp_path / "pairs.jsonl"
-    pairs = [
-        Pair("Q?", text)
-        for text in ("Yes.", "学而时习之\uff0c不亦说乎。", "It is as far as the weir, and back.", "x " * 200)
-    ]
-    options = FineTuneConfig(prompt_length=8, response_length=60)
-    found = [
-        encode_pairs(pairs, tokenizer, each)
-        for each in (options, replace(options, data=data), replace(options, data=data, min_words=9))
-    ]
-    assert [(len(each.examples), each.dropped, each.short) for each in found] == [(2, 2, 1), (3, 1, 0), (2, 2, 1)]
-
-
-def test_what_a_tokenizer_does_not_know_is_named_with_its_line(tmp_path: Path) -> None:
-    data = tmp_path / "pairs.jsonl"
-    data.write_text('{"prompt": "a", "completion": "b"}\n\n{"prompt": "b", "completion": "\u00e9"}\n', "utf-8")
-    with pytest.raises(UserError, match=r"pairs\.jsonl, line 3: the character tokenizer does not know 'é'"):
-        load_pairs(FineTuneConfig(data=data), load_corpus("pastiche"), character_tokenizer("ab"))
-
-
-def test_sorting_within_a_step_keeps_the_steps_pairs() -> None:
-    lengths = [17, 3, 9, 9, 40, 2, 8, 31, 5, 12, 6, 6]
-    options = FineTuneConfig(batch_size=4, epochs=2, seed=3)
-    order = training_order(lengths, options)
-    assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
-    for first in range(0, 24, 4):
-        step = [lengths[index] for index in order[first : first + 4]]
-        assert step == sorted(step, reverse=True)
-    assert order != training_order(lengths, replace(options, seed=4))
-
-
-@pytest.mark.parametrize(("family", "tied"), [("modern", True), ("modern", False), ("gpt2", True)])
-def test_the_end_token_starts_as_the_newline(tmp_path: Path, family: str, tied: bool) -> None:
-    tokenizer = bpe_tokenizer(TEXT, 300)
-    shape = GPTConfig(
-        family=family,  # type: ignore[arg-type]
-        vocab_size=tokenizer.vocab_size,
-        context_length=16,
-        width=16,
-        layers=1,
-        heads=2,
-        feed_forward=32,
-        dropout=0.3 if family == "gpt2" else 0.0,
-        tied=tied,
-    )
-    save_model(GPT(shape), tokenizer, tmp_path)
-    tokenizer.save(tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(tmp_path)
-    model: Any = load_causal_lm(tmp_path, dropout=0.1)
-    newline, end = tokenizer.encode("\n")[0], tokenizer.eos_id
-    start_end_row(model, newline, end)
-    both: Any = (
-        (model.get_input_embeddings(), base.get_input_embeddings()),
-        (model.get_output_embeddings(), base.get_output_embeddings()),
-    )
-    for ours, theirs in both:
-        assert torch.equal(ours.weight[end], theirs.weight[newline])
-        others = [row for row in range(tokenizer.vocab_size) if row != end]
-        assert torch.equal(ours.weight[others], theirs.weight[others])
-    assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
-    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
-    assert rates == ({0.1} if family == "gpt2" else set())
-    assert model.config.to_dict()["attn_pdrop" if family == "gpt2" else "attention_dropout"] == 0.1
-
-
-@pytest.mark.parametrize(("family", "tied"), [("modern", True), ("modern", False), ("gpt2", True)])
-def test_fitting_the_end_tokens_row_finds_where_replies_end(tmp_path: Path, family: str, tied: bool) -> None:
-    """By the whole model's own logits: the best row there is, and no other weight is touched."""
-    tokenizer = bpe_tokenizer(TEXT, 300)
-    torch.manual_seed(0)
-    shape = GPTConfig(
-        family=family,  # type: ignore[arg-type]
-        vocab_size=tokenizer.vocab_size,
-        context_length=64,
-        width=32,
-        layers=1,
-        heads=2,
-        feed_forward=64,
-        tied=tied,
-    )
-    save_model(GPT(shape), tokenizer, tmp_path)
-    tokenizer.save(tmp_path)
-    model: Any = load_causal_lm(tmp_path)
-    end = tokenizer.eos_id
-    start_end_row(model, tokenizer.encode("\n")[0], end)
-    texts = ["Good morrow.", "What news abroad, my lord? I hear of none.", "No.", "The road is empty, and so am I."]
-    prompt = tokenizer.encode("ANNE:\n")
-    examples = [Example(prompt, [*tokenizer.encode(text), end]) for text in texts]
-    before = {name: weights.clone() for name, weights in model.named_parameters()}
-    start = model.get_output_embeddings().weight[end].detach().clone()
-
-    def objective(row: torch.Tensor) -> torch.Tensor:
-        head, losses = model.get_output_embeddings().weight, []
-        for example in examples:
-            states = model.base_model(torch.tensor([example.ids])).last_hidden_state[0]
-            logits = states @ torch.cat([head[:end].detach(), row[None], head[end + 1 :].detach()]).T
-            for position, token in enumerate(example.completion, start=len(prompt) - 1):
-                ending = logits[position].softmax(-1)[end]
-                losses.append(-(ending if token == end else 1 - ending).log())
-        return torch.stack(losses).mean() + (row - start).square().sum() / len(losses)
-
-    fit_end_row(model, examples, end)
-    fitted = model.get_output_embeddings().weight[end].detach().requires_grad_(True)
-    best = objective(fitted)
-    (gradient,) = torch.autograd.grad(best, fitted)
-    assert best < 0.5 * objective(start)
-    assert gradient.norm() < 1e-3
-    others = [row for row in range(tokenizer.vocab_size) if row != end]
-    for name, weights in model.named_parameters():
-        if len(weights) == tokenizer.vocab_size:
-            assert torch.equal(weights[others], before[name][others])
-            assert torch.equal(weights[end], fitted)
-        else:
-            assert torch.equal(weights, before[name])
-
-
 def test_held_out_nats_do_not_depend_on_the_batch_and_equal_a_loop(finished: Path) -> None:
     """The loop is over our GPT, read from the same folder."""
     model, tokenizer = load_model(finished / "sft"), Tokenizer.load(finished / "sft")
@@ -299,9 +114,6 @@ def test_held_out_nats_do_not_depend_on_the_batch_and_equal_a_loop(finished: Pat
     for batch_size in (1, 3, 4):
         assert completion_nats(lm, examples, batch_size=batch_size) == pytest.approx(expected, abs=1e-5)
     assert lm.training
-
-
-# The whole stage
 
 
 def test_the_stage_reports_what_it_did(finished: Path) -> None:
@@ -441,9 +253,6 @@ def test_the_text_is_the_one_in_the_run_and_not_made_again(
         fine_tune(config(run), "smoke")
 
 
-# Stopping and resuming
-
-
 @pytest.mark.parametrize("killed_after", [2, 8])
 def test_a_killed_run_resumes_to_the_same_bits(
     finished: Path, run: Path, killed_after: int, monkeypatch: pytest.MonkeyPatch
@@ -521,109 +330,7 @@ def test_the_latest_whole_state_is_found(tmp_path: Path) -> None:
     assert not (folder.resume_path / "checkpoint-150").exists()
 
 
-# Bad input
-
-
-def test_the_command_and_what_it_refuses(command: Callable, refused: Callable, run: Path, tmp_path: Path) -> None:
-    """As a user runs it: nothing but our lines is printed, a second run is refused, as is one without a base."""
-    few = ("--max-pairs", 32, "--samples", 8)
-    done = command("sft", "smoke", "--run", run, *few)
-    lines = done.stderr.splitlines()
-    assert done.stdout == ""
-    assert len(lines) == 2, done.stderr
-    assert all(line.startswith("sft  ") for line in lines)
-    with pytest.raises(UserError, match=r"exists already: .* add --overwrite"):
-        fine_tune(config(run), "smoke")
-    assert "run `python -m pretrain PRESET" in refused("sft", "smoke", "--run", tmp_path / "empty")
-    assert not (tmp_path / "empty").exists()
-
-
-def test_impossible_settings(run: Path) -> None:
-    for changes, message in (
-        ({"prompt_length": 60, "response_length": 60}, "exceed the model's context of 96"),
-        ({"batch_size": 8, "micro_batch_size": 3}, "not divisible by micro_batch_size 3"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"response_length": 1}, "response_length must be at least 2"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"learning_rate": math.nan}, "learning_rate must be positive"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
-        ({"min_words": -1}, "min_words must not be negative"),
-        ({"min_words": 10_000}, "no pair is left"),
-    ):
-        with pytest.raises(UserError, match=message):
-            fine_tune(config(run, **changes), "smoke")
-    with pytest.raises(UserError, match="8 is not divisible by 3 processes"):
-        config(run).micro_batches(processes=3)
-    assert config(run).micro_batches(processes=2) == (4, 1)
-    assert not (run / ".sft.partial").exists()
-
-
-def test_a_base_that_is_not_what_it_was(run: Path) -> None:
-    weights = run / "pretrain" / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(UserError, match="changed or truncated"):
-        fine_tune(config(run), "smoke")
-    weights.write_bytes(whole[:1000])
-    with pytest.raises(UserError, match="changed or truncated"):
-        fine_tune(config(run), "smoke")
-    weights.unlink()
-    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
-        fine_tune(config(run), "smoke")
-    weights.write_bytes(whole)
-    tokenizer = run / "pretrain" / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text() + " ")
-    with pytest.raises(UserError, match=r"tokenizer\.json was changed"):
-        fine_tune(config(run), "smoke")
-    (run / "pretrain" / "stage.json").unlink()
-    with pytest.raises(UserError, match="unfinished"):
-        fine_tune(config(run), "smoke")
-    assert not (run / ".sft.partial").exists()
-
-
-def test_a_rung_of_the_ladder_is_no_base(tmp_path: Path) -> None:
-    (tmp_path / "sea.txt").write_text(TEXT)
-    settings: dict[str, Any] = {
-        "corpus": str(tmp_path / "sea.txt"),
-        "run": tmp_path / "run",
-        "steps": 2,
-        "sample_tokens": 5,
-    }
-    pretrain(replace(PRETRAIN_PRESETS["bigram"][1], **settings), "bigram")
-    with pytest.raises(UserError, match="the ladder's bigram, which is not a GPT and can only"):
-        FineTuning(config(tmp_path / "run"))
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"pretrain", "corpus.txt"}
-
-
 def test_a_parent_of_another_stage(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "sft", tmp_path / "pretrain")
     with pytest.raises(UserError, match="holds the stage 'sft', not 'pretrain'"):
         fine_tune(config(tmp_path), "smoke")
-
-
-@pytest.mark.parametrize(
-    ("second_line", "message"),
-    [
-        ('{"prompt": "A:\\n", "completion": ', "line 2: not valid JSON"),
-        ('{"prompt": "A:\\n"}', 'line 2: the key "completion" is missing'),
-        ('{"prompt": "A:\\n", "completion": 3}', 'line 2: "completion" must be a string'),
-        ('["A", "B"]', "line 2: must be a JSON object"),
-        ('{"prompt": "A:\\n", "completion": " "}', 'line 2: "completion" is empty'),
-        ('{"prompt": "A:\\n", "completion": "Nay."}', "at least two different prompts"),
-    ],
-)
-def test_a_broken_file_of_pairs(run: Path, second_line: str, message: str) -> None:
-    data = run / "pairs.jsonl"
-    data.write_text('{"prompt": "A:\\n", "completion": "Ay."}\n' + second_line + "\n", "utf-8")
-    with pytest.raises(UserError, match=re.escape(message)) as caught:
-        fine_tune(config(run, data=data), "smoke")
-    assert str(data) in str(caught.value)
-    assert not (run / ".sft.partial").exists()
-
-
-def test_a_corpus_without_dialogue(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sft.pairs.dialogue_pairs", lambda text: [])
-    with pytest.raises(UserError, match=r"has no dialogue .* give pairs with --data"):
-        fine_tune(config(run), "smoke")
