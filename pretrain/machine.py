@@ -89,9 +89,12 @@ class OwnPrecision(Accelerator):
     def mixed_precision(self) -> str:
         return "bf16" if self.bf16 else "no"
 
-    def autocast(self, *unused: Any) -> torch.autocast:
-        """Context in which products are bfloat16 with `bf16`, and nothing changes without."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+    def autocast(self, *unused: Any, cache: bool = True) -> torch.autocast:
+        """Context in which products are bfloat16 with `bf16`, and nothing changes without.
+
+        cache: whether a weight's copy in bfloat16 is kept for its next use.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=cache)
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -100,7 +100,9 @@ class Experience:
         No top-k, no top-p, no minimum length, or the KL would be measured on another distribution than was sampled.
         """
         cuda = self.accelerator.device.type == "cuda"
-        context = self.accelerator.autocast() if cuda else full_precision_matmul()
+        context = (
+            self.accelerator.autocast(cache=self.config.gather_for_generation) if cuda else full_precision_matmul()
+        )
         dtype = torch.bfloat16 if self.accelerator.bf16 else torch.float32
         with self.lockstep.sampler(model, dtype) as cached, context:
             return generate(
@@ -134,7 +136,7 @@ class Experience:
         found: dict[int, tuple[Tensor, ...]] = {}
         rows_each, device = self.config.micro_rows(self.accelerator.num_processes), self.accelerator.device
         for rows, batch in micro_batches(prompts, responses, range(len(prompts)), rows_each, device):
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(cache=self.config.shard is None):
                 flat = (
                     *self.policy(batch, self.config.temperature),
                     self.reference(batch, self.config.temperature)[0],

@@ -131,7 +131,8 @@ class Learner:
                     contexts.enter_context(self.accelerator.no_sync(self.policy))
                     contexts.enter_context(self.accelerator.no_sync(self.value))
                 mask = rollout.mask[micro]
-                with self.accelerator.autocast():
+                # Copies of divided weights would be whole.
+                with self.accelerator.autocast(cache=config.shard is None):
                     with torch.set_grad_enabled(not value_only):
                         flat, entropies = self.policy(batch, config.temperature)
                     values = self.value(batch)

@@ -1,6 +1,7 @@
 """The arithmetic of memory is that of the models: within 15 % of the peaks that are measured."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,5 +45,16 @@ def test_the_arithmetic_is_near_what_is_measured(row: str) -> None:
     assert predicted == pytest.approx(measured, rel=0.15)
 
 
-def test_the_page_has_the_table_that_its_command_prints() -> None:
-    assert script("docs/memory_table.py").table() in PAGE.read_text("utf-8")
+@pytest.mark.slow
+@pytest.mark.parametrize("row", script("bench/bench_memory.py").SHARDED)
+def test_the_arithmetic_of_two_processes_is_near_what_is_measured(row: str) -> None:
+    done = script("bench/bench_memory.py").run_row(row, 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert sum(found["parts"].values()) == pytest.approx(found["measured"], rel=0.15), found["parts"]
+
+
+def test_the_page_has_the_tables_that_its_command_prints() -> None:
+    made, page = script("docs/memory_table.py"), PAGE.read_text("utf-8")
+    assert made.table(made.ONE) in page
+    assert made.table(made.DIVIDED) in page

@@ -85,14 +85,26 @@ class Setup:
     """`bf16`: products in bfloat16 whatever the weights are."""
     eager_heads: int = 0
     """Heads whose matrix of attention is kept, as on a CPU; 0 where attention is fused."""
+    shard: Literal["trained", "all"] | None = None
+    devices: int = 1
+    """Devices among which `shard` divides."""
+    gather_for_generation: bool = True
+    episodes: int = 0
+    """Episodes that each process samples at once: `batch_size` over all devices. 0: as many as `rows`."""
 
 
 def peak(shape: Shape, setup: Setup) -> dict[str, int]:
-    """Bytes on one device at the peak of an update, by what they are for.
+    """Bytes on one device at the peak of training, by what they are for.
 
-    Of a minibatch of more than one micro-batch: the gradients of the first are there when the second is computed.
-    Rollouts have neither gradients nor activations, and stay below that.
+    That is in an update whose minibatches have more than one micro-batch: the gradients of the first are there when the
+    second is computed. Only where the policy is divided, and gathered for the rollout, that may take more.
     """
+    update, rollout = _update(shape, setup), _rollout(shape, setup)
+    return update if setup.shard is None or sum(update.values()) > sum(rollout.values()) else rollout
+
+
+def _held(shape: Shape, setup: Setup) -> tuple[dict[str, int], int]:
+    """What is there while learning, and the bytes per number of the weights that compute."""
     frozen = BFLOAT if setup.frozen_dtype == "bfloat16" else FLOAT
     trained = BFLOAT if setup.weights_dtype == "bfloat16" else FLOAT
     weights = shape.parameters + shape.body
@@ -100,20 +112,62 @@ def peak(shape: Shape, setup: Setup) -> dict[str, int]:
     if setup.adapter_rank:
         per_layer = setup.adapter_rank * sum(inputs + outputs for inputs, outputs in shape.linear)
         learned, trained = 2 * shape.layers * per_layer, FLOAT
-    masters = learned * FLOAT if trained == BFLOAT else 0
     below = frozen if setup.adapter_rank else trained
-    # autocast keeps a copy of what learns from its first use to the end of both forward passes; where something lies
-    # below an adapter, the backward pass keeps the copy.
-    kept = not setup.adapter_rank or not setup.gradient_checkpointing
+    if setup.shard is not None:  # the parts are the float32 weights; they are rounded when they are gathered
+        trained = FLOAT
+    masters = learned * FLOAT if trained == BFLOAT else 0
+    parts = setup.devices if setup.shard is not None else 1
+    held = {
+        "weights that learn": learned * trained // parts,
+        "gradients": learned * trained // parts,
+        "optimizer": (learned * 2 * FLOAT + masters) // parts,
+        "frozen weights": weights * frozen // (parts if setup.shard == "all" else 1),
+    }
+    return held, below
+
+
+def _update(shape: Shape, setup: Setup) -> dict[str, int]:
+    held, below = _held(shape, setup)
+    weights = shape.parameters + shape.body
+    # autocast keeps a copy of what learns from its first use to the end of both forward passes, if its weights are
+    # whole; the backward pass keeps the copies that it needs, but for layers that are computed again.
+    kept = not setup.gradient_checkpointing or not (setup.adapter_rank or setup.shard)
     copies = weights * BFLOAT if setup.autocast and below == FLOAT and kept else 0
-    return {
-        "weights that learn": learned * trained,
-        "gradients": learned * trained,
-        "optimizer": learned * 2 * FLOAT + masters,
-        "frozen weights": weights * frozen,
+    return held | {
+        "gathered": _gathered(shape, setup, below),
         "autocast": copies,
         "activations": _activations(shape, setup, below),
         "logits": setup.rows * setup.response_length * shape.vocabulary * 3 * FLOAT,
+    }
+
+
+def _gathered(shape: Shape, setup: Setup, below: int) -> int:
+    """What a backward pass has of divided weights and their gradients before these are divided.
+
+    The embeddings of both models, and the output layer, are there for all of it; of the layers one that computes, the
+    next, and the buffer through which they come.
+    """
+    if setup.shard is None or (setup.shard == "trained" and setup.adapter_rank):
+        return 0
+    outer = shape.parameters + shape.body - 2 * shape.layers * shape.layer
+    if setup.adapter_rank:
+        return (outer + 3 * shape.layer) * below
+    return (outer + 3 * shape.layer) * below + outer * below + shape.layer * (below + FLOAT)
+
+
+def _rollout(shape: Shape, setup: Setup) -> dict[str, int]:
+    held, below = _held(shape, setup)
+    del held["gradients"]
+    number = BFLOAT if setup.autocast else below
+    length, episodes = setup.prompt_length + setup.response_length, setup.episodes or setup.rows
+    divided = setup.shard == "all" or (setup.shard == "trained" and not setup.adapter_rank)
+    whole = shape.parameters if setup.gather_for_generation else shape.parameters - (shape.layers - 3) * shape.layer
+    cached = setup.autocast and setup.gather_for_generation and not setup.adapter_rank and below == FLOAT
+    return held | {
+        "gathered": whole * below if divided else 0,
+        "autocast": shape.parameters * BFLOAT if cached else 0,
+        "keys and values": episodes * length * shape.layers * 2 * shape.keys * number,
+        "logits": episodes * shape.vocabulary * 3 * FLOAT,
     }
 
 

@@ -154,7 +154,7 @@ class Models:
         if config.shard is not None:
             self._shard(device)
         for module, _ in [*frozen, (self.policy, None), (self.value, None)]:
-            if not isinstance(module, FSDPModule):
+            if not any(isinstance(part, FSDPModule) for part in module.modules()):
                 module.to(device)
 
     def _shard(self, device: torch.device) -> None:
@@ -162,7 +162,8 @@ class Models:
         processes, every = self.accelerator.num_processes, self.config.shard == "all"
         self.blanks = {id(module): blank(module) for module in (self.adapted, self.value)}
         computes_in = torch.bfloat16 if self.config.weights_dtype == "bfloat16" else None
-        scores = [reward.scores.hidden_states for reward in models_of(self.reward)] if every else []
+        rewards = models_of(self.reward) if every else []
+        scores = [reward.scores.hidden_states for reward in rewards]
         samplers = [self.policy, self.reference] if every else [self.policy]
         divided = [*samplers, self.value, *(reader.model for reader in scores)]
         for reader in [*(model.hidden_states for model in samplers), self.value.hidden_states, *scores]:
@@ -181,8 +182,9 @@ class Models:
                         f"the cache of {kind} cannot be used, and nothing is sampled layer by layer without one: "
                         "leave gather_for_generation on"
                     )
-        for reader in scores:
-            reader.model.requires_grad_(False)
+        for reward in rewards:
+            reward.model.requires_grad_(False)
+            reward.model.score.to(device)
         divide(divided, processes, device, computes_in, frozen=every)
         nothing = Batch([[0]], [[0]], device)
         for module in (*samplers, self.value):
