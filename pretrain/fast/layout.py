@@ -78,10 +78,19 @@ class Group:
 class Layout:
     """The rows of `mask` (B, T), shortest first, as N tokens, of which those `wanted` (B, T) are given out.
 
-    N is rounded up to a multiple of `token_step`: the last tokens may belong to no row.
+    N is rounded up to a multiple of `token_step`: the last tokens may belong to no row. With `segments` and
+    `position_ids` (B, T), rows that begin at their left end, a token sees no more than segment 0 and its own, and has
+    the position that it is given: texts that begin alike, one behind the other, with their beginning once.
     """
 
-    def __init__(self, mask: Tensor, wanted: Tensor, token_step: int = TOKEN_STEP) -> None:
+    def __init__(
+        self,
+        mask: Tensor,
+        wanted: Tensor,
+        token_step: int = TOKEN_STEP,
+        segments: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> None:
         order = mask.sum(1).argsort(stable=True)
         mask, wanted = mask[order], wanted[order]
         lengths, wanted_lengths = mask.sum(1), wanted.sum(1)
@@ -97,8 +106,9 @@ class Layout:
         extra = round_up(len(taken), token_step) - len(taken)
         self.source = F.pad(source, (0, extra))
         """(N,) places in a flattened (B, T)."""
-        self.positions = F.pad(positions, (0, extra))
-        """(N,) places within the row."""
+        given = positions if position_ids is None else position_ids[order].flatten()[taken]
+        self.positions = F.pad(given, (0, extra))
+        """(N,) places within the row, or what is given."""
         self.chosen = F.pad(chosen, (0, round_up(len(chosen), token_step) - len(chosen)))
         """(Q,) the tokens that are given out, and some of no interest."""
         self.restore = self._restore(order, wanted_lengths, wanted_starts)
@@ -113,11 +123,14 @@ class Layout:
             rows = slice(first, end)
             keys = _rectangle(starts[rows], lengths[rows])
             index = torch.arange(keys.width, device=mask.device)
-            self.all.append(Group(end - first, keys, keys, _strips(index[None], keys.width)))
+            parts = None if segments is None else _to_width(segments[order[rows]], keys.width)
+            places = index[None] if parts is None else index.expand_as(parts)
+            self.all.append(Group(end - first, keys, keys, _strips(places, keys.width, parts)))
             if wanted_lengths[rows].max() > 0:
                 queries = _rectangle(wanted_starts[rows], wanted_lengths[rows])
                 those = at[queries.first : queries.end] if queries.source is None else at[queries.source]
-                self.last.append(Group(end - first, keys, queries, _strips(those.view(end - first, -1), keys.width)))
+                strips = _strips(those.view(end - first, -1), keys.width, parts)
+                self.last.append(Group(end - first, keys, queries, strips))
 
     @staticmethod
     def _restore(order: Tensor, lengths: Tensor, starts: Tensor) -> Tensor | None:
@@ -144,14 +157,24 @@ def _rectangle(starts: Tensor, lengths: Tensor) -> Rectangle:
     return Rectangle(width, first, end, source.flatten().clamp(max=end - 1), filled)
 
 
-def _strips(positions: Tensor, keys: int) -> list[tuple[int, int, int, int, Tensor]]:
-    """Strips of queries at `positions` (1 or count, R) that attend to so many keys."""
+def _to_width(segments: Tensor, width: int) -> Tensor:
+    """Segments (count, T) of rows of at most `width` tokens, as (count, width); -1 where there is no token."""
+    return F.pad(segments[:, :width], (0, max(0, width - segments.shape[1])), value=-1)
+
+
+def _strips(positions: Tensor, keys: int, segments: Tensor | None = None) -> list[tuple[int, int, int, int, Tensor]]:
+    """Strips of queries at `positions` (1 or count, R) that attend to so many keys, of `segments` (count, keys)."""
     strips = []
     index = torch.arange(keys, device=positions.device)
     for first in range(0, positions.shape[1], STRIP):
         at = positions[:, first : first + STRIP]
         free, seen = int(at.min()), min(keys, round_up(int(at.max()) + 1, WIDTH_STEP))
-        future = index[free:seen] > at[..., None]
-        bias = torch.zeros(future.shape, device=at.device).masked_fill_(future, -1e9)
+        if segments is not None:
+            free = 0
+        hidden = index[free:seen] > at[..., None]
+        if segments is not None:
+            theirs, own = segments[:, None, :seen], segments.gather(1, at)[..., None]
+            hidden = hidden | ((theirs != 0) & (theirs != own))
+        bias = torch.zeros(hidden.shape, device=at.device).masked_fill_(hidden, -1e9)
         strips.append((first, first + at.shape[1], free, seen, bias[:, None]))
     return strips

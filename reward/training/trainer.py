@@ -9,6 +9,7 @@ are those of the plain trainer on the same pairs, at a third to a sixth of its a
 
 import math
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from datasets import Dataset
 from torch import Tensor
 from trl import RewardTrainer
 
+from pretrain.fast.layout import Layout
 from reward.training.batches import RankingCollator, RankingRow
+from sft.models.forward import HiddenStates
+from sft.trainer import has_dropout
 from sft.trl import SilentTrainer
 
 
@@ -51,6 +55,27 @@ def segment_attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+def forward_rankings(
+    states: HiddenStates, forward: Any, *args: Any, segments: Tensor | None = None, **inputs: Any
+) -> Any:
+    """Final hidden states (R, T, C) of rows of `RankingCollator`, on a CPU without padding, and 0 where no response is.
+
+    Without segments, as `forward`.
+    """
+    if segments is None:
+        return forward(*args, **inputs)
+    ids, positions = inputs["input_ids"], inputs["position_ids"]
+    if states.body is None or ids.device.type != "cpu":
+        bias = segment_attention_bias(segments, torch.float32)
+        outputs = forward(**inputs, attention_mask=bias, output_hidden_states=True, use_cache=False)
+        return outputs.hidden_states[-1]
+    wanted = segments > 0
+    layout = Layout(segments >= 0, wanted, segments=segments, position_ids=positions)
+    found = states.packed(ids, layout)
+    hidden = found.new_zeros(ids.numel(), found.shape[1])
+    return hidden.index_copy(0, wanted.flatten().nonzero().squeeze(1), found).view(*ids.shape, -1)
+
+
 class RankingTrainer(SilentTrainer, RewardTrainer):
     """RewardTrainer whose batches come from `RankingCollator`.
 
@@ -78,6 +103,12 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         self.mean_loss_coef, self.beginnings_coef = mean_loss_coef, beginnings_coef
         # So that every loss is divided by the number of micro-batches, whatever the model's forward pass takes.
         self.model_accepts_loss_kwargs = False
+        plain: Any = self.model
+        states = HiddenStates(plain.base_model, "reward model", causal=False)
+        if has_dropout(plain):
+            states.body = None  # it has none
+        # An attribute, so that whatever wraps the model (DDP, autocast) has this forward pass in it.
+        plain.forward = partial(forward_rankings, states, plain.forward)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The micro-batches of an optimizer step, and the mean weight of the terms of one of them on one process.
@@ -147,14 +178,12 @@ class RankingTrainer(SilentTrainer, RewardTrainer):
         rows = slice(start, start + self.rankings_per_forward)
         segments = inputs["segments"][rows]
         length = math.ceil(int((segments >= 0).sum(1).max()) / self.width_step) * self.width_step
-        outputs = model(
+        hidden = model(
             input_ids=inputs["input_ids"][rows, :length],
             position_ids=inputs["position_ids"][rows, :length],
-            attention_mask=segment_attention_bias(segments[:, :length], torch.float32),
-            output_hidden_states=True,
-            use_cache=False,
+            segments=segments[:, :length],
         )
-        return F.pad(outputs.hidden_states[-1], (0, 0, 0, segments.shape[1] - length))
+        return F.pad(hidden, (0, 0, 0, segments.shape[1] - length))
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         """The rows as they are: trl would look for one chosen and one rejected sequence in each."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from data.console import UserError
 from pretrain.fast.functions import TokenLogprobs
+from pretrain.fast.layout import Layout
 from sft.models.batch import Batch, Ids, micro_batches
 from sft.models.fast import packed_body
 from sft.models.reading import Reader, accepted, body_of
@@ -39,10 +40,15 @@ class HiddenStates:
         """
         padded = batch.padded
         if self.body is not None and self.packs and batch.device.type == "cpu":
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-            with torch.autocast("cpu", enabled=False):
-                return self.body(padded.ids, batch.last_layout if last else batch.layout, dtype)
+            return self.packed(padded.ids, batch.last_layout if last else batch.layout)
         return self.read(padded)[padded.last if last else padded.predicts_response]
+
+    def packed(self, ids: Tensor, layout: Layout) -> Tensor:
+        """Those (n, C) that `layout` gives out, of ids (B, T) on a CPU; where there is a packed form."""
+        assert self.body is not None
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        with torch.autocast("cpu", enabled=False):
+            return self.body(ids, layout, dtype)
 
     def forget_packed(self) -> None:
         """Read by the model's own forward pass from now on: its weights will not be plain float32 ones."""

@@ -22,8 +22,12 @@ from reward.training.trainer import RankingTrainer, ranking_losses
 from tests.reward.made_up import make_sft, sequence, some_rankings
 
 
-@pytest.mark.parametrize("family", ["modern", "gpt2"])
-def test_loss_and_gradients_are_those_of_the_plain_trainer(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(("family", "packed"), [("modern", True), ("gpt2", True), ("modern", False)])
+def test_loss_and_gradients_are_those_of_the_plain_trainer(
+    tmp_path: Path, family: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packed:
+        monkeypatch.setattr("reward.training.trainer.has_dropout", lambda model: True)
     folder = make_sft(tmp_path / "run", family)
     tokenizer = Tokenizer.load(folder)
     rankings = some_rankings(tokenizer, 5)
