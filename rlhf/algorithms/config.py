@@ -45,15 +45,15 @@ class AlignOptions(StageOptions):
     """How craft and doing as told make one score: following_weight · following + craft, or
     following_weight · following · sigmoid(craft). Craft has mean 0 and deviation 1 on the SFT model's replies, and
     following is in [0, 1]."""
-    following_weight: float = 9.0
+    following_weight: float = 10.0
     """Score of a reply that does as it is told."""
-    craft_weight: float = 2.8
+    craft_weight: float = 3.0
     """Weight of the craft where nothing is asked."""
     craft_cap: float = 0.3
     """Craft beyond this earns nothing where something is asked: what is asked comes first."""
-    short_coef: float = 3.0
+    short_coef: float = 6.0
     """Score that a reply loses for each factor e by which it is shorter than `short_below`."""
-    short_below: float = 0.72
+    short_below: float = 0.62
     """Length that costs nothing, as a share of the mean length of the SFT model's replies to prompts that ask."""
     prompts: Path | None = None
     """Your own prompts, JSONL of {"prompt"}, taken as they are; where none asks for anything, for the craft alone.
@@ -243,12 +243,12 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
             RECIPE,
             total_episodes=11_520,
             num_ppo_epochs=1,
-            learning_rate=2.5e-3,
-            value_learning_rate=2e-3,
+            learning_rate=1.7e-3,
+            value_learning_rate=1.5e-3,
             lr_floor=0.04,
             gae_lambda=0.9,
             cliprange_value=0.3,
-            kl_coef=0.22,
+            kl_coef=0.2,
             missing_eos_penalty=2.0,
             save_every=20,
             eval_every=20,
