@@ -47,7 +47,7 @@ class AlignOptions(StageOptions):
     following is in [0, 1]."""
     following_weight: float = 10.0
     """Score of a reply that does as it is told."""
-    craft_weight: float = 3.0
+    craft_weight: float = 3.3
     """Weight of the craft where nothing is asked."""
     craft_cap: float = 0.3
     """Craft beyond this earns nothing where something is asked: what is asked comes first."""
