@@ -17,7 +17,7 @@ from rlhf.cli import COMMANDS
 ROOT = Path(__file__).resolve().parents[2]
 # The log is of the past, and so are its commands.
 PAGES = [path for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))] if path.name != "LOG.md"]
-STAGES = ("pretrain", "pretrain.lr_range_test", "sft", "reward", "reward.following", "rlhf")
+STAGES = ("pretrain", "pretrain.lr_range_test", "sft", "reward", "reward.following", "rlhf", "rlhf.pipeline")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python|accelerate|shakespeare-rlhf|make|scripts/)\b[^`]*)`")
 AT_SMOKE = re.compile(r"^<!-- run at smoke -->\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
