@@ -188,7 +188,6 @@ class Learner:
                 "are those before that step: lower learning_rate or value_learning_rate, or raise kl_coef"
             )
         self.optimizer.step()
-        self.optimizer.zero_grad()  # a rollout may follow, which needs the memory
         return {"policy_norm": policy_norm, "value_norm": value_norm}
 
     def _check_first_ratio(self, error: float) -> None:

@@ -249,6 +249,7 @@ class PPOTrainer:
         prompts = [prompt for prompt in distinct for _ in range(config.samples_per_prompt)][share]
         noise = torch.rand(config.batch_size, config.response_length, dtype=torch.float64, generator=self.sampler)
         seconds: dict[str, float] = {}
+        self.learner.optimizer.zero_grad()  # a rollout needs the memory of the last update's gradients
         episodes = self.experience.of_all(lambda: self.experience(prompts, noise[share], seconds))
         clock = time.perf_counter()
         rollout = self.prepare_rollout(episodes)

@@ -102,10 +102,11 @@ def _load(
         # Attention written as matmul and softmax: its backward is faster than the fused kernel's.
         model.set_attn_implementation("eager")
     nn.Module.to(model, device)  # in place
-    embedding = model.get_input_embeddings()
-    if isinstance(embedding, nn.Embedding):
-        # torch drops the gradient of PAD, which is a token as any other where a text has it (an EOS of the same id).
-        embedding.padding_idx = None
+    with contextlib.suppress(NotImplementedError):  # of a model of one's own, which may have none
+        embedding = model.get_input_embeddings()
+        if isinstance(embedding, nn.Embedding):
+            # torch drops PAD's gradient, and PAD is a token as any other where a text has it (an EOS of the same id).
+            embedding.padding_idx = None
     return model.eval()
 
 
