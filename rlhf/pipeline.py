@@ -26,8 +26,8 @@ from data.run.options import command_line
 
 GPUS = ("dev/nvidia0", "dev/kfd", "dev/dxg")
 """Files below the root of a Linux system with a GPU, whose driver does not survive a fork."""
-IMPORTED = ("pretrain.train", "sft.train", "reward.train", "rlhf.algorithms.ppo", "rlhf.compare.__main__")
-"""What the stages import: once for all, in the process that forks for each."""
+IMPORTED = ("pretrain.train", "sft.train", "reward.train", "rlhf.algorithms.ppo", "rlhf.compare.report")
+"""What the stages import, but for the modules that are run: once for all, in the process that forks for each."""
 
 
 class Stage(NamedTuple):
