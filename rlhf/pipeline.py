@@ -22,10 +22,11 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from data.console import UserError, run_command
-from data.run.options import command_line
+from data.run.options import command_line, unknown
+from sft.config import PRESETS
 
-GPUS = ("dev/nvidia0", "dev/kfd", "dev/dxg")
-"""Files below the root of a Linux system with a GPU, whose driver does not survive a fork."""
+GPUS = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/dxg"))
+"""Files of a Linux system with a GPU, whose driver does not survive a fork."""
 IMPORTED = ("pretrain.train", "sft.train", "reward.train", "rlhf.algorithms.ppo", "rlhf.compare.report")
 """What the stages import, but for the modules that are run: once for all, in the process that forks for each."""
 
@@ -63,6 +64,8 @@ class PipelineOptions:
 
 def run_stages(options: PipelineOptions) -> dict[str, float]:
     """Run what is not finished; returns seconds by stage. Ends the process as a stage does that fails."""
+    if options.preset not in PRESETS:  # pretraining has others, and would end before the next stage says so
+        raise unknown("preset", options.preset, PRESETS)
     seconds = {}
     for stage in options.stages:
         if (options.run / stage.name / "stage.json").is_file():
@@ -90,7 +93,7 @@ def _launch(launcher: str, module: str, arguments: Sequence[str]) -> int:
 
 def _fork(module: str, arguments: Sequence[str]) -> int:
     """Run the module in a process that has what it imports, where a process can be forked; its exit code."""
-    can_fork = sys.platform == "linux" and not any((Path("/") / gpu).exists() for gpu in GPUS)
+    can_fork = sys.platform == "linux" and not any(gpu.exists() for gpu in GPUS)
     context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
     if can_fork:
         context.set_forkserver_preload(list(IMPORTED))

@@ -67,6 +67,12 @@ def test_a_launcher_that_does_not_exist_is_named(tmp_path: Path) -> None:
         run_stages(PipelineOptions(preset="smoke", run=tmp_path, launch="nowhere -n 2"))
 
 
+def test_a_preset_that_not_every_stage_has_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no preset 'lecture'.*laptop"):
+        run_stages(PipelineOptions(preset="lecture", run=tmp_path))
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.slow
 def test_a_forked_stage_is_the_stage_itself(tmp_path: Path, smoke_base: Path, command: Command) -> None:
     """The same weights to the bit, and the same line and exit code where a stage refuses."""
