@@ -121,15 +121,13 @@ class Storages(TorchDispatchMode):
         self.note(x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and not x.is_meta)
 
     def note(self, tensors: Iterable[Any]) -> None:
-        """Count what tensors lie in, if it is new."""
-        before = len(self.live)
+        """Count what tensors lie in. All are counted again: what is gathered fills storages that were there, empty."""
         for tensor in tensors:
             storage = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
             self.live.setdefault(storage._cdata, weakref.ref(storage))
-        if len(self.live) > before:
-            found = {key: storage for key, each in self.live.items() if (storage := each()) is not None}
-            self.live = {key: self.live[key] for key in found}
-            self.largest = max(self.largest, sum(storage.nbytes() for storage in found.values()))
+        found = {key: storage for key, each in self.live.items() if (storage := each()) is not None}
+        self.live = {key: self.live[key] for key in found}
+        self.largest = max(self.largest, sum(storage.nbytes() for storage in found.values()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))

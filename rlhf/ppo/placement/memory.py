@@ -133,26 +133,30 @@ def _update(shape: Shape, setup: Setup) -> dict[str, int]:
     # whole; the backward pass keeps the copies that it needs, but for layers that are computed again.
     kept = not setup.gradient_checkpointing or not (setup.adapter_rank or setup.shard)
     copies = weights * BFLOAT if setup.autocast and below == FLOAT and kept else 0
+    gathered, whole = _gathered(shape, setup, below)
     return held | {
-        "gathered": _gathered(shape, setup, below),
+        "gathered": gathered,
         "autocast": copies,
-        "activations": _activations(shape, setup, below),
+        "activations": _activations(shape, setup, below, whole),
         "logits": setup.rows * setup.response_length * shape.vocabulary * 3 * FLOAT,
     }
 
 
-def _gathered(shape: Shape, setup: Setup, below: int) -> int:
-    """What a backward pass has of divided weights and their gradients before these are divided.
+def _gathered(shape: Shape, setup: Setup, below: int) -> tuple[int, int]:
+    """What a backward pass has of divided weights and their gradients before these are divided; and the gradients of a
+    layer, which are part of it and come as the layer's activations go.
 
-    The embeddings of both models, and the output layer, are there for all of it; of the layers one that computes, the
-    next, and the buffer through which they come.
+    The embeddings of both models, and the output layer, are there for all of it, and the policy's gradients of them,
+    which its logits begin with; of the layers one that computes, the next, and the buffer through which they come.
     """
     if setup.shard is None or (setup.shard == "trained" and setup.adapter_rank):
-        return 0
+        return 0, 0
     outer = shape.parameters + shape.body - 2 * shape.layers * shape.layer
+    weights = (outer + 3 * shape.layer) * below
     if setup.adapter_rank:
-        return (outer + 3 * shape.layer) * below
-    return (outer + 3 * shape.layer) * below + outer * below + shape.layer * (below + FLOAT)
+        return weights, 0
+    whole = shape.layer * (below + FLOAT)
+    return weights + (shape.parameters - shape.layers * shape.layer) * below + whole, whole
 
 
 def _rollout(shape: Shape, setup: Setup) -> dict[str, int]:
@@ -171,10 +175,10 @@ def _rollout(shape: Shape, setup: Setup) -> dict[str, int]:
     }
 
 
-def _activations(shape: Shape, setup: Setup, weights: int) -> int:
+def _activations(shape: Shape, setup: Setup, weights: int, gradients: int) -> int:
     """What the backward passes of policy and value model need of one micro-batch.
 
-    weights: bytes per number of those that compute.
+    weights: bytes per number of those that compute. gradients: bytes that take the place of a layer's activations.
     """
     length = setup.prompt_length + setup.response_length
     tokens = setup.rows * length
@@ -186,6 +190,7 @@ def _activations(shape: Shape, setup: Setup, weights: int) -> int:
     layer = tokens * (stream + (attention + 4 * shape.feed_forward) * number)
     if setup.eager_heads:
         layer += tokens * length * setup.eager_heads * FLOAT
+    given_up = min(layer, gradients)
     if setup.gradient_checkpointing:
-        return 2 * shape.layers * tokens * shape.width * weights + layer
-    return 2 * shape.layers * layer
+        return 2 * shape.layers * tokens * shape.width * weights + layer - given_up
+    return 2 * shape.layers * layer - given_up
