@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNDIRECTED, DIRECTED = 6, 6
 """Exchanges of docs/samples.md."""
 COLOURS = {"pretrain": "#7a746b", "sft": "#2b6399", "rlhf": "#b03024"}
-COLUMN, MOST_LINES = 29, 8
+COLUMN, MOST_LINES = 23, 8
 """Characters of a line of the picture, and its lines."""
 
 
@@ -168,30 +168,34 @@ def compact(row: dict[str, Any]) -> str:
 
 
 def picture(comparison: dict[str, Any], path: Path) -> None:
-    """The first directed prompt with what three stages reply, next to how often each does as it is told."""
+    """The first directed prompt with what three stages reply, under how often each does as it is told.
+
+    It is as narrow as its letters are large: on a telephone it is seen at half its size.
+    """
     row, told = comparison["directed_samples"][0], comparison["directions"]["one"]
-    drawing = Figure(figsize=(12, 3.6), layout="constrained", facecolor="white")
-    replies, shares = drawing.subplots(1, 2, width_ratios=(2.6, 1))
+    drawing = Figure(figsize=(7.6, 6), layout="constrained", facecolor="white")
+    shares, replies = (part.subplots() for part in drawing.subfigures(2, 1, height_ratios=(1, 1.5)))
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        rate = told[name]
+        shares.plot([rate["low"], rate["high"]], [place, place], color=colour, alpha=0.35, linewidth=11)
+        shares.plot(rate["rate"], place, "o", color=colour, markersize=12)
+        shares.annotate(f"{rate['rate']:.0%}", (rate["high"], place), (10, -6), textcoords="offset points", fontsize=17)
+    shares.set_yticks(range(len(COLOURS)), [SOURCES[name].title for name in COLOURS], fontsize=16)
+    shares.tick_params(axis="y", length=0)
+    shares.set(xlim=(0, 1), ylim=(len(COLOURS) - 0.5, -0.5))
+    shares.set_xticks((0, 0.5, 1), ("0 %", "50 %", "100 %"), fontsize=13)
+    shares.set_title(f"Replies that do as told: {told['rlhf']['n']} prompts, 95 % intervals", loc="left", fontsize=16)
+    shares.spines[["top", "right", "left"]].set_visible(False)
     replies.set_axis_off()
     asked = row["prompt"].strip().split("\n")[-1]
-    replies.set_title(asked, loc="left", fontsize=15, family="serif", style="italic")
+    replies.set_title(asked, loc="left", fontsize=18, family="serif", style="italic")
     for place, (name, colour) in enumerate(COLOURS.items()):
         lines = [part for line in row[name].strip().split("\n") for part in textwrap.wrap(line, COLUMN) or [""]]
         shown = "\n".join([*lines[:MOST_LINES], *["…"][: len(lines) > MOST_LINES]]) or "(says nothing)"
-        mark = "does as told" if row["followed"][name] else "not as told"
-        replies.text(place / 3, 0.94, SOURCES[name].title, color=colour, weight="bold", fontsize=13, va="top")
-        replies.text(place / 3, 0.81, shown, family="serif", fontsize=11, va="top", linespacing=1.35)
-        replies.text(place / 3, 0.02, mark, color=colour, fontsize=11)
-    for place, (name, colour) in enumerate(COLOURS.items()):
-        rate = told[name]
-        shares.plot([rate["low"], rate["high"]], [place, place], color=colour, alpha=0.35, linewidth=8)
-        shares.plot(rate["rate"], place, "o", color=colour, markersize=9)
-        shares.annotate(f"{rate['rate']:.0%}", (rate["high"], place), (8, -4), textcoords="offset points", fontsize=12)
-    shares.set_yticks(range(len(COLOURS)), [SOURCES[name].title for name in COLOURS], fontsize=12)
-    shares.set(xlim=(0, 1), ylim=(len(COLOURS) - 0.5, -0.5), xticks=(0, 0.5, 1))
-    shares.set_title("replies that do as told", loc="left", fontsize=13)
-    shares.set_xlabel(f"{told['rlhf']['n']} held-out prompts, 95 % intervals", fontsize=10)
-    shares.spines[["top", "right", "left"]].set_visible(False)
+        mark = "as told" if row["followed"][name] else "not as told"
+        replies.text(place / 3, 0.98, SOURCES[name].title, color=colour, weight="bold", fontsize=16, va="top")
+        replies.text(place / 3, 0.86, mark, color=colour, fontsize=14, va="top")
+        replies.text(place / 3, 0.73, shown, family="serif", fontsize=14, va="top", linespacing=1.3)
     drawing.savefig(path, dpi=110)
 
 
