@@ -35,6 +35,7 @@ bench: .venv/installed
 bench-ppo: .venv/installed
 	$(BIN)/python scripts/bench/bench_start.py
 	$(BIN)/python scripts/bench/bench_ppo.py $(if $(wildcard $(RUN)),--run $(RUN))
+	$(if $(wildcard $(RUN)),$(BIN)/python scripts/bench/bench_aligned.py --run $(RUN))
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -19,7 +19,7 @@ import sysconfig
 import tempfile
 import time
 import venv
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ from transformers import (
 from data.console import UserError, run_command
 from data.run.plots import plot_curves
 from pretrain.machine import compute_dtype
-from rlhf.algorithms.config import PRESETS
+from rlhf.algorithms.config import PRESETS, AlignConfig
 from rlhf.algorithms.task import AlignmentTask
 
 TRL = "1.12.0"
@@ -129,10 +129,9 @@ def fixed_work(folder: Path, updates: int, threads: int, prompts: int = 1024, **
     return Work(str(folder / "policy"), str(folder / "reward"), ids, settings, updates, threads)
 
 
-def task_work(run: Path, updates: int, threads: int) -> Work:
-    """What `python -m rlhf laptop --run RUN` learns from: its models, its prompts, its settings."""
-    config = copy.deepcopy(PRESETS["laptop"][1])
-    config.run = run
+def task_work(run: Path, updates: int, threads: int, config: AlignConfig = PRESETS["laptop"][1]) -> Work:
+    """What `python -m rlhf laptop --run RUN`, or another preset, learns from: its models, prompts and settings."""
+    config = replace(config, run=run)
     prompts = [list(prompt) for prompt in AlignmentTask(config).prompts]
     settings = asdict(config.ppo(Path())) | {"cpu": True, "save_every": 0}
     for name in ("output_dir", "total_episodes"):
@@ -146,7 +145,12 @@ def use_bf16() -> bool:
 
 def measure(side: Side, work: Work, python: Path | str = sys.executable) -> Measured:
     """Run one side in a process of its own."""
-    worker = Path(__file__).with_name("bench_ppo_worker.py")
+    return Measured(**run_worker("bench_ppo_worker.py", side, work, python))
+
+
+def run_worker(script: str, side: Side, work: Work, python: Path | str = sys.executable) -> dict[str, Any]:
+    """What a script of this folder writes that does one side of a work."""
+    worker = Path(__file__).with_name(script)
     root = str(worker.parents[2])
     environment = os.environ | {
         "OMP_NUM_THREADS": str(work.threads),
@@ -160,7 +164,7 @@ def measure(side: Side, work: Work, python: Path | str = sys.executable) -> Meas
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise UserError(f"{side} failed:\n{done.stderr[-2000:]}")
-        return Measured(**json.loads((folder / "result.json").read_text()))
+        return dict(json.loads((folder / "result.json").read_text()))
 
 
 def merge(runs: list[Measured]) -> Measured:

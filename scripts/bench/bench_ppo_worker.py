@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,17 @@ class Measured:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def run_ours(work: Work) -> Measured:
-    """This project's PPOTrainer."""
+def our_trainer(work: Work, updates: int) -> Any:
+    """This project's PPOTrainer, for that many updates."""
     from rlhf import PPOConfig, PPOTrainer
 
-    config = PPOConfig(**work.config, total_episodes=(work.updates + 1) * work.config["batch_size"])
-    trainer = PPOTrainer(work.policy, work.reward, work.prompts, config)
+    config = PPOConfig(**work.config, total_episodes=updates * work.config["batch_size"])
+    return PPOTrainer(work.policy, work.reward, work.prompts, config)
+
+
+def run_ours(work: Work) -> Measured:
+    """This project's side."""
+    trainer = our_trainer(work, work.updates + 1)
     measured = Measured()
     for update in range(work.updates + 1):
         started = time.perf_counter()
@@ -70,24 +76,26 @@ def run_ours(work: Work) -> Measured:
             measured.seconds.append(seconds)
             for part in ("rollout", "scoring", "update"):
                 getattr(measured, part).append(metrics[f"time/{part}"])
-            measured.tokens.append(round(metrics["objective/response_length"] * config.batch_size))
+            measured.tokens.append(round(metrics["objective/response_length"] * work.config["batch_size"]))
     return finish(measured)
 
 
-def run_trl(work: Work) -> Measured:
-    """TRL's PPOTrainer, given as many optimizer steps as ours takes."""
+def trl_trainer(work: Work, updates: int, on_update: Callable[[Any], None]) -> Any:
+    """TRL's PPOTrainer for that many updates, given as many optimizer steps as ours takes.
+
+    on_update: called with the policy after each update; an exception of it ends the training.
+    """
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    import trl
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     config = work.config
     tokenizer = AutoTokenizer.from_pretrained(work.policy, padding_side="left")
     stops = config.get("stop_token_ids") is None
     arguments = PPOConfig(
         output_dir=tempfile.mkdtemp(),
-        total_episodes=(work.updates + 1) * config["batch_size"],
+        total_episodes=updates * config["batch_size"],
         # Gradient accumulation would divide the optimizer steps, not the memory: the whole batch at once.
         per_device_train_batch_size=config["batch_size"],
         gradient_accumulation_steps=1,
@@ -117,26 +125,11 @@ def run_trl(work: Work) -> Measured:
     torch.nn.init.constant_(normalise.bias, -getattr(reward.config, "reward_mean", 0.0) / deviation)
     reward.score = torch.nn.Sequential(reward.score, normalise)
 
-    marks: list[tuple[str, float]] = []
-    tokens: list[int] = []
-    sample = ppo_trainer.batch_generation
-
-    def timed_generation(model: Any, queries: torch.Tensor, *rest: Any) -> Any:
-        marks.append(("rollout", time.perf_counter()))
-        sampled = sample(model, queries, *rest)
-        marks.append(("scoring", time.perf_counter()))
-        responses = sampled[0][:, queries.shape[1] :]
-        ends = (responses == tokenizer.eos_token_id).int()
-        lengths = torch.where(ends.any(1), ends.argmax(1) + 1, responses.shape[1])
-        tokens.append(int(lengths.sum()))
-        return sampled
-
     class EndOfUpdate(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            marks.append(("end", time.perf_counter()))
+            on_update(policy)
 
-    ppo_trainer.batch_generation = timed_generation
-    trainer = PPOTrainer(
+    return PPOTrainer(
         arguments,
         tokenizer,
         policy,
@@ -146,6 +139,30 @@ def run_trl(work: Work) -> Measured:
         value,
         callbacks=[EndOfUpdate()],
     )
+
+
+def run_trl(work: Work) -> Measured:
+    """TRL's side."""
+    marks: list[tuple[str, float]] = []
+    tokens: list[int] = []
+    trainer = trl_trainer(work, work.updates + 1, lambda policy: marks.append(("end", time.perf_counter())))
+    import trl
+    from trl.experimental.ppo import ppo_trainer
+
+    sample = ppo_trainer.batch_generation
+    eos = trainer.processing_class.eos_token_id
+
+    def timed_generation(model: Any, queries: torch.Tensor, *rest: Any) -> Any:
+        marks.append(("rollout", time.perf_counter()))
+        sampled = sample(model, queries, *rest)
+        marks.append(("scoring", time.perf_counter()))
+        responses = sampled[0][:, queries.shape[1] :]
+        ends = (responses == eos).int()
+        lengths = torch.where(ends.any(1), ends.argmax(1) + 1, responses.shape[1])
+        tokens.append(int(lengths.sum()))
+        return sampled
+
+    ppo_trainer.batch_generation = timed_generation
     accumulate = trainer.accelerator.accumulate
 
     def first_step(*args: Any) -> Any:
