@@ -31,7 +31,7 @@ from pretrain.training.teachers import load_teachers, mean_prediction, teacher_c
 CARD = Card(
     what="A small language model trained from scratch on one text. It continues text; it was not taught to answer "
     "or to stop.",
-    figures={
+    metrics={
         "bits_per_char": "bits per character, whole validation split",
         "nats_per_char": "nats per character, whole validation split",
         "training_tokens": "tokens trained on",

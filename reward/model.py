@@ -22,7 +22,7 @@ _LIMITS = (
 REWARD_CARD = Card(
     what="A reward model: a sequence classifier with one label, its score of a reply to a prompt, trained on rankings. "
     "Normalised as below, replies of the SFT model to held-out prompts have mean 0 and standard deviation 1.",
-    figures={
+    metrics={
         "heldout_accuracy": "held-out pairwise accuracy",
         "accuracy_ceiling": "its upper bound, set by label noise",
         "length_baseline": "the same by length alone",
@@ -37,7 +37,7 @@ FOLLOWING_CARD = Card(
     what="A reward model of doing as asked: a sequence classifier with one label. Normalised as below, replies of the "
     "SFT model to held-out prompts have mean 0 and standard deviation 1; sigmoid(follow_scale · score + follow_bias), "
     "both in the model's configuration, is the probability that a reply does what its prompt asks.",
-    figures={
+    metrics={
         "heldout_accuracy": "held-out pairwise accuracy",
         "length_baseline": "the same by length alone",
         "log_loss": "log loss of the probability, nats",

@@ -38,7 +38,7 @@ from sft.trl import StageCallback, last_checkpoint, ordered_arguments, run_train
 CARD = Card(
     what="A small language model, fine-tuned to answer a speech with one reply and to stop. A prompt ends with the "
     "heading of whoever answers, `NAME:` and a line break.",
-    figures={
+    metrics={
         "perplexity_before": "perplexity of held-out replies, before fine-tuning",
         "perplexity_after": "perplexity of held-out replies",
         "stop_share": "share of sampled replies that stop by themselves",

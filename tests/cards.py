@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-SECTIONS = ["How to load it", "Data", "Figures", "Limits", "How it was made"]
+SECTIONS = ["How to load it", "Data", "Metrics", "Limits", "How it was made"]
 RUN = """
 import contextlib, io, json, os, sys
 said = []
@@ -33,7 +33,7 @@ def check_card(folder: Path, *figures: str) -> str:
     assert {"shakespeare-rlhf", folder.name} <= set(metadata["tags"])
     assert re.findall(r"^## (.+)$", card.text, re.MULTILINE) == SECTIONS
     for name in figures:
-        assert re.search(rf"^\| {re.escape(name)} \| -?[\d.e+-]+ \|$", card.text, re.MULTILINE), name
+        assert re.search(rf"^\| {re.escape(name)} \| -?[\d.,e+-]+ \|$", card.text, re.MULTILINE), name
     for place in (str(folder.resolve().parent), os.path.expanduser("~"), sys.prefix, os.getcwd()):  # noqa: PTH109, PTH111
         assert place not in card.content
     return card.text

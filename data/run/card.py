@@ -54,7 +54,7 @@ class Card:
 
     what: str
     """What the model is, in a sentence or two."""
-    figures: Mapping[str, str]
+    metrics: Mapping[str, str]
     """Results that the card shows, by their name in the record: what they are. Those that are missing are left out."""
     limits: str
     """What the model cannot do, and what its metrics do not say."""
@@ -105,8 +105,15 @@ def _text(folder: Path, record: StageRecord, card: Card, config: Mapping[str, An
         "time": f"{record.wall_seconds:.0f} s on {record.device}",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
-    found = [(what, record.results.get(name)) for name, what in card.figures.items()]
-    figures = table(["metric", "value"], [(what, f"{value:.4g}") for what, value in found if value is not None])
+    found = [(what, record.results.get(name)) for name, what in card.metrics.items()]
+    metrics = table(
+        ["metric", "value"],
+        [
+            (what, f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+            for what, value in found
+            if value is not None
+        ],
+    )
     usage = (SCORE if card.scores else GENERATE).format(prompt=card.prompt)
     loading = (
         f"With transformers alone, started in this folder:\n\n```python\n{usage}```"
@@ -121,8 +128,8 @@ def _text(folder: Path, record: StageRecord, card: Card, config: Mapping[str, An
         loading,
         "## Data",
         data,
-        "## Figures",
-        figures,
+        "## Metrics",
+        metrics,
         "## Limits",
         f"{card.limits} No licence is set: choose one before you publish the weights.",
         "## How it was made",

@@ -16,7 +16,7 @@ CARD = Card(
     what="A small language model that answers a speech with one reply, aligned: from a fine-tuned model it was changed "
     "so that its replies are preferred (see *made by* for the algorithm). A prompt ends with the heading of whoever "
     "answers, `NAME:` and a line break.",
-    figures={
+    metrics={
         "gold_before": "gold judge on held-out prompts, the SFT model",
         "gold": "gold judge on held-out prompts",
         "kl": "KL from the SFT model, nats per reply",

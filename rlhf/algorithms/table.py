@@ -58,7 +58,7 @@ def markdown_table(rows: Rows) -> str:
 
 
 def print_table(rows: Rows) -> None:
-    """The figures that matter most, on the terminal."""
+    """The metrics that matter most, on the terminal."""
     heads = ("gold", "beats SFT", "reward", "KL", "stops", "tokens to learn", "seconds to learn")
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     for head in ("", *heads):

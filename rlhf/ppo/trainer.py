@@ -67,7 +67,7 @@ class PPOTrainer:
     policy: folder, hub name or causal language model (trained in place, in float32; what is frozen stays so). Which:
         docs/architectures.md.
     reward: folder, hub name or sequence-classification model of one label; or a function
-        `(prompts, responses, **columns) -> scores` of texts, or `-> (scores, figures)`; or an `HttpReward`; or a list
+        `(prompts, responses, **columns) -> scores` of texts, or `-> (scores, metrics)`; or an `HttpReward`; or a list
         of (reward, weight), or a mapping name -> (reward, weight), or a `RewardEnsemble`. A model whose tokenizer is
         not the policy's reads the responses as text.
     prompts: texts, lists of token ids, conversations (lists of {"role", "content"}, written out by the chat

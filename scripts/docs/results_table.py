@@ -14,7 +14,7 @@ from rlhf.judging.sources import STAGES as SOURCE_STAGES
 OWN = {"seed", "reward_sha256", "following_sha256"}  # what differs between runs of the same settings
 STAGES = ("pretrain", "sft", "reward", "rlhf", "compare")
 
-# What, the aim, and the figure from (results by stage, compare.json).
+# What, the aim, and the number from (results by stage, compare.json).
 Row = tuple[str, str, Callable[[dict[str, Any], dict[str, Any]], str]]
 
 

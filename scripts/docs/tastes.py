@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -245,17 +246,8 @@ class Study:
         started = time.time()
         if experiment.timed:
             craft = [] if experiment.craft is None else ["--craft", str(experiment.craft)]
-            command = [
-                sys.executable,
-                "-m",
-                "rlhf.taste",
-                "--run",
-                str(self.run),
-                "--name",
-                name,
-                "--rankings",
-                str(path),
-            ]
+            given = {"--run": str(self.run), "--name": name, "--rankings": str(path)}
+            command = [sys.executable, "-m", "rlhf.taste", *chain.from_iterable(given.items())]
             subprocess.run([*command, *craft, "--no-compare", "--overwrite"], check=True)
         else:
             make_taste(options)

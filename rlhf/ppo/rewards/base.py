@@ -12,7 +12,7 @@ from sft.models.stops import StopStrings
 from sft.models.tokens import continuation, without_stop
 
 RewardFunction = Callable[..., Any]
-"""(prompts, responses, **columns) as text -> one score each; or (scores, figures), each figure a number per response.
+"""(prompts, responses, **columns) as text -> one score each; or (scores, metrics), each metric a number per response.
 
 Of the columns of the prompts' data it gets those that its signature asks for."""
 Responses = Sequence[Sequence[int]]

@@ -51,7 +51,7 @@ class CombinedReward:
     """Several rewards as one, each with its name in the log.
 
     rule: "sum" (by the weights), or one of `RewardEnsemble`. `means` holds the mean of each over the last call, before
-    its weight, and under NAME/FIGURE what it logs itself.
+    its weight, and under NAME/METRIC what it logs itself.
     """
 
     def __init__(self, parts: dict[str, tuple[Reward, float]], rule: str = "sum", deviation_coef: float = 0.0) -> None:
@@ -62,8 +62,8 @@ class CombinedReward:
         scores = [reward(prompts, responses) for reward, _ in self.parts.values()]
         self.means = {name: score.mean().item() for name, score in zip(self.parts, scores, strict=True)}
         for name, (reward, _) in self.parts.items():
-            for figure, mean in getattr(reward, "means", {}).items():
-                self.means[free_name(f"{name}/{figure}", self.means)] = mean
+            for metric, mean in getattr(reward, "means", {}).items():
+                self.means[free_name(f"{name}/{metric}", self.means)] = mean
         if self.rule == "sum":
             weights = [weight for _, weight in self.parts.values()]
             return torch.stack([weight * score for weight, score in zip(weights, scores, strict=True)]).sum(0)

@@ -18,7 +18,7 @@ class FunctionReward:
     """A Python function of texts. Nothing that it reads is tokenised again, and what it computes is its own affair.
 
     It gets the columns of the prompts' data that its signature asks for by name, a list with one value per response; a
-    function with `**columns` gets all. It may give (scores, figures): `means` holds the mean of each figure over the
+    function with `**columns` gets all. It may give (scores, metrics): `means` holds the mean of each metric over the
     last call.
     It is called outside autocast: a model that the function runs computes in the precision that it was given.
     """
@@ -54,13 +54,13 @@ class FunctionReward:
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in self.columns}
         with torch.autocast(self.device.type, enabled=False):
             given: Any = self.function(prompt_texts, response_texts, **columns)
-        figures: Mapping[Any, Any] = {}
+        metrics: Mapping[Any, Any] = {}
         if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
-            given, figures = given
+            given, metrics = given
         scores = self._numbers(given, "scores", response_texts)
         self.means = {
-            str(name): self._numbers(values, f"the figure {name!r}", response_texts).mean().item()
-            for name, values in figures.items()
+            str(name): self._numbers(values, f"the metric {name!r}", response_texts).mean().item()
+            for name, values in metrics.items()
         }
         return scores
 

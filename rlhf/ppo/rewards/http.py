@@ -22,7 +22,7 @@ class HttpReward(RewardRecipe):
 
     It is sent `POST url` with JSON {"prompts": […], "responses": […], COLUMN: […], …}, all of one length, and answers
     with a JSON list of as many finite numbers; or with {"scores": […], NAME: […], …}, of which all but the scores are
-    figures that are logged. Each process of a launch asks for its own share of the responses.
+    metrics that are logged. Each process of a launch asks for its own share of the responses.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HttpReward(RewardRecipe):
         return FunctionReward(self._ask, policy, device, self.columns, f"the reward at {self.url}"), None
 
     def _ask(self, prompts: list[str], responses: list[str], **columns: list[Any]) -> Any:
-        """(scores, figures) of any number of responses, `batch_size` per request."""
+        """(scores, metrics) of any number of responses, `batch_size` per request."""
         rows = {**columns, "prompts": prompts, "responses": responses}
         found: dict[str, list[float]] = {}
         for start in range(0, len(responses), self.batch_size):
@@ -69,14 +69,14 @@ class HttpReward(RewardRecipe):
             if found and answer.keys() != found.keys():
                 raise UserError(
                     f"the reward at {self.url} answered with {', '.join(answer)} after {', '.join(found)}: give the "
-                    "same figures each time"
+                    "same metrics each time"
                 )
             for name, values in answer.items():
                 found.setdefault(name, []).extend(values)
         return found.pop("scores", []), found
 
     def _post(self, batch: dict[str, Any]) -> dict[str, list[float]]:
-        """Scores and figures of one request; UserError where there is no answer of this kind."""
+        """Scores and metrics of one request; UserError where there is no answer of this kind."""
         try:
             answer = self.session.post(self.url, json=batch, timeout=self.timeout, allow_redirects=False)
         except (TypeError, requests.exceptions.InvalidJSONError) as error:

@@ -82,7 +82,7 @@ def whitened(rows: Rows, keep_mean: bool) -> Rows:
     ],
     ids=["clipped", "whitened rewards", "unwhitened"],
 )
-def test_a_rollout_and_its_figures(
+def test_a_rollout_and_its_metrics(
     make: Make, tokenizer: PreTrainedTokenizerFast, kind: str, changes: dict[str, Any]
 ) -> None:
     """Everything that `prepare_rollout` makes of its episodes, where no value is 0 and the coefficient has moved."""

@@ -58,7 +58,7 @@ def test_no_two_rewards_have_one_name(tokens: PolicyTokens, own: list[str], expe
     assert reward.means == {name: 10.0**number for number, name in enumerate(expected)}
 
 
-def test_figures_of_a_reward_hide_no_other(tokens: PolicyTokens) -> None:
+def test_metrics_of_a_reward_hide_no_other(tokens: PolicyTokens) -> None:
     def count(prompts: list[str], responses: list[str]) -> Any:
         return [1.0] * len(prompts), {"b": [3.0, 6.0, 9.0], "deviation": [5.0] * 3}
 

@@ -1,4 +1,4 @@
-"""Reward functions: the columns that they ask for, and figures next to the score."""
+"""Reward functions: the columns that they ask for, and metrics next to the score."""
 
 import functools
 import json
@@ -151,10 +151,10 @@ def test_prompts_that_are_evaluated_need_the_columns_too(causal_lm: Build, token
     assert trainer.train()[0]["eval/reward"] == 1.0
 
 
-# ---- figures ----
+# ---- metrics ----
 
 
-def test_figures_next_to_the_score_are_logged(causal_lm: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_metrics_next_to_the_score_are_logged(causal_lm: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     def count(prompts: list[str], responses: list[str]) -> Any:
         return [0.5] * len(prompts), {"half": [i % 2 for i in range(len(prompts))], 7: torch.arange(len(prompts))}
 
@@ -168,21 +168,21 @@ def test_figures_next_to_the_score_are_logged(causal_lm: Build, tokenizer: PreTr
 
 
 @pytest.mark.parametrize(
-    ("figures", "message"),
+    ("metrics", "message"),
     [
-        ({"a": [1.0]}, r"gave the figure 'a' of shape \(1,\) for 2 responses"),
-        ({"a": 1.0}, r"gave the figure 'a' of shape \(\)"),
-        ({"a": ["x", "y"]}, r"gave \['x', 'y'\] as the figure 'a': return a list of numbers"),
-        ({"a": [1.0, math.nan]}, "gave nan as the figure 'a' for the response 'd'"),
+        ({"a": [1.0]}, r"gave the metric 'a' of shape \(1,\) for 2 responses"),
+        ({"a": 1.0}, r"gave the metric 'a' of shape \(\)"),
+        ({"a": ["x", "y"]}, r"gave \['x', 'y'\] as the metric 'a': return a list of numbers"),
+        ({"a": [1.0, math.nan]}, "gave nan as the metric 'a' for the response 'd'"),
     ],
 )
-def test_what_figures_may_not_be(build: Any, figures: Any, message: str) -> None:
-    reward, prompts = build(lambda p, r: ([0.0] * len(p), figures), ["a", "b"])
+def test_what_metrics_may_not_be(build: Any, metrics: Any, message: str) -> None:
+    reward, prompts = build(lambda p, r: ([0.0] * len(p), metrics), ["a", "b"])
     with pytest.raises(UserError, match=message):
         reward(prompts, [[2], [3]])
 
 
-def test_two_scores_are_no_score_and_figures(build: Any) -> None:
+def test_two_scores_are_not_scores_and_metrics(build: Any) -> None:
     reward, prompts = build(lambda p, r: (1.0, 2.0), ["a", "b"])
     assert reward(prompts, [[2], [3]]).tolist() == [1.0, 2.0]
     assert reward.means == {}

@@ -89,7 +89,7 @@ def test_a_service_gets_texts_and_columns_in_batches(service: Service, ask: Any)
     assert service.asked[-1].keys() == {"prompts", "responses"}
 
 
-def test_a_service_may_give_figures(service: Service, ask: Any) -> None:
+def test_a_service_may_give_metrics(service: Service, ask: Any) -> None:
     service.answers = [(200, {"scores": [1, 2, 3], "long": [0, 1, 1]}), (200, {"scores": [4, 5], "long": [1, 0]})]
     reward, scores = ask(HttpReward(service.url, batch_size=3))
     assert scores == [1, 2, 3, 4, 5]
@@ -129,9 +129,9 @@ def test_what_is_no_list_of_scores_is_said_in_one_line(service: Service, ask: An
     assert "\n" not in str(caught.value)
 
 
-def test_figures_are_the_same_in_every_batch(service: Service, ask: Any) -> None:
+def test_metrics_are_the_same_in_every_batch(service: Service, ask: Any) -> None:
     service.answers = [(200, {"scores": [1, 2, 3], "long": [0, 1, 1]}), (200, [4, 5])]
-    with pytest.raises(UserError, match="answered with scores after scores, long: give the same figures each time"):
+    with pytest.raises(UserError, match="answered with scores after scores, long: give the same metrics each time"):
         ask(HttpReward(service.url, batch_size=3))
 
 
