@@ -152,7 +152,7 @@ PRESETS: dict[str, tuple[str, RewardModelConfig]] = {
         RewardModelConfig(n_prompts=48, n_heldout=16, epochs=1, batch_size=8, log_every=2, save_every=3),
     ),
     "laptop": (
-        "2 CPU cores, under 4 minutes",
+        "2 CPU cores, two minutes",
         RewardModelConfig(include_play=True, learning_rate=3e-3),
     ),
     "gpu": (

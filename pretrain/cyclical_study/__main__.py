@@ -52,7 +52,7 @@ class StudyOptions(StageOptions):
     """Paired trials: a constant learning rate, cyclical ones, and cosine with warm-up."""
 
     corpus: str = "auto"
-    """auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
+    """Text to read: auto, tinyshakespeare, complete, pastiche, or the path of a UTF-8 text."""
     trials: int = 100
     """Learning rates to draw; each is trained with once by every schedule."""
     steps: int = 320
@@ -60,10 +60,10 @@ class StudyOptions(StageOptions):
     cycles: int = 4
     """Whole cycles in a run, so that it ends at their lower bound."""
     lowest_rate: float = 3e-5
-    """Rates are drawn between this one, log-uniformly, …"""
+    """Lowest rate that is drawn; rates are drawn log-uniformly."""
     highest_rate: float = 3e-2
-    """… and this one. The defaults lie three decades apart around the best constant rate, so that a guess is as likely
-    to be too low as too high."""
+    """Highest rate that is drawn. The defaults lie three decades apart around the best constant rate, so that a guess
+    is as likely to be too low as too high."""
     ratio: float = 4.0
     """Upper bound of the cycles, and peak of cosine, as a multiple of the rate drawn."""
     workers: int | None = None

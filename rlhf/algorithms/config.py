@@ -238,7 +238,7 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
         ),
     ),
     "laptop": (
-        "2 CPU cores, three minutes",
+        "2 CPU cores, under 4 minutes",
         replace(
             RECIPE,
             total_episodes=11_520,
