@@ -174,7 +174,8 @@ def picture(comparison: dict[str, Any], path: Path) -> None:
     """
     row, told = comparison["directed_samples"][0], comparison["directions"]["one"]
     drawing = Figure(figsize=(7.6, 6), layout="constrained", facecolor="white")
-    shares, replies = (part.subplots() for part in drawing.subfigures(2, 1, height_ratios=(1, 1.5)))
+    parts: Any = drawing.subfigures(2, 1, height_ratios=(1, 1.5))
+    shares, replies = (part.subplots() for part in parts)
     for place, (name, colour) in enumerate(COLOURS.items()):
         rate = told[name]
         shares.plot([rate["low"], rate["high"]], [place, place], color=colour, alpha=0.35, linewidth=11)
