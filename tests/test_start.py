@@ -106,6 +106,7 @@ def test_no_command_asks_the_hub(command: list[str], tmp_path: Path) -> None:
     assert done.stdout == "offline: True\n"
 
 
+@pytest.mark.slow
 def test_a_user_of_the_hub_is_not_cut_off(tmp_path: Path) -> None:
     """A variable that is set is respected; and whoever imports the trainer may load models from the hub."""
     done = run(tmp_path, "sft", "smoke", "--run", str(tmp_path / "none"), customize=TELL, HF_HUB_OFFLINE="0")

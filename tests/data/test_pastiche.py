@@ -245,7 +245,7 @@ def test_reader_of_templates_sees_overlaps() -> None:
     assert not language.common(parse("I {weep}"), parse("I {weep} today."))
 
 
-@pytest.mark.parametrize("manner", ["verse", "prose"])
+@pytest.mark.parametrize("manner", [pytest.param("verse", marks=pytest.mark.slow), "prose"])
 def test_a_line_tells_its_template(manner: str) -> None:
     pools, matters = (
         (scenes.VERSE_POOLS, scenes.VERSE_MATTERS) if manner == "verse" else (scenes.PROSE_POOLS, scenes.PROSE_MATTERS)

@@ -68,6 +68,7 @@ def test_same_command_same_bits(command: Run, smoke_base: Path, tmp_path: Path) 
     assert (tmp_path / "again" / weights).read_bytes() == (smoke_base / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(command: Run, tmp_path: Path) -> None:
     """The same commands on many devices: gradients are averaged, one checkpoint is written."""
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
@@ -109,6 +110,7 @@ def test_not_utf8_and_too_short(refused: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_kept(refused: Run, smoke_base: Path) -> None:
     before = (smoke_base / "pretrain" / "stage.json").read_bytes()
     assert "--overwrite" in refused("pretrain", "smoke", "--corpus", "pastiche", "--run", smoke_base)

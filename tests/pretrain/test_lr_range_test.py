@@ -71,6 +71,7 @@ def test_a_loss_that_never_falls_has_no_bounds() -> None:
         find_bounds([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
 
 
+@pytest.mark.slow
 def test_the_command(command: Run, refused: Run, tiny: list, tmp_path: Path) -> None:
     arguments = ["pretrain.lr_range_test", *tiny, "--steps", 60, "--smoothing", 5, "--run", tmp_path]
     found = json.loads(command(*arguments).stdout)

@@ -197,6 +197,7 @@ def test_micro_batches_change_nothing_but_rounding(finished: Path, run: Path) ->
     assert logged(run, "dev_nats") == pytest.approx(logged(finished, "dev_nats"), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(finished: Path, run: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

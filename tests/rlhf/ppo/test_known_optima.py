@@ -205,7 +205,8 @@ def test_a_bandit_finds_the_best_arm(causal_lm: Build, tokenizer: Any) -> None:
     assert mean_score() >= 0.98 * scores.max().item()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.slow), "qwen3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
 def test_copying_is_learned(causal_lm: Build, letters: Callable[..., Any], kind: str) -> None:
     """The two letters of the prompt are to be repeated and ended: the best mean score is 1.
 

@@ -220,6 +220,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_taste_continues_to_the_same_weights(run: Path, tasted: Path, rankings: Path) -> None:
     given = ["--run", run, "--name", "mine", "--rankings", rankings, "--no-compare"]
     killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, given)], capture_output=True, text=True)

@@ -134,6 +134,7 @@ def test_nothing_ranked_yet_and_bad_names_are_refused_before_anything_is_written
     assert teaching.state()["name"] == ""
 
 
+@pytest.mark.slow
 def test_close_ends_the_process_and_leaves_what_can_be_resumed(teaching: Teaching, run: Path) -> None:
     start(teaching, "slow")
     until(lambda: teaching.state()["rlhf"])
@@ -156,6 +157,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_takes_the_taste_with_it(run: Path) -> None:
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(run), *PROGRAM], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
