@@ -239,6 +239,7 @@ def test_what_the_rule_says_is_learned(run: Path, monkeypatch: pytest.MonkeyPatc
     assert probability[0::2].mean() > probability[1::2].mean() + 0.5
 
 
+@pytest.mark.slow
 def test_the_command(run: Path, refused: Callable[..., str]) -> None:
     set_directions(run, "none")
     assert "nothing to follow" in refused("reward.following", "smoke", "--run", run)

@@ -54,6 +54,7 @@ def launched(count: int, script: Path, *arguments: object) -> subprocess.Complet
     )
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(causal_lm: Build, reward_model: Build, tmp_path: Path) -> None:
     """The same responses, minibatches, figures and weights, but for the order in which numbers are added up."""
     causal_lm("gpt2").save_pretrained(tmp_path / "policy")
