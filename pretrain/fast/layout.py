@@ -4,6 +4,7 @@ Shapes: N tokens of all rows, Q of them whose output is wanted, D head width.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +29,11 @@ class Rectangle:
     width: int
     first: int
     end: int
-    """The rows' tokens are first … end, but for those with `taken`."""
+    """The rows' tokens are first … end."""
     source: Tensor | None
     """(count * width,) the token at every place, any token of the row beyond its end. None: the tokens as they lie."""
     filled: Tensor | None
-    """(tokens of all rows,) their places."""
-    taken: Tensor | None = None
-    """(tokens of all rows,) the tokens, where rows share some."""
+    """(end - first,) the places of the tokens first … end."""
 
     def matrices(self, tokens: Tensor, heads: int) -> Tensor:
         """Tokens (N, heads * D) as (count * heads, width, D)."""
@@ -51,11 +50,9 @@ class Rectangle:
         return self._split(places, heads)
 
     def write(self, matrices: Tensor, heads: int, tokens: Tensor) -> None:
-        """The inverse of `matrices`: write into `tokens` (N, heads * D), and add where rows share tokens."""
+        """The inverse of `matrices`: write into `tokens` (N, heads * D)."""
         places = matrices.view(-1, heads, self.width, matrices.shape[-1]).transpose(1, 2).reshape(-1, tokens.shape[1])
-        if self.taken is not None and self.filled is not None:
-            tokens.index_add_(0, self.taken, places.index_select(0, self.filled))
-        elif self.filled is None:
+        if self.filled is None:
             tokens[self.first : self.end] = places
         else:
             torch.index_select(places, 0, self.filled, out=tokens[self.first : self.end])
@@ -81,10 +78,19 @@ class Group:
 class Layout:
     """The rows of `mask` (B, T), shortest first, as N tokens, of which those `wanted` (B, T) are given out.
 
-    N is rounded up to a multiple of `token_step`: the last tokens may belong to no row.
+    N is rounded up to a multiple of `token_step`: the last tokens may belong to no row. With `segments` and
+    `position_ids` (B, T), rows that begin at their left end, a token sees no more than segment 0 and its own, and has
+    the position that it is given: texts that begin alike, one behind the other, with their beginning once.
     """
 
-    def __init__(self, mask: Tensor, wanted: Tensor, token_step: int = TOKEN_STEP) -> None:
+    def __init__(
+        self,
+        mask: Tensor,
+        wanted: Tensor,
+        token_step: int = TOKEN_STEP,
+        segments: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> None:
         order = mask.sum(1).argsort(stable=True)
         mask, wanted = mask[order], wanted[order]
         lengths, wanted_lengths = mask.sum(1), wanted.sum(1)
@@ -94,95 +100,48 @@ class Layout:
         starts, wanted_starts = lengths.cumsum(0) - lengths, wanted_lengths.cumsum(0) - wanted_lengths
         positions = torch.arange(len(taken), device=mask.device) - starts.repeat_interleave(lengths)
         chosen = wanted.flatten()[taken].nonzero().squeeze(1)
-        self._set_tokens(source, positions, chosen, token_step)
-        self.restore = _restore(order, wanted_lengths, wanted_starts)
-        """(count,) of those chosen, in the order of the rows as they were given. None: they are."""
-        at = positions[chosen]
-        for rows in _groups_of(0, len(mask)):
-            keys = _rectangle(starts[rows], lengths[rows])
-            index = torch.arange(keys.width, device=mask.device)
-            self.all.append(Group(len(lengths[rows]), keys, keys, _strips(index[None], keys.width)))
-            if wanted_lengths[rows].max() > 0:
-                self.last.append(_group(keys, _rectangle(wanted_starts[rows], wanted_lengths[rows]), at))
 
-    def _set_tokens(self, source: Tensor, positions: Tensor, chosen: Tensor, token_step: int) -> None:
         self.count = len(chosen)
         """Tokens that are given out."""
-        extra = round_up(len(source), token_step) - len(source)
+        extra = round_up(len(taken), token_step) - len(taken)
         self.source = F.pad(source, (0, extra))
         """(N,) places in a flattened (B, T)."""
-        self.positions = F.pad(positions, (0, extra))
-        """(N,) places within the row."""
+        given = positions if position_ids is None else position_ids[order].flatten()[taken]
+        self.positions = F.pad(given, (0, extra))
+        """(N,) places within the row, or what is given."""
         self.chosen = F.pad(chosen, (0, round_up(len(chosen), token_step) - len(chosen)))
         """(Q,) the tokens that are given out, and some of no interest."""
+        self.restore = self._restore(order, wanted_lengths, wanted_starts)
+        """(count,) of those chosen, in the order of the rows as they were given. None: they are."""
         self.all: list[Group] = []
         """Groups in which every token attends."""
         self.last: list[Group] = []
         """Groups in which those chosen attend."""
+        at = positions[chosen]
+        bounds = [*range(0, len(mask), GROUP), len(mask)]
+        for first, end in pairwise(bounds):
+            rows = slice(first, end)
+            keys = _rectangle(starts[rows], lengths[rows])
+            index = torch.arange(keys.width, device=mask.device)
+            parts = None if segments is None else _to_width(segments[order[rows]], keys.width)
+            places = index[None] if parts is None else index.expand_as(parts)
+            self.all.append(Group(end - first, keys, keys, _strips(places, keys.width, parts)))
+            if wanted_lengths[rows].max() > 0:
+                queries = _rectangle(wanted_starts[rows], wanted_lengths[rows])
+                those = at[queries.first : queries.end] if queries.source is None else at[queries.source]
+                strips = _strips(those.view(end - first, -1), keys.width, parts)
+                self.last.append(Group(end - first, keys, queries, strips))
 
-
-class BranchedLayout(Layout):
-    """Texts that begin alike, with their beginning once: of `segments` (B, T) that of each token, -1 for none.
-
-    Segment 0 is a row's beginning, and each of 1, 2, … continues it and is given out; a token sees the beginning and
-    its own segment, and its position is that within the two. Rows begin at their left end.
-    """
-
-    def __init__(self, segments: Tensor, token_step: int = TOKEN_STEP) -> None:
-        taken = (segments.flatten() >= 0).nonzero().squeeze(1)
-        of_token = torch.stack([taken // segments.shape[1], segments.flatten()[taken]])
-        pieces, lengths = torch.unique_consecutive(of_token, dim=1, return_counts=True)
-        (rows, numbers), places = pieces, lengths.cumsum(0) - lengths
-        begins = numbers == 0
-        beginnings = lengths.new_zeros(len(segments)).index_copy_(0, rows[begins], lengths[begins])
-        before = torch.where(begins, 0, beginnings[rows])
-        # The beginnings, then what continues them, each the shortest first.
-        order = (before + lengths + ~begins * 2 * segments.shape[1]).argsort(stable=True)
-        rows, lengths, before, places = rows[order], lengths[order], before[order], places[order]
-        starts, first = lengths.cumsum(0) - lengths, int(begins.sum())
-        within = torch.arange(len(taken), device=segments.device) - starts.repeat_interleave(lengths)
-        positions = within + before.repeat_interleave(lengths)
-        count = int(lengths[:first].sum())
-        self._set_tokens(
-            taken[within + places.repeat_interleave(lengths)],
-            positions,
-            torch.arange(count, len(taken), device=segments.device),
-            token_step,
+    @staticmethod
+    def _restore(order: Tensor, lengths: Tensor, starts: Tensor) -> Tensor | None:
+        back = order.argsort()
+        if torch.equal(back, torch.arange(len(back), device=back.device)):
+            return None
+        lengths, starts = lengths[back], starts[back]
+        within = torch.arange(int(lengths.sum()), device=back.device) - (lengths.cumsum(0) - lengths).repeat_interleave(
+            lengths
         )
-        number = (~begins).cumsum(0) - 1
-        self.restore = _restore(number[order[first:]], lengths[first:], starts[first:] - count)
-        begin = starts.new_zeros(len(segments)).index_copy_(0, rows[:first], starts[:first])[rows]
-        for some in _groups_of(0, first):
-            keys = _rectangle(starts[some], lengths[some])
-            index = torch.arange(keys.width, device=segments.device)
-            self.all.append(Group(len(lengths[some]), keys, keys, _strips(index[None], keys.width)))
-        for some in _groups_of(first, len(order)):
-            keys = _joined_rectangle(begin[some], before[some], starts[some], lengths[some])
-            self.all.append(_group(keys, _rectangle(starts[some], lengths[some]), positions))
-            self.last.append(_group(keys, _rectangle(starts[some] - count, lengths[some]), positions[count:]))
-
-
-def _groups_of(first: int, end: int) -> list[slice]:
-    return [slice(start, min(start + GROUP, end)) for start in range(first, end, GROUP)]
-
-
-def _restore(order: Tensor, lengths: Tensor, starts: Tensor) -> Tensor | None:
-    """Places of the tokens of rows at `starts`, the rows in the order in which they were before `order`."""
-    back = order.argsort()
-    if torch.equal(back, torch.arange(len(back), device=back.device)):
-        return None
-    lengths, starts = lengths[back], starts[back]
-    within = torch.arange(int(lengths.sum()), device=back.device) - (lengths.cumsum(0) - lengths).repeat_interleave(
-        lengths
-    )
-    return starts.repeat_interleave(lengths) + within
-
-
-def _group(keys: Rectangle, queries: Rectangle, positions: Tensor) -> Group:
-    """positions: of the tokens that the queries are taken from, within the row."""
-    at = positions[queries.first : queries.end] if queries.source is None else positions[queries.source]
-    at = at.view(-1, queries.width)
-    return Group(len(at), keys, queries, _strips(at, keys.width))
+        return starts.repeat_interleave(lengths) + within
 
 
 def _rectangle(starts: Tensor, lengths: Tensor) -> Rectangle:
@@ -198,25 +157,24 @@ def _rectangle(starts: Tensor, lengths: Tensor) -> Rectangle:
     return Rectangle(width, first, end, source.flatten().clamp(max=end - 1), filled)
 
 
-def _joined_rectangle(begin: Tensor, before: Tensor, starts: Tensor, lengths: Tensor) -> Rectangle:
-    """Rows of `before` tokens from `begin` on, which several may share, and `lengths` from `starts` on."""
-    ends = before + lengths
-    width = round_up(int(ends.max()), WIDTH_STEP)
-    index = torch.arange(width, device=starts.device)
-    place = torch.minimum(index, ends[:, None] - 1)
-    source = torch.where(place < before[:, None], begin[:, None] + place, (starts - before)[:, None] + place).flatten()
-    filled = (index < ends[:, None]).flatten().nonzero().squeeze(1)
-    return Rectangle(width, 0, 0, source, filled, source[filled])
+def _to_width(segments: Tensor, width: int) -> Tensor:
+    """Segments (count, T) of rows of at most `width` tokens, as (count, width); -1 where there is no token."""
+    return F.pad(segments[:, :width], (0, max(0, width - segments.shape[1])), value=-1)
 
 
-def _strips(positions: Tensor, keys: int) -> list[tuple[int, int, int, int, Tensor]]:
-    """Strips of queries at `positions` (1 or count, R) in rows of so many keys."""
+def _strips(positions: Tensor, keys: int, segments: Tensor | None = None) -> list[tuple[int, int, int, int, Tensor]]:
+    """Strips of queries at `positions` (1 or count, R) that attend to so many keys, of `segments` (count, keys)."""
     strips = []
     index = torch.arange(keys, device=positions.device)
     for first in range(0, positions.shape[1], STRIP):
         at = positions[:, first : first + STRIP]
         free, seen = int(at.min()), min(keys, round_up(int(at.max()) + 1, WIDTH_STEP))
-        bias = torch.zeros(*at.shape, seen - free, device=at.device)
-        bias.masked_fill_(index[free:seen] > at[..., None], -1e9)
+        if segments is not None:
+            free = 0
+        hidden = index[free:seen] > at[..., None]
+        if segments is not None:
+            theirs, own = segments[:, None, :seen], segments.gather(1, at)[..., None]
+            hidden = hidden | ((theirs != 0) & (theirs != own))
+        bias = torch.zeros(hidden.shape, device=at.device).masked_fill_(hidden, -1e9)
         strips.append((first, first + at.shape[1], free, seen, bias[:, None]))
     return strips

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import RewardTrainer
 
-from pretrain.fast.layout import BranchedLayout
+from pretrain.fast.layout import Layout
 from reward.training.batches import RankingCollator, RankingRow
 from sft.models.forward import HiddenStates
 from sft.trainer import has_dropout
@@ -64,14 +64,16 @@ def forward_rankings(
     """
     if segments is None:
         return forward(*args, **inputs)
-    ids = inputs["input_ids"]
+    ids, positions = inputs["input_ids"], inputs["position_ids"]
     if states.body is None or ids.device.type != "cpu":
         bias = segment_attention_bias(segments, torch.float32)
         outputs = forward(**inputs, attention_mask=bias, output_hidden_states=True, use_cache=False)
         return outputs.hidden_states[-1]
-    found = states.packed(ids, BranchedLayout(segments))
+    wanted = segments > 0
+    layout = Layout(segments >= 0, wanted, segments=segments, position_ids=positions)
+    found = states.packed(ids, layout)
     hidden = found.new_zeros(ids.numel(), found.shape[1])
-    return hidden.index_copy(0, (segments > 0).flatten().nonzero().squeeze(1), found).view(*ids.shape, -1)
+    return hidden.index_copy(0, wanted.flatten().nonzero().squeeze(1), found).view(*ids.shape, -1)
 
 
 class RankingTrainer(SilentTrainer, RewardTrainer):

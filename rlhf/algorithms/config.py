@@ -53,7 +53,7 @@ class AlignOptions(StageOptions):
     """Craft beyond this earns nothing where something is asked: what is asked comes first."""
     short_coef: float = 6.0
     """Score that a reply loses for each factor e by which it is shorter than `short_below`."""
-    short_below: float = 0.57
+    short_below: float = 0.62
     """Length that costs nothing, as a share of the mean length of the SFT model's replies to prompts that ask."""
     prompts: Path | None = None
     """Your own prompts, JSONL of {"prompt"}, taken as they are; where none asks for anything, for the craft alone.
@@ -243,7 +243,7 @@ PRESETS: dict[str, tuple[str, AlignConfig]] = {
             RECIPE,
             total_episodes=11_520,
             num_ppo_epochs=1,
-            learning_rate=1.4e-3,
+            learning_rate=1.7e-3,
             value_learning_rate=1.5e-3,
             lr_floor=0.04,
             gae_lambda=0.9,
