@@ -1,6 +1,6 @@
 """Time to aligned: seconds of PPO until the gold judge likes the policy better than SFT's, next to TRL's PPOTrainer.
 
-    python scripts/bench/bench_aligned.py --run runs/demo                # up to 45 minutes on two cores
+    python scripts/bench/bench_aligned.py --run runs/demo                # 23 minutes on two cores
     python scripts/bench/bench_aligned.py --run runs/demo --only ours    # a piece: one side,
     python scripts/bench/bench_aligned.py --run runs/demo --seeds 1      # or one seed
 
