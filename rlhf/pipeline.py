@@ -3,7 +3,8 @@
 Reads: a text.
 
 Does: pretrain, sft, reward, rlhf and rlhf.compare, each in a process of its own. A finished stage is kept and an
-unfinished one continued: if interrupted, run the same command again.
+unfinished one continued: if interrupted, run the same command again. On the pastiche, PPO at preset laptop gets
+--learning-rate 8e-4 --craft-weight 2.2.
 
 Writes: a folder of RUN per stage, and the report RUN/compare/report.html.
 """
@@ -23,12 +24,17 @@ import tyro
 
 from data.console import UserError, run_command
 from data.run.options import command_line, unknown
+from data.run.record import read_stage
 from sft.config import PRESETS
 
 GPUS = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/dxg"))
 """Files of a Linux system with a GPU, whose driver does not survive a fork."""
 IMPORTED = ("pretrain.train", "sft.train", "reward.train", "rlhf.algorithms.ppo", "rlhf.compare.report")
 """What the stages import, but for the modules that are run: once for all, in the process that forks for each."""
+
+SUITED = {("laptop", "pastiche", "rlhf"): ("--learning-rate", "8e-4", "--craft-weight", "2.2")}
+"""What a stage is given besides its preset, by preset, text and stage. The preset's balance is Shakespeare's: with it,
+replies in the manner of the pastiche, which has few ways to say a thing, become templates that do not do as told."""
 
 
 class Stage(NamedTuple):
@@ -72,7 +78,7 @@ def run_stages(options: PipelineOptions) -> dict[str, float]:
             print(f"{stage.name}: finished before, kept ({options.run / stage.name})", file=sys.stderr)
             continue
         started = time.monotonic()
-        arguments = [*stage.arguments, "--run", str(options.run)]
+        arguments = [*stage.arguments, *_suited(options, stage), "--run", str(options.run)]
         if options.seed is not None:
             arguments += ["--seed", str(options.seed)]
         if (options.run / f".{stage.name}.partial" / "settings.json").is_file():
@@ -82,6 +88,14 @@ def run_stages(options: PipelineOptions) -> dict[str, float]:
             sys.exit(code if code > 0 else 128 - code)
         seconds[stage.name] = time.monotonic() - started
     return seconds
+
+
+def _suited(options: PipelineOptions, stage: Stage) -> tuple[str, ...]:
+    """See `SUITED`."""
+    by_text = {
+        text: more for (preset, text, name), more in SUITED.items() if (preset, name) == (options.preset, stage.name)
+    }
+    return by_text.get(read_stage(options.run / "pretrain").corpus["name"], ()) if by_text else ()
 
 
 def _launch(launcher: str, module: str, arguments: Sequence[str]) -> int:

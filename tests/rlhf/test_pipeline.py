@@ -4,11 +4,14 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from data.console import UserError
+from data.run.options import preset_command
+from rlhf.algorithms.config import PRESETS
 from rlhf.pipeline import PipelineOptions, run_stages
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -49,6 +52,22 @@ def test_what_is_finished_is_kept_and_what_is_begun_is_resumed(
     assert first == f"-m sft smoke --run {run} --resume"
     assert second == f"-m reward smoke --run {run}"
     assert f"pretrain: finished before, kept ({run / 'pretrain'})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "preset", "more"), [("pastiche", "laptop", True), ("mine", "laptop", False), ("pastiche", "smoke", False)]
+)
+def test_the_balance_of_the_preset_is_shakespeares(
+    text: str, preset: str, more: bool, tmp_path: Path, launcher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.pipeline.read_stage", lambda folder: SimpleNamespace(corpus={"name": text}))
+    options = PipelineOptions(preset=preset, run=tmp_path / "mine", launch=str(launcher))
+    *others, rlhf, _ = called(options, tmp_path / "calls")
+    assert ("--learning-rate 8e-4" in rlhf) == more
+    assert not any("--learning-rate" in other for other in others)
+    monkeypatch.setattr("sys.argv", rlhf.split()[1:])
+    config, _ = preset_command(PRESETS, None)
+    assert (config.craft_weight < PRESETS[preset][1].craft_weight) == more
 
 
 def test_a_stage_that_fails_ends_the_pipeline_with_its_exit_code(
