@@ -32,9 +32,10 @@ GPUS = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/dxg"))
 IMPORTED = ("pretrain.train", "sft.train", "reward.train", "rlhf.algorithms.ppo", "rlhf.compare.report")
 """What the stages import, but for the modules that are run: once for all, in the process that forks for each."""
 
-SUITED = {("laptop", "pastiche", "rlhf"): ("--learning-rate", "8e-4", "--craft-weight", "2.2")}
-"""What a stage is given besides its preset, by preset, text and stage. The preset's balance is Shakespeare's: with it,
-replies in the manner of the pastiche, which has few ways to say a thing, become templates that do not do as told."""
+SUITED = {("laptop", "rlhf"): {"pastiche": ("--learning-rate", "8e-4", "--craft-weight", "2.2")}}
+"""What a stage is given besides its preset, by preset and stage, and then by text. The preset's balance is
+Shakespeare's: with it, replies in the manner of the pastiche, which has few ways to say a thing, become templates that
+do not do as told."""
 
 
 class Stage(NamedTuple):
@@ -92,9 +93,7 @@ def run_stages(options: PipelineOptions) -> dict[str, float]:
 
 def _suited(options: PipelineOptions, stage: Stage) -> tuple[str, ...]:
     """See `SUITED`."""
-    by_text = {
-        text: more for (preset, text, name), more in SUITED.items() if (preset, name) == (options.preset, stage.name)
-    }
+    by_text = SUITED.get((options.preset, stage.name))
     return by_text.get(read_stage(options.run / "pretrain").corpus["name"], ()) if by_text else ()
 
 
